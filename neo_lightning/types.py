@@ -1,0 +1,218 @@
+"""The typed currency between rooms: every door passes one of these frozen dataclasses and nothing else.
+
+    shard --index--> SampleFacts --plan--> PackSpec --read--> Sample --serialise--> Sequence --collate--> PackedBatch
+
+Shape letters used in this file and everywhere else:
+
+    T  tokens of one packed row (text and visual)      V  visual tokens among them
+    P  16x16 pixel patches (4 per visual token)        I  images and video frames ("units")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+MODALITIES = ("text", "image", "multi_image", "video")
+"""What a source may hold; a document's modality travels as its index in this tuple."""
+
+IGNORE = -100
+"""Target of a position that is not supervised."""
+
+PATCH = 16
+"""Side of a patch in pixels; a visual token is 2 x 2 patches."""
+
+PIXELS_PER_TOKEN_SIDE = 32
+"""Side in pixels of the square that one visual token covers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelBudget:
+    """Bounds of a resized image's area, in pixels (see `data.image.smart_resize`)."""
+
+    min_pixels: int = 256 * 256
+    max_pixels: int = 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(
+                f"pixel budget: need 0 < min_pixels <= max_pixels, got {self.min_pixels}, {self.max_pixels}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBudget:
+    """How many frames of a clip are shown, and at what size.
+
+    Frames are chosen by presentation timestamps: `fps` frames a second of the clip, at most `max_frames`
+    (spread evenly where the cap bites). `fps=None` always takes `max_frames` timestamps spread evenly.
+    """
+
+    fps: float | None = 1.0
+    max_frames: int = 128
+    min_pixels: int = 4 * 32 * 32
+    """Per frame, in pixels."""
+    max_pixels: int = 360 * 640
+    """Per frame, in pixels."""
+
+    def __post_init__(self) -> None:
+        if self.max_frames < 1 or (self.fps is not None and self.fps <= 0):
+            raise ValueError(f"video budget: need max_frames >= 1 and fps > 0, got {self.max_frames}, {self.fps}")
+        PixelBudget(min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the curriculum: what trains, on what, how long and how fast.
+
+    A run is a mapping of stage names to stages, in order. The stage is a pure function of the optimiser step.
+    """
+
+    steps: int
+    """Optimiser steps."""
+    context: int
+    """Tokens in a packed row; every row of the stage has exactly this length."""
+    packs_per_step: int
+    """Global batch, in packed rows: micro-batches per rank x ranks."""
+    mixture: Mapping[str, float]
+    """Source name (from the manifest) -> weight, in samples."""
+    lr: float
+    """Peak learning rate."""
+    trains: tuple[str, ...] = ("all",)
+    """Names of parameter groups (`training.stages.GROUPS`) or glob patterns of parameter names."""
+    warmup_ratio: float = 0.01
+    """Part of the stage's steps with linear warm-up."""
+    min_lr_ratio: float = 0.1
+    """Final learning rate over peak, at the end of the cosine."""
+    image: PixelBudget = field(default_factory=PixelBudget)
+    video: VideoBudget = field(default_factory=VideoBudget)
+    loss_weighting: Literal["square", "token", "sample"] = "square"
+    """Per document of n supervised tokens, each weighs 1/sqrt(n) | 1 | 1/n."""
+    too_long: Literal["drop", "rescale"] = "drop"
+    """A sample longer than the context is left out (and listed), or its images get smaller until it fits."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "context", "packs_per_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"stage: {name} must be at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"stage: lr must be positive, got {self.lr}")
+        if not (0 <= self.warmup_ratio <= 1 and 0 <= self.min_lr_ratio <= 1):
+            raise ValueError("stage: warmup_ratio and min_lr_ratio must lie in [0, 1]")
+        if not self.mixture:
+            raise ValueError("stage: mixture names no source")
+        for name, weight in self.mixture.items():
+            if not (weight > 0 and weight < float("inf")):
+                raise ValueError(f"stage: mixture weight of {name!r} must be positive and finite, got {weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Media:
+    """One encoded image or clip, as it lies in the shard."""
+
+    kind: Literal["image", "video"]
+    data: bytes
+    """Encoded file; its format is decided by content, never by name."""
+    name: str = ""
+    """Member name, for messages only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | Media, ...]
+    """Text runs and media in reading order. Text is plain: special tokens in it have no power."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A conversation with its media, before anything is decoded. A caption or plain text is one assistant message."""
+
+    key: str
+    """Unique within its source; names the sample in logs."""
+    modality: str
+    """One of MODALITIES."""
+    messages: tuple[Message, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """The JSON's `meta` object, untouched; evaluation reads its task and answer from here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequence:
+    """One serialised document of N tokens; each image or frame is a run of image-context tokens."""
+
+    input_ids: Tensor
+    """[N] int64."""
+    supervised: Tensor
+    """[N] bool: the model is trained to produce this token."""
+    visual: Tensor
+    """[N] bool: this token is a visual one."""
+    grids: Tensor
+    """[I, 2] int32: rows and columns of each unit in visual tokens, in reading order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackInfo:
+    """What the training loop reports about a pack. Plain Python values; never on a device."""
+
+    index: int
+    """Position in the run's sequence of packs, from 0."""
+    tokens: int
+    """Tokens of documents (without padding)."""
+    supervised: int
+    """Supervised tokens."""
+    pairs: int
+    """Query-key pairs that the mask lets through: sum of limit - start over document tokens."""
+    keys: tuple[str, ...]
+    """`source/key` of each document, in order."""
+    tombstones: tuple[tuple[str, str], ...] = ()
+    """(`source/key`, reason) of documents that proved bad when read: their tokens stay, with blank pixels and weight 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """One packed row of T tokens: a micro-batch. Padding is a last document without supervised tokens.
+
+    A row without pixels still carries one blank unit behind the last visual token, with no place in the row: every
+    rank then runs every module (see `model.neo`). So sum(rows * cols of grids) >= V.
+    """
+
+    input_ids: Tensor
+    """[T] int64."""
+    positions: Tensor
+    """[T, 3] int32: (t, h, w), restarting in every document."""
+    start: Tensor
+    """[T] int32: first token of the document."""
+    limit: Tensor
+    """[T] int32: one past the last key that the token sees."""
+    targets: Tensor
+    """[T] int64: the next token where that is supervised, IGNORE elsewhere."""
+    weights: Tensor
+    """[T] float32: loss weight of the prediction made at this token, 0 where not supervised."""
+    modality: Tensor
+    """[T] int64: index in MODALITIES of the token's document (padding: 0, with weight 0)."""
+    visual_index: Tensor
+    """[V] int64: places of the visual tokens."""
+    patches: Tensor
+    """[P, 768] uint8: RGB patches flattened as (channel, row, column); unit after unit, row-major on the patch grid."""
+    grids: Tensor
+    """[I, 2] int32: rows and columns of each unit in patches (twice those in tokens)."""
+    info: PackInfo | None = None
+
+    def to(self, device: Any, non_blocking: bool = False) -> PackedBatch:
+        """Copy of this batch with every tensor on `device`."""
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        """Copy of this batch in page-locked memory (DataLoader calls it)."""
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, fn: Any) -> PackedBatch:
+        tensors = {f.name: fn(v) for f in fields(self) if isinstance(v := getattr(self, f.name), torch.Tensor)}
+        return replace(self, **tensors)
