@@ -172,7 +172,7 @@ class PackInfo:
     keys: tuple[str, ...]
     """`source/key` of each document, in order."""
     tombstones: tuple[tuple[str, str], ...] = ()
-    """(`source/key`, reason) of documents that proved bad when read: their tokens stay, with blank pixels and weight 0."""
+    """(`source/key`, reason) of documents found bad when read: their tokens stay, with blank pixels and weight 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
