@@ -54,7 +54,7 @@ TASKS: dict[str, Task] = {
         Task(name="first_colour", modality="video", chance=1 / 6, guess=1 / 4),
         Task(name="copy", modality="text", chance=0.0, guess=0.0),
         Task(name="reverse", modality="text", chance=0.0, guess=0.0),
-        Task(name="pattern", modality="text", chance=0.4, guess=0.4),
+        Task(name="pattern", modality="text", chance=5 / 12, guess=5 / 12),
         Task(name="lookup", modality="text", chance=1 / 4, guess=1 / 4),
     )
 }

@@ -1,50 +1,74 @@
-"""Text-only questions: rules over letters, and look-ups that teach the text side what image retrieval needs later.
+"""Text-only layouts: rules over letters, and tables that teach the text side what retrieval from images needs later.
 
-The look-ups are word-for-word twins of the questions about several images and clips ("Image-1: red ..."), so that a
-text warm-up builds the copying heads on cheap tokens before any picture is seen.
+A table is the word-for-word twin of an album of images ("Image-1: red"), so that a text warm-up builds the copying
+heads on cheap tokens before any picture is seen.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
+from PIL import Image
 
 from .tasks import COLOURS, SHAPES, Question, distinct, pick
 
 LETTERS = tuple("abcdefghijklmnopqrst")
-KINDS = ("copy", "reverse", "pattern", "lookup")
 
 
-def ask_text(kind: str, rng: np.random.Generator) -> Question:
-    """Ask one text-only question. `kind` is one of KINDS."""
-    if kind == "copy":
-        letters = " ".join(pick(rng, LETTERS) for _ in range(int(rng.integers(3, 7))))
-        return Question(task=kind, text=f"Copy: {letters}", answer=letters)
-    if kind == "reverse":
-        letters = [pick(rng, LETTERS) for _ in range(int(rng.integers(3, 6)))]
-        return Question(task=kind, text=f"Reverse: {' '.join(letters)}", answer=" ".join(reversed(letters)))
-    if kind == "pattern":
-        unit = distinct(rng, LETTERS, int(rng.integers(2, 4)))
-        length = len(unit) * 2 + int(rng.integers(0, len(unit)))
-        shown = [unit[i % len(unit)] for i in range(length)]
-        return Question(task=kind, text=f"Next: {' '.join(shown)}", answer=unit[length % len(unit)])
-    if kind == "lookup":
-        return _lookup(rng)
-    raise ValueError(f"unknown text task {kind!r}; expected one of {', '.join(KINDS)}")
+@dataclass(frozen=True)
+class Rule:
+    """One question over a row of letters."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("copy", "reverse", "pattern")
+    kind: str
+    letters: tuple[str, ...]
+    answer: str
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator, kind: str) -> Rule:
+        if kind == "pattern":
+            unit = distinct(rng, LETTERS, int(rng.integers(2, 4)))
+            length = len(unit) * 2 + int(rng.integers(len(unit)))
+            return cls(kind, tuple(unit[i % len(unit)] for i in range(length)), unit[length % len(unit)])
+        letters = tuple(pick(rng, LETTERS) for _ in range(int(rng.integers(3, 7))))
+        return cls(kind, letters, " ".join(letters if kind == "copy" else reversed(letters)))
+
+    def images(self) -> list[Image.Image]:
+        return []
+
+    def ask(self, kind: str, rng: np.random.Generator) -> Question:
+        word = {"copy": "Copy", "reverse": "Reverse", "pattern": "Next"}[self.kind]
+        return Question(task=self.kind, text=f"{word}: {' '.join(self.letters)}", answer=self.answer)
 
 
-def _lookup(rng: np.random.Generator) -> Question:
-    """A row of labelled words, asked by label or by content: the twin of retrieval over images."""
-    words = COLOURS if rng.integers(4) else SHAPES
-    count = int(rng.integers(2, 5))
-    values = distinct(rng, words, count)
-    rows = "\n".join(f"Image-{i + 1}: {value}" for i, value in enumerate(values))
-    i = int(rng.integers(count))
-    form = int(rng.integers(4))
-    last = bool(rng.integers(2))
-    text, answer = (
-        (f"Which image is {values[i]}?", str(i + 1)),
-        (f"What is image {i + 1}?", values[i]),
-        (f"Which came {'last' if last else 'first'}?", values[-1 if last else 0]),
-        ("List them in order.", " ".join(values)),
-    )[form]
-    return Question(task="lookup", text=f"{rows}\n{text}", answer=answer)
+@dataclass(frozen=True)
+class Table:
+    """Labelled words, asked by label and by content."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("lookup", "label", "list", "first")
+    values: tuple[str, ...]
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator, count: int) -> Table:
+        return cls(distinct(rng, COLOURS if rng.integers(4) else SHAPES, count))
+
+    def images(self) -> list[Image.Image]:
+        return []
+
+    @property
+    def rows(self) -> str:
+        """The table as text, one row a line; it stands before the first question."""
+        return "".join(f"Image-{i + 1}: {value}\n" for i, value in enumerate(self.values))
+
+    def ask(self, kind: str, rng: np.random.Generator) -> Question:
+        i = int(rng.integers(len(self.values)))
+        last = bool(rng.integers(2))
+        text, answer = {
+            "lookup": (f"Which image is {self.values[i]}?", str(i + 1)),
+            "label": (f"What is image {i + 1}?", self.values[i]),
+            "list": ("List them in order.", " ".join(self.values)),
+            "first": (f"Which came {'last' if last else 'first'}?", self.values[-1 if last else 0]),
+        }[kind]
+        return Question(task=kind, text=text, answer=answer)

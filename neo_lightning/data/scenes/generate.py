@@ -1,0 +1,203 @@
+"""(kind, seed, split, index) -> one scene with its messages, the same on every machine and in every process.
+
+Train and held-out scenes can never meet: a digest of a layout's parameters (which decide its pixels) puts one layout
+in five aside for the held-out split, and each split redraws until it hits its own side. This holds for every pair of
+seeds, unlike two streams of random numbers that are merely unlikely to collide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from .tasks import CLIP_FPS, TASKS, Album, Crowd, Layout, Lights, Motion, Number, Pair, Question, Single, pick
+from .words import Rule, Table
+
+Split = Literal["train", "test"]
+MODALITIES = ("text", "image", "multi_image", "video")
+HELD_OUT_SHARE = 5
+"""One layout in this many belongs to the held-out split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A drawn scene with its questions and their only right answers."""
+
+    key: str
+    """Unique within its split; a sample's basename in the shard."""
+    modality: str
+    """text | image | multi_image | video."""
+    questions: tuple[Question, ...]
+    """In order; exactly one in the held-out split."""
+    images: tuple[Image.Image, ...] = ()
+    """RGB images in reading order; empty for text and video."""
+    frames: tuple[Image.Image, ...] = ()
+    """RGB frames of the clip at `fps`; empty unless the modality is video."""
+    fps: int = CLIP_FPS
+    """Frames a second of the clip."""
+    preamble: str = ""
+    """Text before the first question (text scenes that ask about a table)."""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """Type of the first question; the scene's only one in the held-out split."""
+        return self.questions[0].task
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Right answer of each question, in order."""
+        return tuple(question.answer for question in self.questions)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """OpenAI-style messages: the media (labelled where there are several) and the first question, then turns."""
+        content: list[dict[str, str]] = []
+        if self.frames:
+            content.append({"type": "video"})
+        for number, _ in enumerate(self.images, start=1):
+            if len(self.images) > 1:
+                content.append({"type": "text", "text": f"{'' if number == 1 else chr(10)}Image-{number}: "})
+            content.append({"type": "image"})
+        lead = "\n" if len(self.images) > 1 else self.preamble
+        turns: list[dict[str, Any]] = []
+        for number, question in enumerate(self.questions):
+            text = {"type": "text", "text": (lead if number == 0 else "") + question.text}
+            turns.append({"role": "user", "content": [*(content if number == 0 else []), text]})
+            turns.append({"role": "assistant", "content": question.answer})
+        return turns
+
+
+def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
+    """Draw scene number `index` of a split.
+
+    `kind` is a modality (a training scene: a random layout with several questions) or the name of a task in TASKS
+    (a held-out scene with that one question). Any kind may be drawn in any split.
+    """
+    if kind not in TASKS and kind not in MODALITIES:
+        raise ValueError(
+            f"unknown kind {kind!r}; expected a modality ({', '.join(MODALITIES)}) or a task ({', '.join(TASKS)})"
+        )
+    if split not in ("train", "test"):
+        raise ValueError(f"unknown split {split!r}; expected 'train' or 'test'")
+    rng = np.random.default_rng([seed, zlib.crc32(f"{split}/{kind}".encode()), index])
+    preamble, layout, questions = (_train if kind in MODALITIES else _single)(kind, rng, split == "test")
+    modality = kind if kind in MODALITIES else TASKS[kind].modality
+    drawn = tuple(layout.images())
+    video = modality == "video"
+    meta = {
+        "modality": modality,
+        "tasks": [question.task for question in questions],
+        "answers": [question.answer for question in questions],
+        "split": split,
+        "seed": seed,
+        "index": index,
+    }
+    if kind in TASKS:
+        meta |= {"task": kind, "chance": TASKS[kind].chance, "guess": TASKS[kind].guess}
+    return Scene(
+        key=f"{kind}-{index:06d}",
+        modality=modality,
+        questions=tuple(questions),
+        images=() if video else drawn,
+        frames=drawn if video else (),
+        preamble=preamble,
+        meta=meta,
+    )
+
+
+def held_out(layout: Layout) -> bool:
+    """Whether a layout is set aside for the held-out split, from a digest of its parameters."""
+    digest = hashlib.blake2b(repr(layout).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") % HELD_OUT_SHARE == 0
+
+
+def _draw(sample: Callable[[], Layout], side: bool) -> Any:
+    """Redraw until the layout lies on its split's side."""
+    for _ in range(1000):
+        if held_out(layout := sample()) == side:
+            return layout
+    raise RuntimeError("no layout of this kind lies on the wanted side of the split; it has too few different ones")
+
+
+def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout, list[Question]]:
+    """A layout of this modality with several questions: (text before them, layout, questions)."""
+    layout: Any
+    if kind == "text":
+        if rng.random() < 0.5:
+            layout = _draw(lambda: Table.sample(rng, int(rng.integers(2, 5))), side)
+            return layout.rows, layout, _turns(layout, rng, 4)
+        rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(3)]
+        return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
+    if kind == "image":
+        part = rng.random()
+        if part < 0.4:
+            layout, turns = _draw(lambda: Single.sample(rng), side), 3
+        elif part < 0.6:
+            layout, turns = _draw(lambda: Pair.sample(rng), side), 3
+        elif part < 0.8:
+            layout, turns = _draw(lambda: Crowd.sample(rng), side), 2
+        else:
+            layout, turns = _draw(lambda: Number.sample(rng), side), 1
+        return "", layout, _turns(layout, rng, turns)
+    if kind == "multi_image":
+        return "", *_album(rng, side, 4)
+    if rng.random() < 0.4:
+        layout, turns = _draw(lambda: Motion.sample(rng), side), 2
+    else:
+        layout, turns = _draw(lambda: Lights.sample(rng), side), 4
+    return "", layout, _turns(layout, rng, turns)
+
+
+def _album(rng: np.random.Generator, side: bool, turns: int) -> tuple[Layout, list[Question]]:
+    """Pairs of images to compare, or two or three images to look up."""
+    if rng.random() < 0.4:
+        same_colour, same_shape = bool(rng.integers(2)), bool(rng.integers(2))
+        layout = _draw(lambda: Album.sample(rng, 2, same_colour, same_shape), side)
+        kinds = ["same_colour", "same_shape", "image_colour", "list_colours"]
+        return layout, [layout.ask(kinds[int(i)], rng) for i in rng.permutation(4)[:turns]]
+    layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
+    kinds = ["which_image", "which_image", "image_colour", "list_colours"]
+    return layout, [layout.ask(kinds[int(i)], rng) for i in rng.permutation(4)[:turns]]
+
+
+def _turns(layout: Layout, rng: np.random.Generator, count: int) -> list[Question]:
+    """`count` questions of the layout's kinds in random order, each kind at most once per round."""
+    kinds: list[str] = []
+    while len(kinds) < count:
+        kinds += [layout.kinds[int(i)] for i in rng.permutation(len(layout.kinds))]
+    return [layout.ask(kind, rng) for kind in kinds[:count]]
+
+
+def _single(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout, list[Question]]:
+    """A layout with exactly the one question of this task."""
+    if kind in Rule.kinds:
+        rule = _draw(lambda: Rule.sample(rng, kind), side)
+        return "", rule, [rule.ask(kind, rng)]
+    if kind == "lookup":
+        table = _draw(lambda: Table.sample(rng, 4), side)
+        return table.rows, table, [table.ask(kind, rng)]
+    if kind in ("same_colour", "same_shape"):
+        same, other = bool(rng.integers(2)), bool(rng.integers(2))
+        flags = (same, other) if kind == "same_colour" else (other, same)
+        album = _draw(lambda: Album.sample(rng, 2, *flags), side)
+        return "", album, [album.ask(kind, rng)]
+    samplers: dict[str, Callable[[], Layout]] = {
+        "position": lambda: Single.sample(rng),
+        "colour": lambda: Single.sample(rng),
+        "shape": lambda: Single.sample(rng),
+        "binding": lambda: Pair.sample(rng),
+        "count": lambda: Crowd.sample(rng),
+        "number": lambda: Number.sample(rng),
+        "which_image": lambda: Album.sample(rng, 3, False, False),
+        "motion": lambda: Motion.sample(rng),
+        "first_colour": lambda: Lights.sample(rng),
+    }
+    layout = _draw(samplers[kind], side)
+    return "", layout, [layout.ask(kind, rng)]
