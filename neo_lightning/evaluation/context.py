@@ -1,0 +1,73 @@
+"""What an evaluation is given, and what it gives back: the door between a finished run and its report.
+
+    EvaluationContext --Evaluation.run--> plain JSON-able mapping --report.write_report--> report.json, report.html
+
+An evaluation of the user's own is any class with a `name` and a `run`; a recipe names it by its dotted path:
+
+    evaluation:
+      - class_path: neo_lightning.evaluation.SceneEvaluation
+        init_args: {shards: runs/demo/scenes/test/*.tar}
+      - class_path: my_package.MyEvaluation
+
+Evaluations run in one process, after training and export. The trade-off: a large sharded model is evaluated from its
+exported folder, and no evaluation has to know about process groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ..types import Stage
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+    from ..model.neo import Neo
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationContext:
+    """A finished run, as its evaluations and its report see it."""
+
+    model: Neo
+    """The trained model, unsharded, on the device where it shall answer."""
+    tokenizer: Tokenizer
+    run_dir: Path
+    """Folder of the run; evaluations may write files below it and name them relative to it."""
+    stages: Mapping[str, Stage]
+    """The curriculum, in order; the last stage's pixel budgets are the ones used for answering."""
+    export_dir: Path | None = None
+    """The exported folder, where the run exports."""
+    load_export: Callable[[Path], tuple[Neo, Tokenizer]] | None = None
+    """Loads the exported folder again, on the same device; evaluations use it to check that the export answers alike."""
+    log_dir: Path | None = None
+    """Folder with the CSV logger's metrics.csv."""
+    title: str = "run"
+    """The run's name."""
+    summary: str = ""
+    """One paragraph about the run for people: the recipe's purpose."""
+    seed: int | None = None
+    command: str = ""
+    """Command line that repeats the run."""
+    wall_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Phase of the run (`data`, `training`, `export`, ...) -> seconds of wall time."""
+    skipped: Sequence[tuple[str, str]] = ()
+    """(`source/key`, reason) of the samples left out of the training."""
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """A question put to a finished model."""
+
+    name: str
+    """Key of this evaluation's result in report.json; unique among a recipe's evaluations."""
+
+    def run(self, context: EvaluationContext) -> Mapping[str, Any]:
+        """Evaluate and return a JSON-able mapping.
+
+        The report shows the mapping's scalars in a table, and the scene evaluation's result in full. The key `failures`
+        (list of str), where present, names what must not happen, such as an export that answers differently.
+        """
+        ...
