@@ -1,4 +1,4 @@
-"""Positions and interval bounds against a token-by-token definition (NEO paper) and the drawing in neo_lightning.sequence."""
+"""Positions and interval bounds against a token-by-token definition (NEO paper) and the module's drawing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ documents = st.lists(st.one_of(st.just(None), st.tuples(st.integers(1, 4), st.in
 
 def by_definition(document: list[tuple[int, int] | None]) -> tuple[list[tuple[int, int, int]], list[int]]:
     """(t, h, w) of every token and the unit it belongs to (0 for text), written as the paper says it."""
-    positions, units, t, unit = [], [], 0, 0
-    for item in document:
+    positions, units, unit = [], [], 0
+    for t, item in enumerate(document):
         if item is None:
             positions.append((t, 0, 0))
             units.append(0)
@@ -25,7 +25,6 @@ def by_definition(document: list[tuple[int, int] | None]) -> tuple[list[tuple[in
             cells = [(t, h, w) for h in range(item[0]) for w in range(item[1])]
             positions += cells
             units += [unit] * len(cells)
-        t += 1
     return positions, units
 
 
