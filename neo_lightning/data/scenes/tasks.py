@@ -143,7 +143,7 @@ class Pair:
     shapes: tuple[str, str]
     colours: tuple[str, str]
     places: tuple[int, int]
-    jitter: tuple[int, int, int, int]
+    jitter: tuple[int, ...]
     radius: int
 
     @classmethod
