@@ -1,0 +1,47 @@
+# make install   virtual environment and dependencies, once (the other targets do it by themselves)
+# make demo      draw scenes, train the demo model on them, report (SEED=1 for another seed)
+# make check     format, lint, types, fast tests
+# make test      the whole test suite
+# make format    rewrite the sources in the project's format
+# make bench     the benchmarks
+
+VENV ?= .venv
+SEED ?= 0
+# any Python >= 3.11, the plain name first; PYTHON=... chooses one
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := runs/demo-$(SEED)
+
+.PHONY: install demo check test format bench
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/neo-lightning data scenes --out $(RUN)/scenes --seed $(SEED)
+	$(BIN)/neo-lightning run recipes/demo.yaml --run.dir=$(RUN) --seed_everything=$(SEED)
+	@echo "report: $(RUN)/report.html"
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,80 @@
+"""A command line's files and overrides, before Lightning is imported: composed into one recipe.
+
+lightning run RECIPE [--config MORE.yaml ...] [--key.path=value ...]
+neo-lightning fit --config RECIPE [--config MORE.yaml ...] [--key.path=value ...]
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import recipe as recipes
+from .environment import launcher_overrides
+from .errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What a command line asks for."""
+
+    files: tuple[Path, ...]
+    """Recipe files in the order given; later ones lie on top."""
+    texts: tuple[str, ...]
+    """Their contents, for messages with line numbers."""
+    recipe: dict[str, Any]
+    """The composed recipe with the `--stages...` overrides, interpolations unresolved."""
+    overrides: tuple[str, ...]
+    """The launcher's decisions, then the remaining arguments, for the LightningCLI parser."""
+
+
+def parse(args: list[str], *, positional: bool) -> Arguments:
+    """Split a command line (without the command) and compose its recipe.
+
+    Args:
+        args: the arguments.
+        positional: the first file is given without `--config` (as for `run`).
+
+    Raises:
+        UserError: no recipe, or a file that does not exist or does not parse.
+    """
+    names: list[str] = []
+    staged: list[tuple[str, str]] = []
+    rest: list[str] = []
+    queue = list(args)
+    while queue:
+        arg = queue.pop(0)
+        flag, equals, value = arg.partition("=")
+        if flag in ("--config", "-c") or flag.startswith("--stages."):
+            if not equals:
+                if not queue:
+                    raise UserError(f"{flag} needs a value")
+                value = queue.pop(0)
+            if flag in ("--config", "-c"):
+                names.append(value)
+            else:
+                staged.append((flag[2:], value))
+        elif positional and not arg.startswith("-") and not names and not rest:
+            names.append(arg)
+        else:
+            rest.append(arg)
+    if not names:
+        usage = "lightning run RECIPE" if positional else "--config RECIPE"
+        raise UserError(f"no recipe given ({usage}). Shipped ones: {', '.join(recipes.shipped('recipes'))}")
+    files = tuple(recipes.find(name) for name in names)
+    composed: dict[str, Any] = {}
+    texts = []
+    for path in files:
+        text, content = recipes.read(path)
+        texts.append(text)
+        composed = recipes.merge(composed, content)
+    for key, value in staged:
+        composed = recipes.override(composed, key, value)
+    return Arguments(
+        files=files,
+        texts=tuple(texts),
+        recipe=recipes.finish(composed),
+        overrides=(*launcher_overrides(os.environ), *rest),
+    )

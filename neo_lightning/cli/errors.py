@@ -1,0 +1,51 @@
+"""Errors for people: what is wrong with the input, where, and what would work.
+
+Rooms raise plain `ValueError`, `OSError` and so on. While a run is being prepared such an error is a user's to mend, so it
+becomes one paragraph and exit status 2. The trade-off: a bug in that phase looks like a user error, which is why
+`--traceback` shows where it came from. Once training has begun nothing is caught: a traceback belongs to a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+USER_ERROR = 2
+"""Exit status: the input is wrong, and trying again will not help."""
+TRY_AGAIN = 75
+"""Exit status (EX_TEMPFAIL): the run was asked to stop and saved; the same command goes on from there."""
+
+
+class UserError(Exception):
+    """Something in the user's input is wrong; the message says what, where, and what would work."""
+
+
+@contextmanager
+def user_errors(doing: str) -> Iterator[None]:
+    """Turn the errors that bad input causes into `UserError`, saying what was being done."""
+    from jsonargparse import ArgumentError
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    known = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError, ArgumentError, YAMLError)
+    try:
+        yield
+    except (*known, OmegaConfBaseException, MisconfigurationException) as error:
+        raise UserError(f"{doing}: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """An error's message; with its kind where the message alone says nothing (a `KeyError` is only its key)."""
+    text = str(error).strip()
+    bare = not text or isinstance(error, KeyError)
+    return f"{type(error).__name__}: {text}" if bare else text
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that offers the known name nearest to `name`, or lists the known ones when none is near."""
+    names = sorted(set(known))
+    if match := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"Did you mean {match[0]!r}?"
+    return f"Known here: {', '.join(names)}." if names else "Nothing is known here."

@@ -1,0 +1,75 @@
+"""`neo-lightning` and `lightning`: choose a command, run it, and turn its outcome into an exit status.
+
+Commands are named here and imported only when chosen: Lightning takes seconds to import, and `--help` must not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from .. import __version__
+from .errors import USER_ERROR, UserError, nearest
+
+COMMANDS = {
+    "run": ("run", "train a recipe to the end: stages, final evaluation, export; goes on where it was stopped"),
+    "fit": ("fit", "LightningCLI: train only"),
+    "validate": ("fit", "LightningCLI: one validation pass"),
+    "test": ("fit", "LightningCLI: one test pass"),
+    "predict": ("fit", "LightningCLI: one prediction pass"),
+    "model": ("model", "init | import | export | info: make, convert and describe model folders"),
+    "data": ("data", "scenes | import: draw the demo's scenes, turn JSON and media into shards"),
+    "chat": ("chat", "talk to a model folder about text, images and clips"),
+}
+
+
+def usage() -> str:
+    """The top-level help text."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: neo-lightning COMMAND [...]      (`lightning` is the same program)",
+            "",
+            *lines,
+            "",
+            "  lightning run demo                            a shipped recipe, or a path to one",
+            "  lightning run my.yaml --config more.yaml --stages.sft.lr=1e-5",
+            "  lightning chat --model runs/demo/export --image photo.jpg",
+            "",
+            "options: --help (also after a command), --version, --traceback (show where an error came from)",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line and return its exit status (0 done, 2 bad input, 75 stopped and saved, 130 interrupted)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in args
+    args = [arg for arg in args if arg != "--traceback"]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        print(f"neo_lightning {__version__}")
+        return 0
+    command, *rest = args
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a user's own callbacks, sources and loggers by dotted path
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"there is no command {command!r}. {nearest(command, COMMANDS)}")
+        module = import_module(f"{__package__}.{COMMANDS[command][0]}")
+        return module.main([command, *rest] if COMMANDS[command][0] == "fit" else rest)
+    except UserError as error:
+        if traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

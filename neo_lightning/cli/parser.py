@@ -1,0 +1,178 @@
+"""LightningCLI for recipes: which keys a recipe has, what they are linked to, and the defaults that all runs share.
+
+    Arguments --check keys--> --parse, resolve ${...}--> NeoCLI(.model, .datamodule, .trainer, .evaluation, .settings)
+
+`model` and `data` hold the init arguments of NeoModule and NeoDataModule, or `class_path`/`init_args` of the user's own
+class. `stages` is written once and linked to both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from ..types import Stage
+from . import defaults, keys
+from .arguments import Arguments
+from .errors import UserError, nearest
+from .recipe import RunSettings, find, shipped
+
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # ${run.dir} below a subcommand
+
+MODEL = "neo_lightning.training.module.NeoModule"
+DATA = "neo_lightning.data.datamodule.NeoDataModule"
+
+
+class NeoParser(LightningArgumentParser):
+    """Parser whose errors are one paragraph with the nearest right key, and no usage dump."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise UserError instead of printing several screens of options."""
+        if not self.exit_on_error:
+            return super().error(message, ex)
+        if message.startswith("unrecognized arguments:"):
+            wrong = message.split(":", 1)[1].split()[0].lstrip("-").split("=")[0]
+            known = [option.lstrip("-") for option in self._option_string_actions]
+            message = f"unknown key {wrong!r} on the command line. {nearest(wrong, known)}"
+        raise UserError(message) from ex
+
+
+class SaveRecipe(SaveConfigCallback):
+    """Writes the resolved recipe to the run's folder, so that `lightning run RUN/recipe.yaml` repeats the run."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `recipe.yaml` (rank 0 only)."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+
+
+class NeoCLI(LightningCLI):
+    """Parses a recipe and builds the run's objects; with a subcommand it also runs it, as LightningCLI does.
+
+    Args:
+        arguments: the composed command line.
+        subcommand: fit | validate | test | predict, or None to build only.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, a class that does not import.
+    """
+
+    def __init__(self, arguments: Arguments, subcommand: str | None = None) -> None:
+        recipe = dict(arguments.recipe)
+        model_class, recipe["model"] = _choose(recipe, "model", MODEL, LightningModule)
+        data_class, recipe["data"] = _choose(recipe, "data", DATA, LightningDataModule)
+        _complete(recipe, data_class)
+        self.linked = [
+            f"{room}.stages"
+            for room, cls in (("model", model_class), ("data", data_class))
+            if "stages" in (keys.parameters(cls) or {})
+        ]
+        _check_files(arguments, model_class, data_class)
+        self._subcommands = {subcommand: LightningCLI.subcommands()[subcommand]} if subcommand else {}
+        mode = {"parser_mode": "omegaconf+"}
+        super().__init__(
+            model_class,
+            data_class,
+            save_config_callback=SaveRecipe,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_class=NeoParser,
+            parser_kwargs={**mode, **({subcommand: mode} if subcommand else {})},
+            args=[
+                *([subcommand] if subcommand else []),
+                "--config",
+                yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+                *arguments.overrides,
+            ],
+            run=subcommand is not None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one that is run: each costs seconds to build."""
+        return self._subcommands
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse without LightningCLI's warning about `args` beside sys.argv: the command line came through `Arguments`."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Hyperparameters in a checkpoint never override the recipe."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The recipe's own keys and the links from `stages`."""
+        parser.add_argument("--run", type=RunSettings, help="name and folder of the run")
+        parser.add_argument("--stages", type=dict[str, Stage], help="stage name -> what, how long, how fast; in order")
+        parser.add_argument("--evaluation", type=list[defaults.EvaluationLike], default=[], help="run after training")
+        parser.add_argument("--export", type=bool | str, default=True, help="true: RUN/export; a folder; or false")
+        for target in self.linked:
+            parser.link_arguments("stages", target)
+
+    def instantiate_classes(self) -> None:
+        """Build model, data, trainer, evaluations and settings."""
+        super().instantiate_classes()
+        self.settings: RunSettings = self._get(self.config_init, "run")
+        self.stages: dict[str, Stage] = self._get(self.config_init, "stages")
+        self.evaluation: list[Any] = self._get(self.config_init, "evaluation") or []
+        self.export: bool | str = self._get(self.config_init, "export")
+
+    def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:
+        """Lay the shared defaults under what the recipe says about the trainer."""
+        run = self._get(self.config_init, "run")
+        stages = self._get(self.config_init, "stages")
+        return super()._instantiate_trainer(defaults.trainer_settings(dict(config), run, stages), callbacks)
+
+
+def _choose(recipe: Mapping[str, Any], key: str, default: str, base: type) -> tuple[Any, dict[str, Any]]:
+    """Class and init arguments of `model` or `data`."""
+    block = recipe.get(key) or {}
+    if not isinstance(block, Mapping):
+        raise UserError(f"{key}: expected a mapping of init arguments, got {block!r}")
+    if "class_path" not in block:
+        return keys.load_class(default), dict(block)
+    cls = keys.load_class(str(block["class_path"]))
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise UserError(f"{key}.class_path: {block['class_path']} is not a {base.__name__}")
+    return cls, dict(block.get("init_args") or {})
+
+
+def _complete(recipe: dict[str, Any], data_class: Any) -> None:
+    """Fill in what follows from other keys: the data's seed, and the file of a shipped manifest's name."""
+    known = keys.parameters(data_class) or {}
+    data = recipe["data"]
+    if "seed" in known:
+        data.setdefault("seed", "${seed_everything}")
+        recipe.setdefault("seed_everything", 0)
+    manifest = data.get("manifest")
+    if isinstance(manifest, str) and manifest in shipped("data_manifests") and not Path(manifest).exists():
+        data["manifest"] = str(find(manifest, "data_manifests"))
+
+
+def _check_files(arguments: Arguments, model_class: Any, data_class: Any) -> None:
+    roots = {
+        "run": RunSettings,
+        "seed_everything": Any,
+        "stages": dict[str, Stage],
+        "model": keys.Arguments(model_class),
+        "data": keys.Arguments(data_class),
+        "trainer": keys.Arguments(Trainer),
+        "evaluation": Any,
+        "export": Any,
+        "ckpt_path": Any,
+    }
+    for path, text in zip(arguments.files, arguments.texts, strict=True):
+        keys.check_recipe(text, str(path), roots)
+
+
+def resolved(config: Namespace) -> dict[str, Any]:
+    """A parsed configuration as plain values."""
+    return config.as_dict()

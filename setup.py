@@ -1,0 +1,11 @@
+"""Packages of the wheel: neo_lightning, and the top-level recipes/ and data_manifests/ as its data."""
+
+from setuptools import find_packages, setup
+
+DATA = {"neo_lightning.recipes": "recipes", "neo_lightning.data_manifests": "data_manifests"}
+
+setup(
+    packages=[*find_packages(include=["neo_lightning", "neo_lightning.*"]), *DATA],
+    package_dir=DATA,
+    package_data={package: ["*.yaml"] for package in DATA},
+)
