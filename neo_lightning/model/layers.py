@@ -1,0 +1,124 @@
+"""One decoder layer: attention over the T, H and W axes, then a gated MLP, each behind an RMSNorm.
+
+What differs between training, prefill and cached decoding is only how a layer's queries meet keys and values, so the
+layer is given that: a `Row` (the packed row's rotations and mask) whose `attend` may also fill or read a cache.
+Parameters carry the names of the released checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.ops.interval_attention import interval_attention
+from neo_lightning.ops.qk_norm_rope import qk_norm_rope
+from neo_lightning.ops.rms_norm import rms_norm
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What all layers share about one packed row. Opaque to FSDP2, so that the tables stay float32 under bf16."""
+
+    rope: tuple[Tensor, Tensor]
+    """(cos, sin), each [T, head_dim] float32."""
+    start: Tensor
+    """[T] int32, see `neo_lightning.sequence`."""
+    limit: Tensor
+    """[T] int32."""
+    backend: str
+    """Attention backend, chosen."""
+    prepared: Any
+    """What that backend derived from the bounds."""
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
+        """o [T, H, E] of layer number `layer`; the softmax scale is 1/sqrt(head_dim), not 1/sqrt of q's full width."""
+        return interval_attention(
+            q_THD,
+            k_TKD,
+            v_TKE,
+            self.start,
+            self.limit,
+            scale=v_TKE.shape[-1] ** -0.5,
+            backend=self.backend,
+            prepared=self.prepared,
+        )
+
+
+class RMSNorm(nn.Module):
+    """Holds the weight of one RMSNorm."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> the same, normalised."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=False)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention whose query and key are [T | H | W] wide and whose value is head_dim wide."""
+
+    def __init__(self, config: NeoConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.eps = config.rms_norm_eps
+        width, q_width = config.hidden_size, config.num_attention_heads * config.head_dim
+        kv_width = config.num_key_value_heads * config.head_dim
+        self.q_proj, self.q_proj_hw = _linear(width, q_width), _linear(width, q_width)
+        self.k_proj, self.k_proj_hw = _linear(width, kv_width), _linear(width, kv_width)
+        self.v_proj, self.o_proj = _linear(width, kv_width), _linear(q_width, width)
+        half = config.head_dim // 2
+        self.q_norm, self.k_norm = RMSNorm(config.head_dim, self.eps), RMSNorm(config.head_dim, self.eps)
+        self.q_norm_h, self.k_norm_h = RMSNorm(half, self.eps), RMSNorm(half, self.eps)
+        self.q_norm_w, self.k_norm_w = RMSNorm(half, self.eps), RMSNorm(half, self.eps)
+
+    def forward(self, x_TE: Tensor, row: Row) -> Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        heads = (x_TE.shape[0], -1, self.head_dim)
+        q_weights = (self.q_norm.weight, self.q_norm_h.weight, self.q_norm_w.weight)
+        k_weights = (self.k_norm.weight, self.k_norm_h.weight, self.k_norm_w.weight)
+        q = qk_norm_rope(self.q_proj(x_TE).view(heads), self.q_proj_hw(x_TE).view(heads), q_weights, row.rope, self.eps)
+        k = qk_norm_rope(self.k_proj(x_TE).view(heads), self.k_proj_hw(x_TE).view(heads), k_weights, row.rope, self.eps)
+        o = row.attend(self.layer, q, k, self.v_proj(x_TE).view(heads))
+        return self.o_proj(o.flatten(1))
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: NeoConfig) -> None:
+        super().__init__()
+        self.gate_proj = _linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = _linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = _linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One decoder layer, of the pre-buffer and of the backbone alike."""
+
+    def __init__(self, config: NeoConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x_TE: Tensor, row: Row) -> Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        x_TE = x_TE + self.self_attn(self.input_layernorm(x_TE), row)
+        return x_TE + self.mlp(self.post_attention_layernorm(x_TE))

@@ -1,0 +1,182 @@
+"""The NEO network: a packed row in, the weighted loss out.
+
+    uint8 patches --patch embedding--> visual tokens --placed over the image-context tokens--> x [T, hidden]
+    x --pre-buffer layers, post-LLM layers--> norm --head on supervised tokens only--> loss
+
+Everything happens inside `Neo.forward`, the head as well, so that whatever wraps the module from outside (FSDP2,
+compilation) sees all of it. Parameter names are those of the released checkpoint.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.init import initial_state
+from neo_lightning.model.layers import Layer, RMSNorm, Row
+from neo_lightning.model.patch_embed import PatchEmbedding
+from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
+from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy
+from neo_lightning.ops.qk_norm_rope import rope_table
+from neo_lightning.types import IGNORE, PackedBatch
+
+
+class NeoOutput(NamedTuple):
+    """What a training forward pass gives. A tuple, so that FSDP2 finds the tensors in it."""
+
+    loss_sum: Tensor
+    """Scalar float32, sum over supervised tokens of weight * nll; has the gradient."""
+    nll: Tensor
+    """[n] float32, negative log-likelihood of each supervised token in nats; no gradient."""
+    places: Tensor
+    """[n] int64, where the supervised tokens lie in the row: `batch.modality[places]` says whose loss is whose."""
+
+
+class Step(Protocol):
+    """A step of generation: new tokens of one or many sequences, their row, and where to predict."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """[T] int64."""
+
+    @property
+    def row(self) -> Row:
+        """Rotations, and attention with a cache behind it."""
+
+    @property
+    def last(self) -> Tensor:
+        """[B] int64, places whose next token is wanted."""
+
+    @property
+    def visual(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(visual_index, patches, grids) as in PackedBatch, or None without images."""
+
+
+class VisionModel(nn.Module):
+    """Names the patch embedding as the released checkpoint does."""
+
+    def __init__(self, config: NeoConfig) -> None:
+        super().__init__()
+        self.embeddings = PatchEmbedding(config)
+
+
+class Decoder(nn.Module):
+    """Holds the token embeddings, the layers and the final norm."""
+
+    def __init__(self, config: NeoConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class LanguageModel(nn.Module):
+    """Holds the decoder, and the head where it is not tied to the embeddings."""
+
+    def __init__(self, config: NeoConfig) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+class Neo(nn.Module):
+    """NEO / NEO-ov for any config. Fresh parameters are uninitialised: `init_weights` or loading fills them."""
+
+    def __init__(self, config: NeoConfig, *, attention: str = "auto") -> None:
+        """Args: `attention`, the backend of `ops.interval_attention`."""
+        super().__init__()
+        choose_backend(attention, torch.device("cpu"))
+        self.config, self.attention = config, attention
+        self.vision_model = VisionModel(config)
+        self.language_model = LanguageModel(config)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int = 0, *, closed_hw: bool = False) -> None:
+        """Fill every parameter afresh, on whatever device it is; see `model.init.initial_state`.
+
+        From the meta device: `model.to_empty(device=...)`, then this. The same seed gives the same model anywhere.
+        """
+        parameters = dict(self.named_parameters())
+        shapes = {name: p.shape for name, p in parameters.items()}
+        for name, value in initial_state(shapes, self.config, seed, closed_hw=closed_hw):
+            parameters[name].copy_(value)
+
+    @property
+    def embeddings(self) -> PatchEmbedding:
+        """The patch embedding."""
+        return self.vision_model.embeddings
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """All decoder layers, the pre-buffer first."""
+        return self.language_model.model.layers
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, E]: the head's own weight, or the embedding table when tied."""
+        language = self.language_model
+        return language.model.embed_tokens.weight if self.config.tie_word_embeddings else language.lm_head.weight
+
+    def forward(self, inputs: PackedBatch | Step) -> NeoOutput | Tensor:
+        """Train on a packed row, or predict.
+
+        Args:
+            inputs: a micro-batch, or a generation step.
+
+        Returns:
+            NeoOutput for a batch; [B, V] logits for a step.
+        """
+        if not isinstance(inputs, PackedBatch):
+            x = self.hidden(self.embed(inputs.input_ids, *(inputs.visual or ())), inputs.row)
+            return F.linear(x.index_select(0, inputs.last), self.head_weight)
+        row = self.row(inputs.positions, inputs.start, inputs.limit)
+        x = self.hidden(self.embed(inputs.input_ids, inputs.visual_index, inputs.patches, inputs.grids), row)
+        places = (inputs.targets != IGNORE).nonzero().squeeze(-1)
+        loss_sum, nll = linear_cross_entropy(
+            x.index_select(0, places), self.head_weight, inputs.targets[places], inputs.weights[places]
+        )
+        return NeoOutput(loss_sum, nll, places)
+
+    def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> Row:
+        """Rotations and mask of a packed row: positions [T, 3], bounds [T] int32."""
+        config = self.config
+        return Row(
+            rope=rope_table(positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
+            start=start,
+            limit=limit,
+            backend=choose_backend(self.attention, start.device),
+            prepared=prepare_intervals(start, limit, self.attention),
+        )
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        visual_index: Tensor | None = None,
+        patches: Tensor | None = None,
+        grids: Tensor | None = None,
+    ) -> Tensor:
+        """Token embeddings [T, E] with the visual tokens in their places.
+
+        Units behind the last place (the blank one of a row without pixels) are embedded and left out: the patch
+        embedding then runs, and has a gradient of zero, on every rank.
+        """
+        x = self.language_model.model.embed_tokens(input_ids)
+        if visual_index is None or patches is None or grids is None:
+            return x
+        visual = self.embeddings(patches, grids)
+        return x.index_copy(0, visual_index, visual[: visual_index.numel()].to(x.dtype))
+
+    def hidden(self, x: Tensor, row: Row) -> Tensor:
+        """[T, E] embeddings through all layers and the final norm."""
+        for layer in self.layers:
+            x = layer(x, row)
+        return self.language_model.model.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., E] normalised hidden states -> [..., V]."""
+        return F.linear(hidden, self.head_weight)
