@@ -2,11 +2,11 @@
 
     EvaluationContext --Evaluation.run--> plain JSON-able mapping --report.write_report--> report.json, report.html
 
-An evaluation of the user's own is any class with a `name` and a `run`; a recipe names it by its dotted path:
+An evaluation of the user's own is a subclass of `Evaluation`; a recipe names it by its dotted path:
 
     evaluation:
       - class_path: neo_lightning.evaluation.SceneEvaluation
-        init_args: {shards: runs/demo/scenes/test/*.tar}
+        init_args: {shards: data/scenes/test/*.tar}
       - class_path: my_package.MyEvaluation
 
 Evaluations run in one process, after training and export. The trade-off: a large sharded model is evaluated from its
@@ -15,10 +15,11 @@ exported folder, and no evaluation has to know about process groups.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from ..types import Stage
 
@@ -41,7 +42,7 @@ class EvaluationContext:
     export_dir: Path | None = None
     """The exported folder, where the run exports."""
     load_export: Callable[[Path], tuple[Neo, Tokenizer]] | None = None
-    """Loads the exported folder again, on the same device; evaluations use it to check that the export answers alike."""
+    """Loads the exported folder again, on the same device: evaluations check that the export answers alike."""
     log_dir: Path | None = None
     """Folder with the CSV logger's metrics.csv."""
     title: str = "run"
@@ -57,17 +58,16 @@ class EvaluationContext:
     """(`source/key`, reason) of the samples left out of the training."""
 
 
-@runtime_checkable
-class Evaluation(Protocol):
-    """A question put to a finished model."""
+class Evaluation(ABC):
+    """A question put to a finished model. Subclass it, and name the subclass in a recipe by its dotted path."""
 
     name: str
     """Key of this evaluation's result in report.json; unique among a recipe's evaluations."""
 
+    @abstractmethod
     def run(self, context: EvaluationContext) -> Mapping[str, Any]:
         """Evaluate and return a JSON-able mapping.
 
-        The report shows the mapping's scalars in a table, and the scene evaluation's result in full. The key `failures`
+        The report shows the mapping's scalars in a table, and a scene evaluation's result in full. The key `failures`
         (list of str), where present, names what must not happen, such as an export that answers differently.
         """
-        ...
