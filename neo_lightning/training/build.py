@@ -1,0 +1,183 @@
+"""From a recipe's `model` and `init` to a filled, possibly sharded model.
+
+In: a preset, a folder or fields; where the first weights come from. Out: the same weights whatever the number of ranks:
+each rank makes or reads one tensor after the other and keeps its own rows, so no rank ever holds a whole model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from neo_lightning.checkpoint.shards import shard_rows
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.init import InitRule, initial_state
+from neo_lightning.model.neo import Neo
+from neo_lightning.training.parallel import ActivationCheckpointing, parallelise
+from neo_lightning.training.stages import check_stages
+from neo_lightning.types import Stage
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "neo_ov_2b": {},
+    "neo_ov_9b": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 42,
+        "extra_num_layers": 6,
+        "num_attention_heads": 32,
+        "tie_word_embeddings": False,
+    },
+}
+"""The released sizes (NEO and NEO-ov share them): fields that differ from `NeoConfig`'s defaults, which are the 2B's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Where a run's first weights come from."""
+
+    kind: Literal["scratch", "qwen3", "released"] = "scratch"
+    """Random, a Qwen3 backbone with a fresh pre-buffer, or a NEO model folder."""
+    folder: str | None = None
+    """The Qwen3 or NEO folder."""
+    rule: InitRule = "smooth"
+    """How a Qwen3 backbone's H and W projections start."""
+    seed: int = 0
+    """Of random weights."""
+    closed_hw: bool = False
+    """With `scratch`: the layers behind the pre-buffer start with H and W without effect, as in the rule `smooth`."""
+
+    def __post_init__(self) -> None:
+        if self.kind != "scratch" and not self.folder:
+            raise ValueError(f"init: kind {self.kind!r} needs a folder")
+        if self.kind == "scratch" and self.folder:
+            raise ValueError(f"init: kind 'scratch' reads no folder, but folder is {self.folder!r}")
+
+
+def read_config(model: str | Mapping[str, Any] | NeoConfig) -> NeoConfig:
+    """The network that a recipe's `model` names.
+
+    Args:
+        model: a name in `PRESETS`, a folder that holds a released `config.json`, fields of `NeoConfig` (with an
+            optional `preset` that they change), or a `NeoConfig`.
+
+    Raises:
+        ValueError: an unknown preset or field, with the nearest one.
+    """
+    if isinstance(model, NeoConfig):
+        return model
+    if isinstance(model, str):
+        if (Path(model) / "config.json").is_file():
+            return NeoConfig.from_dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
+        return read_config({"preset": model})
+    given = dict(model)
+    preset = given.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"model: {preset!r} is no preset and no folder with a config.json. {_near(preset, PRESETS)}")
+    known = {f.name for f in fields(NeoConfig)}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"model: there is no field {name!r}. {_near(name, known)}")
+    return NeoConfig(**{**PRESETS.get(preset or "", {}), **given})
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(str(word), known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}"
+
+
+def build_model(
+    config: NeoConfig,
+    init: Init,
+    *,
+    stages: Mapping[str, Stage],
+    device: torch.device,
+    mesh: DeviceMesh | None = None,
+    bf16: bool = False,
+    activation_checkpointing: ActivationCheckpointing = "none",
+    compile_blocks: bool = False,
+    attention: str = "auto",
+    fill: bool = True,
+) -> Neo:
+    """A model on `device`, sharded over `mesh`, with its first weights.
+
+    Args:
+        config: the network.
+        init: where the weights come from.
+        stages: checked against the parameter names before anything is allocated.
+        device: of this rank.
+        mesh: one-dimensional, of the ranks that share the parameters; None for a whole model.
+        bf16: compute in bfloat16; the parameters are float32 in any case.
+        activation_checkpointing: see `training.parallel`.
+        compile_blocks: see `training.parallel`.
+        attention: backend of `ops.interval_attention`.
+        fill: False leaves the weights undefined, for a checkpoint that brings them.
+    """
+    with torch.device("meta"):
+        model = Neo(config, attention=attention)
+    check_stages(model, stages, config.extra_num_layers)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    parallelise(
+        model,
+        model.layers,
+        mesh=mesh,
+        bf16=bf16,
+        activation_checkpointing=activation_checkpointing,
+        compile_blocks=compile_blocks,
+    )
+    model.to_empty(device=device)
+    if fill:
+        fill_parameters(model, first_weights(config, init, shapes))
+    return model
+
+
+def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterable[tuple[str, Tensor]]:
+    """Name and whole float32 value of each parameter, one at a time."""
+    if init.kind == "scratch":
+        return initial_state(shapes, config, init.seed, closed_hw=init.closed_hw)
+    from neo_lightning.checkpoint.load import load_state
+    from neo_lightning.model.init import qwen3_state
+
+    assert init.folder is not None
+    if init.kind == "qwen3":
+        return qwen3_state(shapes, config, init.folder, init.rule, init.seed)
+    return load_state(Path(init.folder)).items()
+
+
+def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy whole values into the parameters, each rank its own rows.
+
+    Raises:
+        ValueError: a value is missing, has no parameter, or has another shape; lists them.
+    """
+    parameters = dict(model.named_parameters())
+    problems, open_names = [], set(parameters)
+    for name, value in values:
+        if name not in parameters:
+            problems.append(f"not in this model: {name}")
+        elif parameters[name].shape != value.shape:
+            problems.append(f"{name}: shape {list(value.shape)}, the model has {list(parameters[name].shape)}")
+        else:
+            _copy_own_rows(parameters[name], value)
+        open_names.discard(name)
+    problems += [f"missing: {name}" for name in sorted(open_names)]
+    if problems:
+        shown = "\n  ".join(problems[:20])
+        raise ValueError(f"the weights do not fit this model ({len(problems)} differences):\n  {shown}")
+
+
+def _copy_own_rows(parameter: Tensor, value: Tensor) -> None:
+    local, first = shard_rows(parameter.detach())
+    if isinstance(parameter, DTensor):
+        value = value[first : first + local.shape[0]]
+    if local.numel():
+        local.copy_(value)

@@ -1,0 +1,9 @@
+"""What happens around a step: stages, position, speed, progress, checkpoints, samples. One file each."""
+
+from neo_lightning.training.callbacks.checkpointing import CommitCheckpoint
+from neo_lightning.training.callbacks.curriculum import Curriculum
+from neo_lightning.training.callbacks.position import DataPosition
+from neo_lightning.training.callbacks.progress import RunProgress
+from neo_lightning.training.callbacks.throughput import Throughput
+
+__all__ = ["CommitCheckpoint", "Curriculum", "DataPosition", "RunProgress", "Throughput"]

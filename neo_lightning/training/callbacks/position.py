@@ -1,0 +1,88 @@
+"""Keeps the data's position with the steps done, and a list of every sample that was left out, with its reason.
+
+In: finished steps and their `PackInfo`s. Out: `datamodule.next_step`, which Lightning stores in each checkpoint, and
+`skipped.jsonl` in the run's folder: one JSON object per line with `step`, `sample`, `reason`. Samples that were dropped
+when the data was indexed have `step` null. The position is set here and not by a loader, because loaders prefetch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+from rich.table import Table
+
+from neo_lightning.types import PackedBatch
+
+
+class DataPosition(Callback):
+    """Sets the position before a checkpoint is written; lists and sums up what was left out."""
+
+    def __init__(self, file: str = "skipped.jsonl") -> None:
+        """Args: `file`, below the trainer's default_root_dir; ranks other than 0 add their number to the name."""
+        self.file = file
+        self.reasons: Counter[str] = Counter()
+        """Reason -> samples left out, on this rank, in this process."""
+        self._path: Path | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Open the list: entries of steps that are about to be repeated go, as do those of the index."""
+        stem, suffix = os.path.splitext(self.file)
+        rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
+        self._path = Path(trainer.default_root_dir) / f"{stem}{rank}{suffix}"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [] if not self._path.exists() else self._path.read_text(encoding="utf-8").splitlines()
+        entries = [entry for entry in map(_parse, kept) if (entry.get("step") or 0) < trainer.global_step]
+        entries = [entry for entry in entries if entry.get("step") is not None]
+        at_index = getattr(trainer.datamodule, "skipped", ()) if not trainer.global_rank else ()  # type: ignore[attr-defined]
+        first = [{"step": None, "sample": sample, "reason": reason} for sample, reason in at_index]
+        self.reasons = Counter(str(entry.get("reason")) for entry in [*first, *entries])
+        self._path.write_text("".join(map(_line, [*first, *entries])), encoding="utf-8")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note the position and this step's tombstones."""
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is not None:
+            datamodule.next_step = trainer.global_step
+        found = [
+            {"step": trainer.global_step - 1, "sample": sample, "reason": reason}
+            for micro_batch in batch
+            if isinstance(micro_batch, PackedBatch) and micro_batch.info is not None
+            for sample, reason in micro_batch.info.tombstones
+        ]
+        if found:
+            assert self._path is not None
+            self.reasons.update(entry["reason"] for entry in found)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(map(_line, found))
+            rank_zero_warn(f"{len(found)} sample(s) proved bad and took no part: see {self._path}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Show how many samples were left out, by reason."""
+        if not self.reasons or trainer.global_rank:
+            return
+        table = Table(title=f"Samples left out (listed in {self._path})", title_justify="left")
+        table.add_column("reason")
+        table.add_column("samples", justify="right")
+        for reason, samples in self.reasons.most_common():
+            table.add_row(reason, f"{samples:,}")
+        Console().print(table)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    """A line of the list; a line that a kill cut short counts as absent."""
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"

@@ -1,0 +1,167 @@
+"""Measures speed and logs every number of a step.
+
+In: `StepReport`s and the clock. Out, every `log_every_n_steps` of the trainer: one line to all loggers (see `NAMES`),
+`pl_module.metrics` for the progress bar, `trainer.callback_metrics` for a user's callbacks. A step already waits for its
+device once, so the clock is honest and nothing here waits again.
+
+MFU is the model's floating-point work per second over the devices' dense bf16 peak: exact mask pairs, forward and
+backward of what the stage trains, head on supervised tokens only, no recomputation counted (see `model.flops`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from neo_lightning.training.module import NeoModule
+from neo_lightning.training.stages import stage_ends
+from neo_lightning.training.step import StepReport
+
+NAMES = {
+    "loss": "weighted mean over the step's supervised tokens of all ranks, nats",
+    "loss/MODALITY": "the same over one modality's tokens",
+    "lr": "learning rate",
+    "grad_norm": "norm of the whole gradient before clipping",
+    "stage": "number of the stage, from 0",
+    "pack_fill": "part of the packed rows that documents fill",
+    "tokens": "tokens of documents seen in the run",
+    "tokens_per_s": "tokens of documents per second, all ranks, waiting for data included",
+    "supervised_tokens_per_s": "likewise for supervised tokens",
+    "step_s": "seconds per step, waiting for data included",
+    "data_wait": "part of the time in which the step waited for its batch (rank 0)",
+    "mfu": "model FLOP per second over the devices' peak, where that is known",
+    "memory_gib": "largest device memory allocated since the last line (CUDA)",
+    "skipped_steps": "steps of the run in which the optimiser did not move",
+    "tombstones": "samples of the run that proved bad when read",
+}
+"""What is logged, and its unit."""
+
+PEAK_TFLOPS = {
+    "B200": 2250.0,
+    "GH200": 989.4,
+    "H200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.4,
+    "H800": 989.4,
+    "A100": 312.0,
+    "A800": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "RTX 4090": 165.2,
+}
+"""Dense bf16 peak of one device by a part of its name, TFLOP/s; the makers' data sheets. The first match counts."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s of a device, None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
+
+
+@dataclass
+class _Window:
+    """What happened since the last logged line."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    tokens: float = 0.0
+    supervised: float = 0.0
+    flops: float = 0.0
+
+
+class Throughput(Callback):
+    """Speed, and the log of every step's numbers."""
+
+    def __init__(self) -> None:
+        self.tokens = 0.0
+        self.tombstones = 0.0
+        self._window = _Window()
+        self._began = 0.0
+        self._peak: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Totals of the run."""
+        return {"tokens": self.tokens, "tombstones": self.tombstones}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tokens, self.tombstones = state_dict["tokens"], state_dict["tombstones"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Look up the peak."""
+        self._window = _Window()
+        self._peak = peak_flops(pl_module.device)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """The batch is here: what has passed since the last step's hooks was waiting."""
+        self._began = time.perf_counter()
+        self._window.waited += self._began - pl_module.hooks_done
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add the step, and log if it is time."""
+        assert isinstance(pl_module, NeoModule)
+        report, window = pl_module.report, self._window
+        assert report is not None
+        window.steps += 1
+        window.seconds += time.perf_counter() - self._began
+        window.tokens += report.counts["tokens"]
+        window.supervised += report.counts["supervised"]
+        window.flops += self._flops(pl_module, report) if self._peak else 0.0
+        self.tokens += report.counts["tokens"]
+        self.tombstones += report.counts["tombstones"]
+        done = report.step + 1
+        if done == 1 or done % trainer.log_every_n_steps == 0 or done in stage_ends(pl_module.stages):
+            pl_module.metrics = self._metrics(trainer, pl_module, report)
+            for logger in trainer.loggers:
+                logger.log_metrics(pl_module.metrics, step=done)
+            pl_module.log_dict(pl_module.metrics, logger=False)
+            self._window = _Window()
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Nothing logged may be lost with the process."""
+        for logger in trainer.loggers:
+            logger.save()
+
+    def _flops(self, module: NeoModule, report: StepReport) -> float:
+        from neo_lightning.model.flops import flops_per_step
+
+        counts = report.counts
+        return flops_per_step(
+            module.config,
+            tokens=int(counts["capacity"]),
+            patches=int(counts["patches"]),
+            pairs=int(counts["pairs"]),
+            supervised=int(counts["supervised"]),
+        )
+
+    def _metrics(self, trainer: Trainer, module: NeoModule, report: StepReport) -> dict[str, float]:
+        window = self._window
+        seconds = max(1e-9, window.seconds + window.waited)
+        metrics = {
+            "loss": report.loss,
+            **{f"loss/{name}": loss for name, loss in report.modality_loss.items()},
+            "lr": report.lr,
+            "grad_norm": report.grad_norm,
+            "stage": float(list(module.stages).index(report.stage)),
+            "pack_fill": report.fill,
+            "tokens": self.tokens,
+            "tokens_per_s": window.tokens / seconds,
+            "supervised_tokens_per_s": window.supervised / seconds,
+            "step_s": seconds / window.steps,
+            "data_wait": window.waited / seconds,
+            "skipped_steps": float(module.skipped_steps),
+            "tombstones": self.tombstones,
+        }
+        if self._peak:
+            metrics["mfu"] = window.flops / seconds / (self._peak * trainer.world_size)
+        if module.device.type == "cuda":
+            metrics["memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
+            torch.cuda.reset_peak_memory_stats(module.device)
+        return metrics

@@ -1,0 +1,269 @@
+"""The LightningModule: one `training_step` is one optimiser step.
+
+In: `list[PackedBatch]`, this rank's micro-batches of the step. Out: moved weights and a `StepReport`. Optimisation is
+manual, so gradient accumulation, clipping and skipping lie in one function that can be read from top to bottom, nothing
+is ever saved between two micro-batches, and `global_step` counts steps, skipped ones included.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.neo import Neo
+from neo_lightning.training.build import Init, build_model, read_config
+from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.parallel import ActivationCheckpointing
+from neo_lightning.training.random_state import set_random_state
+from neo_lightning.training.stages import apply_stage, learning_rate, stage_at
+from neo_lightning.training.step import (
+    COUNTS,
+    StepReport,
+    clip_gradients,
+    count,
+    modality_losses,
+    reason_to_skip,
+    sum_over_ranks,
+)
+from neo_lightning.types import MODALITIES, PackedBatch, Stage
+
+_STATE = "neo_lightning"
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+class NeoModule(LightningModule):
+    """Trains a NEO through the stages of a run."""
+
+    def __init__(
+        self,
+        stages: dict[str, Stage],
+        model: str | dict[str, Any] = "neo_ov_2b",
+        init: Init | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        activation_checkpointing: ActivationCheckpointing = "none",
+        compile_blocks: bool = False,
+        attention: str = "auto",
+        stop_after_skips: int = 10,
+    ) -> None:
+        """
+        Args:
+            stages: the curriculum, in order.
+            model: name of a preset (`training.build.PRESETS`), a folder with a `config.json`, or `NeoConfig`'s fields.
+            init: where the first weights come from; random if None.
+            betas: AdamW's.
+            eps: AdamW's.
+            weight_decay: of matrices; norms and biases have none.
+            clip: largest norm of the gradient over all parameters; 0 does not clip.
+            activation_checkpointing: what the backward pass computes again to save memory.
+            compile_blocks: compile each layer.
+            attention: backend of `ops.interval_attention`.
+            stop_after_skips: so many steps in a row without a finite loss and gradient end the run.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.stages = stages
+        self.config: NeoConfig = read_config(model)
+        self.init = init or Init()
+        self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
+        self.activation_checkpointing, self.compile_blocks, self.attention = (
+            activation_checkpointing,
+            compile_blocks,
+            attention,
+        )
+        self.stop_after_skips = stop_after_skips
+        self.model: Neo | None = None
+        self.report: StepReport | None = None
+        """The last step."""
+        self.metrics: dict[str, float] = {}
+        """The last line of the log; see `callbacks.throughput.NAMES`."""
+        self.stop_requested = False
+        """Set by a signal handler; travels to all ranks with the next step's sums."""
+        self.skipped_steps = 0
+        """Steps of the whole run in which the optimiser did not move."""
+        self.hooks_done = 0.0
+        """`time.perf_counter()` when the last step's hooks had run: what follows is waiting for data."""
+        self._skips_in_a_row = 0
+        self._validation = torch.zeros(2, dtype=torch.float64)
+
+    # ---- set-up
+
+    def configure_model(self) -> None:
+        """Build, shard and fill the model on this rank's device (nothing if it is there already)."""
+        if self.model is not None:
+            return
+        mesh = None if self._device_mesh is None else self.device_mesh["data_parallel"]
+        if mesh is None and self.trainer.world_size > 1:
+            raise ValueError("several processes need strategy `neo_lightning.training.NeoStrategy`")
+        precision = self.trainer.precision
+        if precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"precision {precision!r} is not supported; there are 32-true and bf16-mixed")
+        self.model = build_model(
+            self.config,
+            self.init,
+            stages=self.stages,
+            device=self.trainer.strategy.root_device,
+            mesh=mesh,
+            bf16=precision == "bf16-mixed",
+            activation_checkpointing=self.activation_checkpointing,
+            compile_blocks=self.compile_blocks,
+            attention=self.attention,
+            fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One AdamW over everything."""
+        assert self.model is not None
+        return build_adamw(
+            self.model,
+            lr=learning_rate(self.stages, 0),
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
+
+    def apply_stage_of(self, step: int) -> str:
+        """Freeze and thaw as the stage of an optimiser step says; returns the stage's name."""
+        assert self.model is not None
+        name, stage, _ = stage_at(self.stages, step)
+        apply_stage(self.model, stage, self.config.extra_num_layers)
+        return name
+
+    def on_train_start(self) -> None:
+        """Random states of the checkpoint, after everything that may have drawn during the set-up."""
+        states = getattr(self.trainer.strategy, "random_states", {})
+        if states:
+            set_random_state(states, self.device)
+            states.clear()
+        self.hooks_done = time.perf_counter()
+
+    # ---- training
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Micro-batches stay on the host until their turn."""
+        return batch
+
+    def training_step(self, batch: list[PackedBatch], batch_idx: int) -> dict[str, Any]:
+        """One optimiser step over this rank's micro-batches; see `training.step` for the arithmetic."""
+        assert self.model is not None
+        optimizer: Any = self.optimizers()
+        step = self.trainer.global_step
+        counts = sum_over_ranks(count(batch).to(self.device))
+        weight = counts[0]
+        scale = torch.where(weight > 0, self.trainer.world_size / weight, 0.0).float()
+        losses = torch.zeros(len(MODALITIES), device=self.device)
+        for micro_batch in batch:
+            on_device = micro_batch.to(self.device, non_blocking=True)
+            loss_sum, nll, index = self.model(on_device)
+            self.manual_backward(loss_sum * scale)
+            losses += modality_losses(on_device, nll, index)
+        norm = clip_gradients(self.model.parameters(), self.clip)
+        stop = losses.new_tensor([float(self.stop_requested)])
+        outcome = sum_over_ranks(torch.cat([losses, stop]))
+        numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
+        report = self._read(step, numbers)
+        if report.skipped:
+            optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = report.lr
+        optimizer.step()  # without gradients it only counts the step
+        optimizer.zero_grad(set_to_none=True)
+        self._count_skips(report)
+        self.report = report
+        return {"loss": torch.tensor(report.loss), "report": report}
+
+    def _read(self, step: int, numbers: list[float]) -> StepReport:
+        """Name the numbers of a step."""
+        kinds = len(MODALITIES)
+        losses, stop, norm = numbers[:kinds], numbers[kinds], numbers[kinds + 1]
+        counts = dict(zip(COUNTS, numbers[kinds + 2 :], strict=False))
+        weights = numbers[-kinds:]
+        loss = sum(losses) / counts["weight"] if counts["weight"] else 0.0
+        return StepReport(
+            step=step,
+            stage=stage_at(self.stages, step)[0],
+            loss=loss,
+            modality_loss={m: x / w for m, x, w in zip(MODALITIES, losses, weights, strict=True) if w},
+            grad_norm=norm,
+            lr=learning_rate(self.stages, step),
+            skipped=reason_to_skip(weight=counts["weight"], loss=loss, grad_norm=norm),
+            stop=stop > 0,
+            counts=counts,
+        )
+
+    def _count_skips(self, report: StepReport) -> None:
+        if not report.skipped:
+            self._skips_in_a_row = 0
+            return
+        self.skipped_steps += 1
+        self._skips_in_a_row += 1
+        rank_zero_warn(f"step {report.step}: {report.skipped}, the optimiser did not move")
+        if self._skips_in_a_row >= self.stop_after_skips:
+            raise NonFiniteError(
+                f"{self._skips_in_a_row} steps in a row without an update, up to step {report.step} "
+                f"({report.skipped}; loss {report.loss}, gradient norm {report.grad_norm}, lr {report.lr:g}). "
+                "Go back to an earlier checkpoint with a lower learning rate, or look at the data of these steps."
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Runs after the callbacks' hooks."""
+        self.hooks_done = time.perf_counter()
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
+        """Add a step's micro-batches to the validation loss."""
+        assert self.model is not None
+        for micro_batch in batch:
+            on_device = micro_batch.to(self.device, non_blocking=True)
+            self._validation[0] += self.model(on_device).loss_sum.double()
+            self._validation[1] += on_device.weights.sum()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val_loss`, the weighted mean over all supervised tokens of all ranks."""
+        total, weight = sum_over_ranks(self._validation)
+        self.log("val_loss", total / weight, rank_zero_only=False)
+        self.hooks_done = time.perf_counter()
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test_loss`."""
+        total, weight = sum_over_ranks(self._validation)
+        self.log("test_loss", total / weight)
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a reader of the checkpoint wants to know; plain values only."""
+        done = self.trainer.global_step
+        checkpoint[_STATE] = {
+            "steps": done,
+            "stage": stage_at(self.stages, max(0, done - 1))[0],
+            "skipped_steps": self.skipped_steps,
+            "skips_in_a_row": self._skips_in_a_row,
+            "config": self.config.to_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Counters of the run so far."""
+        state = checkpoint[_STATE]
+        self.skipped_steps, self._skips_in_a_row = state["skipped_steps"], state["skips_in_a_row"]

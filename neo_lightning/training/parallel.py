@@ -1,0 +1,90 @@
+"""Everything that makes the model run on more than one device, or faster, applied from outside of it.
+
+In: a model on the meta device. Out: the same model with activation checkpointing, compiled blocks and FSDP2 sharding;
+parameter names do not change. The order matters: recomputation inside compilation inside sharding, so that a block is
+gathered once for its forward and once for its backward, recomputation included.
+
+Mixed precision belongs to the sharding: parameters stay float32 (the optimiser's master weights), each block sees a
+bfloat16 copy while it runs, gradients are reduced in float32. With one rank in float32 there is nothing to shard, and
+the model is left as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+ActivationCheckpointing = Literal["none", "selective", "full"]
+
+_SAVED = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+"""Selective recomputation keeps the outputs of these: projections cost the most to repeat, the rest is cheap per byte."""
+
+_OWN_OPERATORS = "neo_lightning::"
+"""Kernels of this package (attention on a GPU) are kept as well: repeating them costs as much as a projection."""
+
+
+def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    keep = operator in _SAVED or str(getattr(operator, "name", lambda: "")()).startswith(_OWN_OPERATORS)
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpoint_activations(blocks: Iterable[nn.Module], mode: ActivationCheckpointing) -> None:
+    """Let the backward of each block repeat its forward (`full`), or all of it but matrix products (`selective`)."""
+    if mode == "none":
+        return
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if mode == "selective":
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
+    for block in blocks:
+        forward = block.forward
+        # an attribute of the instance: no wrapper module, so no parameter changes its name
+        block.forward = functools.wraps(forward)(functools.partial(checkpoint, forward, **options))  # type: ignore[method-assign]
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
+    """FSDP2 over a one-dimensional mesh: each block is a unit, everything else (tied embedding, head) the root's."""
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # rotary angles stay float32; hidden states already have the parameters' type
+    )
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)  # the root as well: clipping must not meet two kinds of tensors
+
+
+def parallelise(
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    *,
+    mesh: DeviceMesh | None,
+    bf16: bool,
+    activation_checkpointing: ActivationCheckpointing = "none",
+    compile_blocks: bool = False,
+) -> None:
+    """Apply recomputation, compilation and sharding to a model in place.
+
+    Args:
+        model: on the meta device (or materialised).
+        blocks: its layers, each of which becomes one unit.
+        mesh: one-dimensional mesh of the ranks that share the parameters; None leaves the model whole.
+        bf16: compute in bfloat16 with float32 master weights. Needs a mesh, of one rank if need be.
+        activation_checkpointing: what the backward repeats.
+        compile_blocks: compile each block; they share one graph, as row lengths are fixed within a stage.
+    """
+    blocks = list(blocks)
+    checkpoint_activations(blocks, activation_checkpointing)
+    if compile_blocks:
+        for block in blocks:
+            block.compile()
+    if mesh is not None and (mesh.size() > 1 or bf16):
+        shard(model, blocks, mesh, bf16=bf16)
+    elif bf16:
+        raise ValueError("bfloat16 compute with float32 master weights needs `NeoStrategy`, also on one device")

@@ -1,0 +1,204 @@
+"""Lightning strategy: data parallel over all ranks with FSDP2, checkpoints that are whole or absent.
+
+In: Lightning's calls. Out: the same code path for one CPU, one GPU or many; and checkpoints of this layout, committed by
+one rename (`checkpoint.commit`), readable by any number of ranks, with nothing in them that is unpickled into code:
+
+    step-00000120/
+      rank-00000-of-00002.safetensors   this rank's rows of weights and optimiser state, its random states
+      rank-00001-of-00002.safetensors
+      meta.pt                           Lightning's loops, callbacks, data position: primitives (weights_only=True)
+
+Optimiser state is stored by parameter name for those parameters that have some, so what is frozen while a checkpoint is
+loaded makes no difference.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from neo_lightning.checkpoint import commit
+from neo_lightning.checkpoint.shards import ShardReader, shard_rows, write_rank
+from neo_lightning.training.random_state import random_state
+
+_META = "meta.pt"
+_WEIGHTS = "weights/"
+_OPTIMIZER = "optimizer/"
+_RANDOM = "random/"
+
+
+class CheckpointSaveError(RuntimeError):
+    """A checkpoint could not be written on some rank; the earlier ones are untouched. Raised on every rank."""
+
+
+class NeoStrategy(ModelParallelStrategy):
+    """FSDP2 over all ranks, on any device, for `NeoModule`."""
+
+    def __init__(self, timeout_minutes: float = 30.0, process_group_backend: str | None = None) -> None:
+        """
+        Args:
+            timeout_minutes: a collective that waits longer ends the run.
+            process_group_backend: `nccl`, `gloo`; chosen by the device if None.
+        """
+        super().__init__(
+            data_parallel_size=1,
+            tensor_parallel_size=1,
+            process_group_backend=process_group_backend,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        self.random_states: dict[str, Tensor] = {}
+        """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        # no autocast: the sharding's policy casts parameters, a second cast would undo deliberate float32
+        assert self.lightning_module is not None
+        return self.lightning_module.training_step(*args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        return self.lightning_module.validation_step(*args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        return self.lightning_module.test_step(*args, **kwargs)
+
+    # ---- saving
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Parameters (one name each, tied or not) and persistent buffers, as they lie on this rank."""
+        assert self.lightning_module is not None
+        names = set(self.lightning_module.state_dict())
+        buffers = {name: x for name, x in self.lightning_module.named_buffers() if name in names}
+        return {**dict(self.lightning_module.named_parameters()), **buffers}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Parameter name -> state, for the parameters that have any."""
+        assert self.lightning_module is not None
+        inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        return {
+            name: dict(inner.state[p]) for name, p in self.lightning_module.named_parameters() if inner.state.get(p)
+        }
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write and commit a checkpoint folder, on all ranks together.
+
+        Raises:
+            CheckpointSaveError: on every rank where any of them failed (disk full, for example).
+        """
+        if storage_options is not None:
+            raise TypeError("NeoStrategy writes folders itself: storage_options have no meaning")
+        final = Path(self.broadcast(str(filepath)))
+        self._together(lambda: commit.begin(final), "prepare", final, main_only=True)
+        self._together(lambda: self._write(checkpoint, commit.temporary(final)), "write", final)
+        self._together(lambda: commit.commit(final), "commit", final, main_only=True)
+
+    def _together(self, action: Any, verb: str, final: Path, main_only: bool = False) -> None:
+        """Run a part of the save; where it fails on one rank, all ranks give up."""
+        problem = ""
+        try:
+            if self.is_global_zero or not main_only:
+                action()
+        except (OSError, RuntimeError, ValueError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        if self.reduce_boolean_decision(not problem, all=True):
+            return
+        if self.is_global_zero:
+            commit.abandon(final)
+        raise CheckpointSaveError(f"cannot {verb} the checkpoint {final}: {problem or 'another rank failed'}")
+
+    def _write(self, checkpoint: dict[str, Any], folder: Path) -> None:
+        weights = {_WEIGHTS + name: x for name, x in checkpoint.pop("state_dict").items()}
+        states = {
+            f"{_OPTIMIZER}{index}/{name}/{key}": torch.as_tensor(value)
+            for index, states in enumerate(checkpoint.pop("optimizer_states", []))
+            for name, state in states.items()
+            for key, value in state.items()
+        }
+        own = {f"{_RANDOM}{self.global_rank}/{key}": x for key, x in random_state(self.root_device).items()}
+        write_rank(folder, self.global_rank, self.world_size, {**weights, **states}, own)
+        if self.is_global_zero:
+            torch.save(checkpoint, folder / _META)
+
+    # ---- loading
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load weights, optimiser state and this rank's random states; returns Lightning's part.
+
+        Raises:
+            ValueError: the folder is no complete checkpoint, or does not belong to this model; lists what differs.
+        """
+        folder = Path(self.broadcast(str(checkpoint_path)))
+        if not (folder / _META).is_file():
+            raise ValueError(f"{folder} is not a checkpoint: expected a folder with {_META} and rank-*.safetensors")
+        reader = ShardReader(folder)
+        self._load_weights(reader)
+        for index, optimizer in enumerate(self.optimizers):
+            self._load_optimizer(reader, index, optimizer)
+        prefix = f"{_RANDOM}{self.global_rank}/"
+        self.random_states = {n.removeprefix(prefix): reader.read(n) for n in reader.shapes if n.startswith(prefix)}
+        try:
+            return torch.load(folder / _META, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{folder / _META}: holds more than plain values, refused without running it") from error
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Nothing: `load_checkpoint` has done it."""
+
+    def _load_weights(self, reader: ShardReader) -> None:
+        targets = self.lightning_module_state_dict()
+        stored = {n.removeprefix(_WEIGHTS): shape for n, shape in reader.shapes.items() if n.startswith(_WEIGHTS)}
+        problems = [f"missing: {name}" for name in targets if name not in stored]
+        problems += [f"not in this model: {name}" for name in stored if name not in targets]
+        problems += [
+            f"{name}: shape {list(stored[name])}, the model has {list(x.shape)}"
+            for name, x in targets.items()
+            if name in stored and stored[name] != tuple(x.shape)
+        ]
+        if problems:
+            shown = "\n  ".join(problems[:20])
+            raise ValueError(f"{reader.folder} does not fit this model ({len(problems)} differences):\n  {shown}")
+        with torch.no_grad():
+            for name, target in targets.items():
+                _copy_rows(target, reader, _WEIGHTS + name)
+
+    def _load_optimizer(self, reader: ShardReader, index: int, optimizer: Optimizer) -> None:
+        assert self.lightning_module is not None
+        optimizer.state.clear()
+        keys: dict[str, list[str]] = {}
+        for stored in reader.shapes:
+            if stored.startswith(f"{_OPTIMIZER}{index}/"):
+                name, key = stored.removeprefix(f"{_OPTIMIZER}{index}/").rsplit("/", 1)
+                keys.setdefault(name, []).append(key)
+        for name, parameter in self.lightning_module.named_parameters():
+            for key in keys.get(name, ()):
+                stored = f"{_OPTIMIZER}{index}/{name}/{key}"
+                if reader.shapes[stored] == tuple(parameter.shape):
+                    value = torch.zeros_like(parameter, requires_grad=False)
+                    _copy_rows(value, reader, stored)
+                else:  # AdamW's step count
+                    value = reader.read(stored).to(parameter.device)
+                optimizer.state[parameter][key] = value
+
+
+def _copy_rows(target: Tensor, reader: ShardReader, name: str) -> None:
+    """Fill a tensor, or this rank's rows of a distributed one, from a checkpoint."""
+    local, first = shard_rows(target)
+    if isinstance(target, DTensor):
+        if local.numel():
+            local.copy_(reader.read(name, first, local.shape[0]))
+    else:
+        local.copy_(reader.read(name))

@@ -1,0 +1,64 @@
+"""Entry point of the tests' subprocesses: runs tiny trainings one after the other, on one process or two.
+
+    python run_tiny.py DEVICES '[{"folder": ..., "resume": true, "steps": 12, "stages": [4, 8], ...}, ...]'
+
+Prints `folder-name step loss` after every step (rank 0). At the end of a job rank 0 writes `final.safetensors` with the
+whole weights into the job's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from lightning.pytorch import Callback
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+
+from neo_lightning.checkpoint.commit import latest
+from training import tiny
+
+
+class Tell(Callback):
+    """Prints each step's loss, exactly."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if trainer.is_global_zero:
+            print(f"{self.name} {pl_module.report.step} {pl_module.report.loss!r}", flush=True)
+
+
+def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters, gathered."""
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    return {name: (p.full_tensor() if isinstance(p, DTensor) else p).clone() for name, p in weights.items()}
+
+
+def run(devices: int, job: dict[str, Any]) -> None:
+    """One training."""
+    folder = Path(job["folder"])
+    run_stages = tiny.stages(*job.get("stages", (4, 8)))
+    module = tiny.module(run_stages, **job.get("module", {}))
+    data = tiny.TinyData(run_stages, num_workers=job.get("workers", 0))
+    trainer = tiny.trainer(
+        folder, Tell(folder.name), steps=job.get("steps", 12), devices=devices, **job.get("trainer", {})
+    )
+    resume = latest(folder / "checkpoints") if job.get("resume") else job.get("checkpoint")
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
+    weights = whole_weights(module.model)
+    if trainer.is_global_zero:
+        save_file(weights, folder / "final.safetensors")
+        print(f"{folder.name} done {trainer.global_step} {int(trainer.callbacks[-1].interrupted)}", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for one in json.loads(sys.argv[2]):
+        run(int(sys.argv[1]), one)
