@@ -1,0 +1,1 @@
+"""Shards -> packed batches. No model here, and no Lightning except in `datamodule`."""

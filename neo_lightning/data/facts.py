@@ -1,0 +1,61 @@
+"""What is known about a sample before anything is decoded: the index's output, the plan's and serialiser's input.
+
+In memory for now; a Parquet sidecar per shard can fill the same two dataclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+
+class SampleError(ValueError):
+    """This sample cannot be used; the message is the reason that the user reads in the log."""
+
+
+class MediaError(SampleError):
+    """This image or clip cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaFacts:
+    """Header facts of one image or clip."""
+
+    kind: Literal["image", "video"]
+    width: int
+    """Pixels as shown: orientation or rotation applied."""
+    height: int
+    plain: bool = False
+    """Image: torchvision decodes it as it is (no orientation, alpha, palette or animation)."""
+    ticks: np.ndarray | None = None
+    """Video: presentation timestamps of all frames, int64, increasing, in units of `time_base`."""
+    time_base: tuple[int, int] = (1, 1)
+    """Video: seconds per tick as a fraction."""
+    duration: float = 0.0
+    """Video: seconds from the first frame to the end of the last."""
+    rotation: int = 0
+    """Video: degrees counter-clockwise by which decoded frames are turned, a multiple of 90."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One message: text runs and places of media, by index, in reading order."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleFacts:
+    """One usable sample."""
+
+    key: str
+    modality: str
+    """One of types.MODALITIES."""
+    turns: tuple[Turn, ...]
+    media: tuple[MediaFacts, ...] = ()
+    """In the order in which the turns show them."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
