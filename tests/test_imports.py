@@ -20,6 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"data", "model", "checkpoint"},
     "evaluation": {"data", "model"},
     "cli": {"types", "sequence", "ops", "model", "data", "checkpoint", "training", "evaluation"},
+    "__main__": {"cli"},
 }
 """Room -> rooms it may import, beside itself. What a room may import, it may reach through as well (see `allowed`)."""
 

@@ -1,8 +1,8 @@
 """Errors for people: what is wrong with the input, where, and what would work.
 
-Rooms raise plain `ValueError`, `OSError` and so on. While a run is being prepared such an error is a user's to mend, so it
-becomes one paragraph and exit status 2. The trade-off: a bug in that phase looks like a user error, which is why
-`--traceback` shows where it came from. Once training has begun nothing is caught: a traceback belongs to a bug.
+Rooms raise plain `ValueError`, `OSError` and so on. While a run is being prepared such an error is a user's to mend,
+so it becomes one paragraph and exit status 2. The trade-off: a bug in that phase looks like a user error, which is
+why `--traceback` shows where it came from. Once training has begun nothing is caught: a traceback belongs to a bug.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     YAML text --compose--> nodes with lines --walk along signatures and type hints--> refusal or nothing
 
-jsonargparse refuses unknown keys as well, but late, without the file, and with no suggestion inside `init_args`. This walk
-follows the same rules: a class's parameters are its signature's (through its bases where it takes `**kwargs`), a
+jsonargparse refuses unknown keys as well, but late, without the file, and with no suggestion inside `init_args`. This
+walk follows the same rules: a class's parameters are its signature's (through its bases where it takes `**kwargs`), a
 dataclass's are its fields, and a mapping with `class_path` describes an object whose `init_args` are that class's.
 Types are left to jsonargparse; a value whose type says nothing (`Any`, a plain dict) is not looked into.
 """

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from ..evaluation.context import Evaluation
 from ..types import Stage
 from . import defaults, keys
 from .arguments import Arguments
@@ -84,6 +85,7 @@ class NeoCLI(LightningCLI):
             save_config_callback=SaveRecipe,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
+            trainer_defaults=defaults.SETTINGS,
             parser_class=NeoParser,
             parser_kwargs={**mode, **({subcommand: mode} if subcommand else {})},
             args=[
@@ -102,7 +104,7 @@ class NeoCLI(LightningCLI):
         return self._subcommands
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse without LightningCLI's warning about `args` beside sys.argv: the command line came through `Arguments`."""
+        """Parse without LightningCLI's warning about `args` beside sys.argv: these are sys.argv's, composed."""
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -112,7 +114,7 @@ class NeoCLI(LightningCLI):
         """The recipe's own keys and the links from `stages`."""
         parser.add_argument("--run", type=RunSettings, help="name and folder of the run")
         parser.add_argument("--stages", type=dict[str, Stage], help="stage name -> what, how long, how fast; in order")
-        parser.add_argument("--evaluation", type=list[defaults.EvaluationLike], default=[], help="run after training")
+        parser.add_argument("--evaluation", type=list[Evaluation], default=[], help="run after training")
         parser.add_argument("--export", type=bool | str, default=True, help="true: RUN/export; a folder; or false")
         for target in self.linked:
             parser.link_arguments("stages", target)
@@ -165,14 +167,9 @@ def _check_files(arguments: Arguments, model_class: Any, data_class: Any) -> Non
         "model": keys.Arguments(model_class),
         "data": keys.Arguments(data_class),
         "trainer": keys.Arguments(Trainer),
-        "evaluation": Any,
+        "evaluation": list[Evaluation],
         "export": Any,
         "ckpt_path": Any,
     }
     for path, text in zip(arguments.files, arguments.texts, strict=True):
         keys.check_recipe(text, str(path), roots)
-
-
-def resolved(config: Namespace) -> dict[str, Any]:
-    """A parsed configuration as plain values."""
-    return config.as_dict()

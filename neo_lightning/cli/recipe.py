@@ -2,8 +2,8 @@
 
     RECIPE, --config MORE.yaml ..., --stages.NAME.KEY=VALUE ...  ->  one mapping, interpolations still unresolved
 
-Files are composed here and not by jsonargparse, which would replace the whole of `stages` when a second file changes one
-number in it. Mappings merge key by key; lists, `mixture` and objects of another `class_path` are replaced whole;
+Files are composed here and not by jsonargparse, which would replace the whole of `stages` when a second file changes
+one number in it. Mappings merge key by key; lists, `mixture` and objects of another `class_path` are replaced whole;
 `null` takes a stage away. Other overrides stay with jsonargparse, which knows their types.
 """
 

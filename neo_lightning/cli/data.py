@@ -1,0 +1,126 @@
+"""`neo-lightning data scenes | import | tokenizer`: make shards and tokenizers.
+
+scenes      drawn scenes with known answers, their manifest, and a tokenizer trained on their words
+import      a JSON file and a folder of media -> shards
+tokenizer   a Qwen3 tokenizer -> the same with NEO's special tokens; or a new one, trained on a manifest's words
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .errors import UserError, user_errors
+from .recipe import shipped
+
+TRAIN = {"text": 12000, "image": 12000, "multi_image": 8000, "video": 3000}
+HELD_OUT = 160
+VOCABULARY = 512
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the data commands."""
+    args = _parser().parse_args(argv)
+    with user_errors(f"neo-lightning data {args.command}"):
+        return int(args.function(args) or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="neo-lightning data", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    scenes = commands.add_parser("scenes", help="draw scenes with known answers and train their tokenizer")
+    scenes.add_argument("--out", type=Path, required=True, help="folder: train/, test/, tokenizer/, manifest.yaml")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument(
+        "--train", default="", metavar="text=N,image=N,...", help=f"scenes to train on; {TRAIN}"
+    )
+    scenes.add_argument("--held-out", type=int, default=HELD_OUT, help="held-out scenes of each question type")
+    scenes.add_argument("--vocab-size", type=int, default=VOCABULARY)
+    scenes.add_argument("--workers", type=int, default=None, help="processes; default one a core")
+    scenes.set_defaults(function=_scenes)
+
+    load = commands.add_parser("import", help="turn a JSON file and a folder of media into shards")
+    load.add_argument("--format", choices=("llava", "messages"), required=True)
+    load.add_argument("--json", type=Path, required=True, help="a JSON list, or JSON lines")
+    load.add_argument("--media", type=Path, required=True, help="folder that the JSON's file names start at")
+    load.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    load.set_defaults(function=_import)
+
+    words = commands.add_parser("tokenizer", help="give a Qwen3 tokenizer NEO's special tokens, or train a new one")
+    source = words.add_mutually_exclusive_group(required=True)
+    source.add_argument("--from", dest="source", help="Qwen3 tokenizer: folder or Hugging Face id")
+    source.add_argument("--manifest", help="train on the words of this manifest's sources")
+    words.add_argument("--vocab-size", type=int, default=VOCABULARY, help="with --manifest")
+    words.add_argument("--out", type=Path, required=True)
+    words.set_defaults(function=_tokenizer)
+    return parser
+
+
+def _scenes(args: argparse.Namespace) -> None:
+    train = _counts(args.train)
+    made = args.out / "scenes.json"
+    wanted = {"seed": args.seed, "train": train, "held_out": args.held_out, "vocab_size": args.vocab_size}
+    if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == wanted:
+        print(f"{args.out}: these scenes have been drawn already")
+        return
+    from ..data.scenes import write_scenes
+
+    made.unlink(missing_ok=True)  # it vouches for the folder's content, so it comes last
+    shards = write_scenes(args.out, seed=args.seed, train=train, held_out_per_task=args.held_out, workers=args.workers)
+    text = shipped("data_manifests")["demo"].read_text(encoding="utf-8")
+    content = text[text.index("sources:") :].replace("${oc.env:NEO_DATA,../runs/demo/scenes}/", "")
+    manifest = args.out / "manifest.yaml"
+    manifest.write_text(f"# The drawn scenes of this folder; patterns start here.\n\n{content}", encoding="utf-8")
+    size = _train_tokenizer(manifest, args.vocab_size, args.out / "tokenizer")
+    made.write_text(json.dumps(wanted), encoding="utf-8")
+    print(f"{args.out}: {len(shards)} shards, a tokenizer of {size} tokens, manifest.yaml")
+
+
+def _counts(text: str) -> dict[str, int]:
+    """`text=100,image=50` -> scenes a modality; the default numbers where nothing is given."""
+    if not text:
+        return dict(TRAIN)
+    counts = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if name not in TRAIN or not number.isdigit():
+            raise UserError(f"--train: expected MODALITY=N with {', '.join(TRAIN)}, got {part!r}")
+        counts[name] = int(number)
+    return counts
+
+
+def _import(args: argparse.Namespace) -> None:
+    from ..data.importers import import_dataset
+
+    import_dataset(args.format, args.json, args.media, args.out)
+
+
+def _tokenizer(args: argparse.Namespace) -> None:
+    from ..data.tokenizer import add_special_tokens
+
+    if args.manifest:
+        size = _train_tokenizer(Path(args.manifest), args.vocab_size, args.out)
+    else:
+        size = add_special_tokens(args.source, args.out).vocab_size
+    print(f"{args.out}: a tokenizer of {size} tokens")
+
+
+def _train_tokenizer(manifest: Path, vocab_size: int, out: Path) -> int:
+    """Train on all text of a manifest's sources; returns the vocabulary's size."""
+    from ..data.index import open_source
+    from ..data.manifest import load_manifest
+    from ..data.tokenizer import train_tokenizer
+
+    loaded = load_manifest(manifest)
+    sources = [open_source(loaded, name) for name in loaded.sources]
+    texts = (
+        part
+        for source in sources
+        for index in range(len(source))
+        for turn in source.facts(index).turns
+        for part in turn.parts
+        if isinstance(part, str)
+    )
+    return train_tokenizer(texts, vocab_size, out).vocab_size

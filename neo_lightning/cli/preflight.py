@@ -1,0 +1,63 @@
+"""What is checked before the first step, so that a run does not end in its second stage for a slip in the recipe.
+
+In: the objects of a parsed recipe, and the checkpoint to go on from. Out: nothing, or a refusal that says what to change.
+The rooms check themselves; this calls them early, and adds the checks that need two rooms at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.datamodule import NeoDataModule
+from ..data.tokenizer import Tokenizer
+from ..model.neo import Neo
+from ..training.module import NeoModule
+from ..training.stages import check_stages
+from .errors import UserError
+
+
+def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+    """Check a run's parts against each other, and read the data's index.
+
+    Raises:
+        UserError, ValueError: a stage names parameters or sources that do not exist, shards are missing, no image of a
+            stage's pixel budget fits its context, tokenizer and model do not belong together, or the data is not that
+            of the checkpoint.
+    """
+    if isinstance(module, NeoModule):
+        with torch.device("meta"):
+            model = Neo(module.config)
+        check_stages(model, module.stages, module.config.extra_num_layers)
+        if folder := tokenizer_folder(datamodule):
+            match_tokenizer(module, Tokenizer.load(folder), folder)
+    if isinstance(datamodule, NeoDataModule):
+        datamodule.setup("fit")
+        if checkpoint is not None:
+            meta = torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)
+            datamodule.load_state_dict(meta[type(datamodule).__qualname__])
+
+
+def tokenizer_folder(datamodule: Any) -> str | None:
+    """Folder (or id) of the data's tokenizer, where the data module names one."""
+    folder = getattr(datamodule, "tokenizer_path", None)
+    return None if folder is None else str(folder)
+
+
+def match_tokenizer(module: NeoModule, tokenizer: Tokenizer, folder: str) -> None:
+    """Give a new model the tokenizer's ids; refuse a tokenizer that does not belong to a trained one."""
+    config = module.config
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer {folder} has {tokenizer.vocab_size} tokens, the model only {config.vocab_size} embeddings: "
+            "raise vocab_size in model.model, or train the tokenizer with a smaller --vocab-size"
+        )
+    ids = {"image_token_id": tokenizer.context_id, "image_start_token_id": tokenizer.img_start_id}
+    other = {name: (getattr(config, name), value) for name, value in ids.items() if getattr(config, name) != value}
+    if other and module.init.kind == "released":
+        shown = ", ".join(f"{name} is {ours} in the model and {theirs}" for name, (ours, theirs) in other.items())
+        raise UserError(f"the tokenizer {folder} does not belong to the model {module.init.folder}: {shown} there")
+    module.config = replace(config, **ids)

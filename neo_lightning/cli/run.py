@@ -1,0 +1,217 @@
+"""`lightning run RECIPE`: a recipe to its end: preflight, stages, export, evaluation, report.
+
+    RECIPE + overrides --NeoCLI--> objects --preflight--> fit (from the last committed checkpoint, if there is one)
+      --> RUN/checkpoints/ --> RUN/export/ --> RUN/report.html
+
+The same command goes on where the last one stopped, and does only what is missing: nothing but the run's folder says
+how far it came.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import recipe as recipes
+from .arguments import Arguments, parse
+from .errors import TRY_AGAIN, UserError, user_errors
+
+if TYPE_CHECKING:
+    import torch
+
+    from .parser import NeoCLI
+
+USAGE = """usage: lightning run RECIPE [--config MORE.yaml ...] [--key.path=value ...]
+
+RECIPE is a file, or the name of a shipped one: {shipped}.
+
+  --config MORE.yaml          laid over RECIPE; mappings merge, lists and mixtures are replaced, `null` removes a stage
+  --stages.sft.lr=1e-5        any key of the recipe
+  --trainer.callbacks+=my_callbacks.Hello --trainer.callbacks.greeting=Hi     your own class, from this folder
+  --print_config              print the composed recipe and stop
+
+A run resumes by itself from the last checkpoint in its folder (run.dir). Exit status: 0 done, 2 the input is wrong,
+75 asked to stop and saved, run the same command again. All keys: neo-lightning fit --help"""
+
+
+def main(argv: list[str]) -> int:
+    """Run a recipe; returns the exit status."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE.format(shipped=", ".join(recipes.shipped("recipes"))))
+        return 0
+    arguments = parse(argv, positional=True)
+    with user_errors(f"cannot run {arguments.files[0]}"):
+        from .parser import NeoCLI
+
+        cli = NeoCLI(arguments)
+        run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
+        if run.complete:
+            print(f"{run.folder}: this run is complete ({run.total} steps; report and export are there)")
+            return 0
+        run.prepare()
+    return run.finish() if run.trained() or run.train() else run.outcome
+
+
+class Run:
+    """One run: its folder, how far it has come, and what is left to do."""
+
+    def __init__(self, cli: NeoCLI, arguments: Arguments, command: str) -> None:
+        from ..checkpoint import commit
+        from ..training.callbacks import CommitCheckpoint
+        from ..training.stages import total_steps
+
+        self.cli, self.arguments, self.command = cli, arguments, command
+        self.folder = Path(cli.settings.dir)
+        saver = next((c for c in cli.trainer.callbacks if isinstance(c, CommitCheckpoint)), None)  # type: ignore[attr-defined]
+        self.saver = saver
+        self.checkpoints = saver.folder_of(cli.trainer) if saver else self.folder / "checkpoints"
+        self.total = total_steps(cli.stages)
+        self.checkpoint = commit.latest(self.checkpoints)
+        self.export_dir = _export_folder(cli.export, self.folder)
+        self.times = Times(self.folder / "wall_seconds.json")
+        self.outcome = 0
+        self.preparation = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do."""
+        reported = not self.cli.evaluation or (self.folder / "report.json").is_file()
+        exported = self.export_dir is None or (self.export_dir / "config.json").is_file()
+        return self.trained() and reported and exported
+
+    def trained(self) -> bool:
+        """The last committed checkpoint is that of the last step."""
+        from ..checkpoint import commit
+
+        return self.checkpoint is not None and commit.step_of(self.checkpoint) >= self.total
+
+    def prepare(self) -> None:
+        """Check the run's parts against each other and read the data's index."""
+        from .preflight import check_run
+
+        started = time.perf_counter()
+        check_run(self.cli.model, self.cli.datamodule, None if self.trained() else self.checkpoint)
+        self.preparation = time.perf_counter() - started
+
+    def train(self) -> bool:
+        """Train to the last step; False where this process has nothing more to do (`outcome` says how it ended)."""
+        from ..checkpoint import commit
+
+        trainer = self.cli.trainer
+        if self.checkpoint is not None and trainer.is_global_zero:
+            print(f"going on from {self.checkpoint} (step {commit.step_of(self.checkpoint)} of {self.total})")
+        started = time.perf_counter()
+        trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
+        if not trainer.is_global_zero:
+            return False
+        self.times.add("preparation", self.preparation)
+        self.times.add("training", time.perf_counter() - started)
+        if self.saver is not None and self.saver.interrupted:
+            self.outcome = TRY_AGAIN
+            return False
+        if trainer.global_step < self.total:
+            print(f"stopped after step {trainer.global_step} of {self.total}; the same command goes on from there")
+            return False
+        self.checkpoint = commit.latest(self.checkpoints)
+        if self.checkpoint is None:
+            print("no checkpoint was saved (trainer.enable_checkpointing is false): nothing to export or evaluate")
+            return False
+        return True
+
+    def finish(self) -> int:
+        """Export and evaluate; returns the exit status (1 where an evaluation found what must not happen)."""
+        from . import finish
+
+        if not self.cli.trainer.is_global_zero:
+            return 0
+        assert self.checkpoint is not None
+        dtype, device = self._dtype(), self.cli.trainer.strategy.root_device
+        tokenizer = self._tokenizer()
+        if self.export_dir is not None and not (self.export_dir / "config.json").is_file():
+            started = time.perf_counter()
+            finish.export_checkpoint(self.checkpoint, self.export_dir, tokenizer, dtype=dtype)
+            self.times.add("export", time.perf_counter() - started)
+            print(f"exported: {self.export_dir}")
+        if not self.cli.evaluation:
+            return 0
+        report = finish.evaluate(self.cli.evaluation, self._context(dtype, device, tokenizer))
+        print(f"report: {self.folder / 'report.html'}")
+        for failure in report["failures"]:
+            print(f"failure: {failure}", file=sys.stderr)
+        return 1 if report["failures"] else 0
+
+    def _context(self, dtype: torch.dtype, device: torch.device, tokenizer: str) -> Any:
+        from ..data.tokenizer import Tokenizer
+        from ..evaluation.context import EvaluationContext
+        from . import finish
+
+        assert self.checkpoint is not None
+        return EvaluationContext(
+            model=finish.restore(self.checkpoint, dtype=dtype, device=device),
+            tokenizer=Tokenizer.load(tokenizer),
+            run_dir=self.folder,
+            stages=self.cli.stages,
+            export_dir=self.export_dir,
+            load_export=finish.load_export(dtype, device) if self.export_dir else None,
+            log_dir=self.folder,
+            title=self.cli.settings.name,
+            summary=_purpose(self.arguments.texts[0]),
+            seed=self.cli.config.get("seed_everything"),
+            command=self.command,
+            wall_seconds=self.times.seconds,
+            skipped=finish.left_out(self.folder),
+        )
+
+    def _dtype(self) -> torch.dtype:
+        """What the model is exported and evaluated in: what it computed in while it was trained."""
+        import torch
+
+        return torch.bfloat16 if str(self.cli.trainer.precision).startswith("bf16") else torch.float32
+
+    def _tokenizer(self) -> str:
+        from .preflight import tokenizer_folder
+
+        folder = tokenizer_folder(self.cli.datamodule)
+        if folder is None:
+            raise UserError("the data module names no tokenizer (`tokenizer_path`), which export and evaluation need")
+        return folder
+
+
+class Times:
+    """Seconds of wall time by phase, summed over all processes of a run, in a file of its folder."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Phase -> seconds."""
+        return json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Add to a phase."""
+        known = self.seconds
+        known[phase] = round(known.get(phase, 0.0) + seconds, 2)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(known), encoding="utf-8")
+
+
+def _export_folder(wanted: bool | str, folder: Path) -> Path | None:
+    if wanted is False:
+        return None
+    return folder / "export" if wanted is True else Path(wanted)
+
+
+def _purpose(text: str) -> str:
+    """First paragraph of a recipe's opening comment."""
+    lines = []
+    for line in text.splitlines():
+        words = line.removeprefix("#").strip()
+        if not line.startswith("#") or not words:
+            break
+        lines.append(words)
+    return " ".join(lines)
