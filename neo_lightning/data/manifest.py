@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,18 +105,17 @@ def _source(path: Path, name: str, node: Any) -> SourceSpec:
         _known_keys(node, ("class_path", "init_args"), where)
         return SourceSpec(name=name, class_path=str(node["class_path"]), init_args=node.get("init_args") or {})
     _known_keys(node, ("modality", "shards", "class_path", "init_args"), where)
-    if node.get("modality") not in MODALITIES:
-        raise ManifestError(
-            f"{where}: modality {node.get('modality')!r}{nearest(str(node.get('modality')), MODALITIES)}"
-        )
+    modality = str(node.get("modality"))
+    if modality not in MODALITIES:
+        raise ManifestError(f"{where}: unknown modality {modality!r}{nearest(modality, MODALITIES)}")
     patterns = node.get("shards")
     if isinstance(patterns, str):
         patterns = [patterns]
     if not patterns or not all(isinstance(p, str) for p in patterns):
         raise ManifestError(f"{where}: `shards` must be a file name, a pattern, or a list of them")
     shards = [shard for pattern in patterns for shard in expand_pattern(path.parent, pattern, where)]
-    if twice := {shard for shard in shards if shards.count(shard) > 1} if len(set(shards)) < len(shards) else None:
-        raise ManifestError(f"{where}: shard {sorted(twice)[0]} is named twice")
+    if repeated := [shard for shard, count in Counter(shards).items() if count > 1]:
+        raise ManifestError(f"{where}: shard {repeated[0]} is named twice")
     return SourceSpec(name=name, modality=modality, shards=tuple(shards))
 
 
