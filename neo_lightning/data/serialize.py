@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from neo_lightning.data.facts import MediaError, MediaFacts, Turn
-from neo_lightning.data.image import decode_image, fit, patchify, smart_resize
+from neo_lightning.data.image import decode_image, fit, image_facts, patchify, smart_resize
 from neo_lightning.data.tokenizer import Tokenizer
-from neo_lightning.data.video import choose_moments, decode_frames
-from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Media, PixelBudget, VideoBudget
+from neo_lightning.data.video import choose_moments, decode_frames, video_facts
+from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Media, Message, PixelBudget, VideoBudget
 from neo_lightning.types import Sequence as TokenSequence
 
 _HOLE = -1
@@ -246,3 +246,36 @@ def read_patches(layout: Layout, media: Sequence[Media], facts: Sequence[MediaFa
             shown = decode_frames(medium.data, fact, [unit.frame for unit in units])
         patches += [patchify(fit(p, (u.height, u.width))) for p, u in zip(shown, units, strict=True)]
     return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)
+
+
+def prompt_from_messages(
+    messages: Sequence[Message], tokenizer: Tokenizer, image_budget: PixelBudget, video_budget: VideoBudget
+) -> tuple[TokenSequence, Tensor]:
+    """Tokens that end in `<|im_start|>assistant\\n`, and patches [P, 768] uint8.
+
+    A trailing assistant message is the answer to be found: it is left out, except for media it opens with (a caption's
+    picture stands there).
+
+    Raises:
+        SampleError: no message, or a medium that cannot be read.
+    """
+    turns: list[Turn] = []
+    media: list[Media] = []
+    for number, message in enumerate(messages):
+        answer = number == len(messages) - 1 and message.role == "assistant"
+        parts: list[str | int] = []
+        for part in message.parts:
+            if isinstance(part, Media):
+                parts.append(len(media))
+                media.append(part)
+            elif answer:
+                break
+            else:
+                parts.append(part)
+        if parts or not answer:
+            turns.append(Turn(role=message.role, parts=tuple(parts)))
+    if not turns:
+        raise SampleError("nothing to answer: the conversation has no message before the answer")
+    facts = [image_facts(m.data) if m.kind == "image" else video_facts(m.data) for m in media]
+    layout = make_layout(prompt_outline(turns, tokenizer), facts, tokenizer, image_budget, video_budget)
+    return build_sequence(layout, tokenizer), read_patches(layout, media, facts)
