@@ -43,22 +43,31 @@ def parse_turns(tree: Mapping[str, Any], caption: str | None, kinds: Sequence[st
     Raises:
         SampleError: no conversation, an unknown role or part, or places and media that do not match.
     """
-    has_turns = "conversations" in tree or "messages" in tree
+    if caption is not None and ("conversations" in tree or "messages" in tree):
+        raise SampleError("both a conversation in the JSON and a caption in the .txt")
+    return _number(_turns(tree, caption, literal), kinds)
+
+
+def places(tree: Mapping[str, Any]) -> list[str]:
+    """ "image" or "video" for each place in the conversation, in reading order.
+
+    Raises:
+        SampleError: see `parse_turns`.
+    """
+    return [kind for _, parts in _turns(tree, None, literal=False) for kind, _ in parts if kind != "text"]
+
+
+def _turns(tree: Mapping[str, Any], caption: str | None, literal: bool) -> list[tuple[str, list[_Part]]]:
     if "conversations" in tree and "messages" in tree:
         raise SampleError("JSON holds both `conversations` and `messages`")
-    if has_turns and caption is not None:
-        raise SampleError("both a conversation in the JSON and a caption in the .txt")
-    if has_turns:
-        key, role_key, text_key = ("messages", "role", "content")
-        if "conversations" in tree:
-            key, role_key, text_key = ("conversations", "from", "value")
-        turns = _conversation(tree[key], key, role_key, text_key, literal)
-    else:
-        text = caption if caption is not None else tree.get("text")
-        if not isinstance(text, str):
-            raise SampleError("no `conversations`, `messages` or `text` in the JSON, and no .txt")
-        turns = [("assistant", _split(text, literal))]
-    return _number(turns, kinds)
+    if "conversations" in tree:
+        return _conversation(tree["conversations"], "conversations", "from", "value", literal)
+    if "messages" in tree:
+        return _conversation(tree["messages"], "messages", "role", "content", literal)
+    text = caption if caption is not None else tree.get("text")
+    if not isinstance(text, str):
+        raise SampleError("no `conversations`, `messages` or `text` in the JSON, and no .txt")
+    return [("assistant", _split(text, literal))]
 
 
 _Part = tuple[str, str]  # ("text", the text) or (kind, "")

@@ -41,7 +41,7 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 def smart_resize(height: int, width: int, budget: PixelBudget) -> tuple[int, int]:
     """Size (height, width) in pixels: multiples of 32, area inside the budget, aspect kept as nearly as that allows.
 
-    The rule of Qwen2-VL's and NEO's image processors with factor 32 (neo.md section 2). An area may leave the budget
+    The rule of Qwen2-VL's and NEO's image processors with factor 32. An area may leave the budget
     where a side is already the smallest possible.
 
     Raises:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neo_lightning.data.facts import MediaError, MediaFacts, Turn
+from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, Turn
 from neo_lightning.data.image import decode_image, fit, image_facts, patchify, smart_resize
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.data.video import choose_moments, decode_frames, video_facts
@@ -175,7 +175,7 @@ def _image_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: Pixe
 
 
 def _video_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: VideoBudget) -> Segment:
-    """Global prefix, then per frame its time, the frame and a line feed (NEO-ov's evaluation, neo.md section 2)."""
+    """Global prefix, then per frame its time, the frame and a line feed (as in NEO-ov's evaluation code)."""
     seconds, frames = choose_moments(facts, budget)
     bounds = PixelBudget(min_pixels=budget.min_pixels, max_pixels=budget.max_pixels)
     height, width = smart_resize(facts.height, facts.width, bounds)

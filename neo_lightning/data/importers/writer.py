@@ -1,0 +1,62 @@
+"""Writes samples into one chain of shards per modality; a shard gets its name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from webdataset import TarWriter
+
+
+class ModalityWriter:
+    """Context manager. Left by an exception, it leaves only `.tmp` files of the open shards behind."""
+
+    def __init__(self, out: Path, samples_per_shard: int, bytes_per_shard: int) -> None:
+        self._out, self._most_samples, self._most_bytes = out, samples_per_shard, bytes_per_shard
+        self._open: dict[str, _Shard] = {}
+        self._numbers: dict[str, int] = {}
+
+    def write(self, modality: str, key: str, members: dict[str, bytes]) -> None:
+        """Add one sample: extension -> content."""
+        if modality not in self._open:
+            number = self._numbers.get(modality, 0)
+            self._numbers[modality] = number + 1
+            self._open[modality] = _Shard(self._out / f"{modality}-{number:06d}.tar")
+        shard = self._open[modality]
+        shard.write(key, members)
+        if shard.samples >= self._most_samples or shard.bytes >= self._most_bytes:
+            self._open.pop(modality).finish()
+
+    def __enter__(self) -> ModalityWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for shard in self._open.values():
+            if kind is None:
+                shard.finish()
+            else:
+                shard.file.close()
+
+
+class _Shard:
+    def __init__(self, path: Path) -> None:
+        self.path, self.samples, self.bytes = path, 0, 0
+        self._partial = path.with_suffix(".tar.tmp")
+        self.file: IO[bytes] = self._partial.open("wb")
+        self._tar = TarWriter(self.file, encoder=False, mtime=0)
+
+    def write(self, key: str, members: dict[str, bytes]) -> None:
+        self._tar.write({"__key__": key, **members})
+        self.samples += 1
+        self.bytes += sum(map(len, members.values()))
+
+    def finish(self) -> None:
+        self._tar.close()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self._partial, self.path)
