@@ -1,12 +1,13 @@
 """One decoder layer: attention over the T, H and W axes, then a gated MLP, each behind an RMSNorm.
 
 What differs between training, prefill and cached decoding is only how a layer's queries meet keys and values, so the
-layer is given that: a `Row` (the packed row's rotations and mask) whose `attend` may also fill or read a cache.
+layer is given that: a `Row` (rotations, and an `attend` that knows the mask and may fill or read a cache).
 Parameters carry the names of the released checkpoint.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,26 @@ from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.ops.interval_attention import interval_attention
-from neo_lightning.ops.qk_norm_rope import qk_norm_rope
+from neo_lightning.ops.qk_norm_rope import Rope, qk_norm_rope
 from neo_lightning.ops.rms_norm import rms_norm
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """What all layers share about one packed row. Opaque to FSDP2, so that the tables stay float32 under bf16."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Row(ABC):
+    """What all layers share about one row of tokens. Opaque to FSDP2, so that the tables stay float32 under bf16."""
 
-    rope: tuple[Tensor, Tensor]
-    """(cos, sin), each [T, head_dim] float32."""
+    rope: Rope
+    """Rotations of q and k."""
+
+    @abstractmethod
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
+        """o [T, H, E] of layer number `layer`; the softmax scale is 1/sqrt(head_dim), not 1/sqrt of q's full width."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PackedRow(Row):
+    """Whole documents, packed: tokens see the tokens of this row within their interval."""
+
     start: Tensor
     """[T] int32, see `neo_lightning.sequence`."""
     limit: Tensor
@@ -36,7 +47,7 @@ class Row:
     """What that backend derived from the bounds."""
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
-        """o [T, H, E] of layer number `layer`; the softmax scale is 1/sqrt(head_dim), not 1/sqrt of q's full width."""
+        """See `Row`."""
         return interval_attention(
             q_THD,
             k_TKD,

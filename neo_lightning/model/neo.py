@@ -9,7 +9,8 @@ compilation) sees all of it. Parameter names are those of the released checkpoin
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import initial_state
-from neo_lightning.model.layers import Layer, RMSNorm, Row
+from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
 from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
 from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy
-from neo_lightning.ops.qk_norm_rope import rope_table
+from neo_lightning.ops.qk_norm_rope import Rope, rope_table
 from neo_lightning.types import IGNORE, PackedBatch
 
 
@@ -36,24 +37,18 @@ class NeoOutput(NamedTuple):
     """[n] int64, where the supervised tokens lie in the row: `batch.modality[places]` says whose loss is whose."""
 
 
-class Step(Protocol):
-    """A step of generation: new tokens of one or many sequences, their row, and where to predict."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Step:
+    """A step of generation: the new tokens of one or many sequences, and where to predict."""
 
-    @property
-    def input_ids(self) -> Tensor:
-        """[T] int64."""
-
-    @property
-    def row(self) -> Row:
-        """Rotations, and attention with a cache behind it."""
-
-    @property
-    def last(self) -> Tensor:
-        """[B] int64, places whose next token is wanted."""
-
-    @property
-    def visual(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(visual_index, patches, grids) as in PackedBatch, or None without images."""
+    input_ids: Tensor
+    """[T] int64."""
+    row: Row
+    """Rotations, and attention with a cache behind it."""
+    last: Tensor
+    """[B] int64, places whose next token is wanted."""
+    visual: tuple[Tensor, Tensor, Tensor] | None = None
+    """(visual_index, patches, grids) as in PackedBatch, or None without images."""
 
 
 class VisionModel(nn.Module):
@@ -122,7 +117,7 @@ class Neo(nn.Module):
         language = self.language_model
         return language.model.embed_tokens.weight if self.config.tie_word_embeddings else language.lm_head.weight
 
-    def forward(self, inputs: PackedBatch | Step) -> NeoOutput | Tensor:
+    def forward(self, inputs: PackedBatch | Step) -> Any:
         """Train on a packed row, or predict.
 
         Args:
@@ -142,11 +137,15 @@ class Neo(nn.Module):
         )
         return NeoOutput(loss_sum, nll, places)
 
-    def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> Row:
-        """Rotations and mask of a packed row: positions [T, 3], bounds [T] int32."""
+    def rope(self, positions: Tensor) -> Rope:
+        """Rotations of tokens at positions [T, 3]."""
         config = self.config
-        return Row(
-            rope=rope_table(positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
+        return rope_table(positions, config.head_dim, config.rope_theta, config.rope_theta_hw)
+
+    def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> PackedRow:
+        """Rotations and mask of a packed row: positions [T, 3], bounds [T] int32."""
+        return PackedRow(
+            rope=self.rope(positions),
             start=start,
             limit=limit,
             backend=choose_backend(self.attention, start.device),

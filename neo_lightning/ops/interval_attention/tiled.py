@@ -39,7 +39,7 @@ class Tile:
     keep: bool
 
     def bias(self, group: int, dtype: torch.dtype) -> Tensor | None:
-        """[group * (b - a), hi - lo]: 0 where the row sees the key and -inf elsewhere; None where it sees all."""
+        """[(b - a) * group, hi - lo]: 0 where the row sees the key and -inf elsewhere; None where it sees all."""
         if self.start is None or self.limit is None:
             return None
         if self.kept and self.kept[0].dtype == dtype and self.kept[0].shape[0] == group * (self.b - self.a):
@@ -47,7 +47,7 @@ class Tile:
         j = torch.arange(self.lo, self.hi, device=self.start.device)
         hidden = (j < self.start) | (j >= self.limit)
         bias = torch.zeros(hidden.shape, dtype=dtype, device=j.device).masked_fill_(hidden, float("-inf"))
-        bias = bias.repeat(group, 1)
+        bias = bias.repeat_interleave(group, 0)
         if self.keep:
             self.kept[:] = [bias]
         return bias
@@ -78,7 +78,8 @@ def _matmul_high(a: Tensor, b: Tensor, high: torch.dtype, scale: float, bias: Te
     if a.dtype == high:
         if bias is not None:
             return torch.baddbmm(bias, a, b.transpose(1, 2), alpha=scale)
-        return torch.bmm(a, b.transpose(1, 2)).mul_(scale)
+        s = torch.bmm(a, b.transpose(1, 2))
+        return s if scale == 1.0 else s.mul_(scale)
     if a.is_cuda:
         s = torch.bmm(a, b.transpose(1, 2), out_dtype=high).mul_(scale)
     else:
@@ -95,51 +96,57 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None
 
 
 class _TiledInterval(torch.autograd.Function):
-    """Heads outermost inside: q and o as [K, G, T, .], k and v as [K, T, .]."""
+    """Inside, the heads are outermost and a token's group of query heads are neighbouring rows: q and o are
+    [K, T * G, .], k and v [K, T, .]. A tile of any of them is then a view."""
 
     @staticmethod
     def forward(ctx: Any, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor, tiles: list[Tile], scale: float) -> Tensor:
-        t, h, d = q_THD.shape
-        heads, e = v_TKE.shape[1:]
-        group, high = h // heads, torch.promote_types(q_THD.dtype, torch.float32)
-        q = q_THD.view(t, heads, group, d).permute(1, 2, 0, 3)
+        t, heads, e = v_TKE.shape
+        group, high = q_THD.shape[1] // heads, torch.promote_types(q_THD.dtype, torch.float32)
+        q = _heads_first(q_THD, heads)
         k, v = k_TKD.transpose(0, 1).contiguous(), v_TKE.transpose(0, 1).contiguous()
-        o = v.new_empty(heads, group, t, e)
+        o = v.new_empty(heads, t * group, e)
         for tile in tiles:
-            a, b, lo, hi = tile.a, tile.b, tile.lo, tile.hi
-            rows = q[:, :, a:b].reshape(heads, group * (b - a), d)
-            p = _matmul_high(rows, k[:, lo:hi], high, scale, tile.bias(group, high)).softmax(-1)
-            o[:, :, a:b] = (p.to(v.dtype) @ v[:, lo:hi]).view(heads, group, b - a, e)
-        ctx.save_for_backward(q_THD, k, v)
+            rows, keys = slice(tile.a * group, tile.b * group), slice(tile.lo, tile.hi)
+            p = _matmul_high(q[:, rows], k[:, keys], high, scale, tile.bias(group, high)).softmax(-1)
+            torch.bmm(p.to(v.dtype), v[:, keys], out=o[:, rows])
+        ctx.save_for_backward(q, k, v)
         ctx.tiles, ctx.scale = tiles, scale
-        return o.permute(2, 0, 1, 3).reshape(t, h, e)
+        return _tokens_first(o, t)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_THD, k, v = ctx.saved_tensors
-        t, h, d = q_THD.shape
-        heads, _, e = v.shape
-        group, high = h // heads, torch.promote_types(q_THD.dtype, torch.float32)
-        q = q_THD.view(t, heads, group, d).permute(1, 2, 0, 3)
-        do = grads[0].reshape(t, heads, group, e).permute(1, 2, 0, 3)
-        dq = q_THD.new_empty(heads, group, t, d)
+        q, k, v = ctx.saved_tensors
+        heads, t, _ = k.shape
+        group, high = q.shape[1] // t, torch.promote_types(q.dtype, torch.float32)
+        do = _heads_first(grads[0], heads)
+        dq = torch.empty_like(q)
         dk, dv = torch.zeros_like(k, dtype=high), torch.zeros_like(v, dtype=high)
         for tile in ctx.tiles:
-            a, b, lo, hi = tile.a, tile.b, tile.lo, tile.hi
-            n = group * (b - a)
-            rows, do_rows = q[:, :, a:b].reshape(heads, n, d), do[:, :, a:b].reshape(heads, n, e)
-            p = _matmul_high(rows, k[:, lo:hi], high, ctx.scale, tile.bias(group, high)).softmax(-1)
-            _accumulate(dv[:, lo:hi], p.to(v.dtype), do_rows)
-            dp = _matmul_high(do_rows, v[:, lo:hi], high, 1.0, None)
+            rows, keys = slice(tile.a * group, tile.b * group), slice(tile.lo, tile.hi)
+            p = _matmul_high(q[:, rows], k[:, keys], high, ctx.scale, tile.bias(group, high)).softmax(-1)
+            _accumulate(dv[:, keys], p.to(v.dtype), do[:, rows])
+            dp = _matmul_high(do[:, rows], v[:, keys], high, 1.0, None)
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, high).to(k.dtype)
-            dq[:, :, a:b] = (ds @ k[:, lo:hi]).mul_(ctx.scale).view(heads, group, b - a, d)
-            _accumulate(dk[:, lo:hi], ds, rows, ctx.scale)
-        dq_THD = dq.permute(2, 0, 1, 3).reshape(t, h, d)
-        return dq_THD, dk.transpose(0, 1).to(k.dtype), dv.transpose(0, 1).to(v.dtype), None, None
+            torch.baddbmm(dq[:, rows], ds, k[:, keys], beta=0, alpha=ctx.scale, out=dq[:, rows])
+            _accumulate(dk[:, keys], ds, q[:, rows], ctx.scale)
+        return _tokens_first(dq, t), dk.transpose(0, 1).to(k.dtype), dv.transpose(0, 1).to(v.dtype), None, None
+
+
+def _heads_first(x_THD: Tensor, heads: int) -> Tensor:
+    """[T, heads * G, D] -> [heads, T * G, D]."""
+    t, h, d = x_THD.shape
+    return x_THD.reshape(t, heads, h // heads, d).transpose(0, 1).reshape(heads, -1, d)
+
+
+def _tokens_first(x: Tensor, t: int) -> Tensor:
+    """[heads, T * G, D] -> [T, heads * G, D]."""
+    heads, rows, d = x.shape
+    return x.view(heads, t, rows // t, d).transpose(0, 1).reshape(t, -1, d)
 
 
 @torch.compiler.disable
 def attend(q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor, tiles: list[Tile], scale: float) -> Tensor:
     """See `interval_attention`. A compiled layer steps out of its graph here: the tiles differ from batch to batch."""
     with torch.autocast(q_THD.device.type, enabled=False):
-        return _TiledInterval.apply(q_THD.contiguous(), k_TKD, v_TKE, tiles, scale)
+        return _TiledInterval.apply(q_THD, k_TKD, v_TKE, tiles, scale)

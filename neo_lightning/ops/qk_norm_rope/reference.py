@@ -1,47 +1,60 @@
-"""Per-axis QK norm and native RoPE as defined, with one rotation for the three axes."""
+"""Per-axis QK norm and native RoPE as defined, and the rotations' table."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from neo_lightning.ops.rms_norm import rms_norm
+from neo_lightning.ops.rms_norm import rms_norm_reference
 
 
-def rope_table(positions: Tensor, head_dim: int, theta: float, theta_hw: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every rotation, once per batch.
+class Rope(NamedTuple):
+    """Rotations of every token of a row, in the columns [T | H | W] of a query or key."""
+
+    cos: Tensor
+    """[T, 2 * head_dim] float32."""
+    sin: Tensor
+    """[T, 2 * head_dim] float32, negative in the first half of each axis."""
+    swap: Tensor
+    """[8] int64: with the columns cut in 8 blocks, the order that exchanges the halves of each axis."""
+
+
+def rope_table(positions: Tensor, head_dim: int, theta: float, theta_hw: float) -> Rope:
+    """The rotations, once per batch for all layers.
 
     Args:
         positions: [T, 3] integer (t, h, w).
         head_dim: width of the T axis; H and W are half as wide.
         theta, theta_hw: bases of T and of H and W; inverse frequencies are base^(-2k / width).
 
-    Returns:
-        cos and sin, each [T, head_dim] float32: columns [T (head_dim / 2) | H (head_dim / 4) | W (head_dim / 4)].
-        Angles are float64 until after the cosine: at position 30,000 a float32 angle is off by 0.002.
+    Angles are float64 until after the cosine: at position 30,000 a float32 angle is off by 0.002.
     """
     device = positions.device
 
     def inverse(width: int, base: float) -> Tensor:
         return base ** (-torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)
 
+    t, h, w = positions.double().unbind(-1)
     hw = inverse(head_dim // 2, theta_hw)
-    frequencies = torch.cat([inverse(head_dim, theta), hw, hw])
-    widths = torch.tensor([head_dim // 2, head_dim // 4, head_dim // 4], device=device)
-    axis = torch.repeat_interleave(torch.arange(3, device=device), widths, output_size=head_dim)
-    angles = positions.double()[:, axis] * frequencies
-    return angles.cos().float(), angles.sin().float()
+    angles = [t[:, None] * inverse(head_dim, theta), h[:, None] * hw, w[:, None] * hw]
+    cos = [a.cos().float() for a in angles]
+    sin = [a.sin().float() for a in angles]
+    block = torch.arange(8, device=device)
+    return Rope(
+        torch.cat([x for c in cos for x in (c, c)], -1),
+        torch.cat([x for s in sin for x in (-s, s)], -1),
+        block ^ (2 - block // 4),  # 2 3 0 1 | 5 4 | 7 6
+    )
 
 
 def qk_norm_rope_reference(
-    x_t: Tensor, x_hw: Tensor, weights: tuple[Tensor, Tensor, Tensor], rope: tuple[Tensor, Tensor], eps: float
+    x_t: Tensor, x_hw: Tensor, weights: tuple[Tensor, Tensor, Tensor], rope: Rope, eps: float
 ) -> Tensor:
     """See `qk_norm_rope`."""
     high = torch.promote_types(x_t.dtype, torch.float32)
-    t1, t2 = rms_norm(x_t.to(high), weights[0], eps).chunk(2, -1)
-    x_h, x_w = x_hw.to(high).chunk(2, -1)
-    h1, h2 = rms_norm(x_h, weights[1], eps).chunk(2, -1)
-    w1, w2 = rms_norm(x_w, weights[2], eps).chunk(2, -1)
-    first, second = torch.cat([t1, h1, w1], -1), torch.cat([t2, h2, w2], -1)
-    cos, sin = rope[0][:, None], rope[1][:, None]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x_t.dtype)
+    x_h, x_w = x_hw.chunk(2, -1)
+    axes = [rms_norm_reference(x.to(high), w, eps) for x, w in zip((x_t, x_h, x_w), weights, strict=True)]
+    exchanged = torch.cat([half for axis in axes for half in reversed(axis.chunk(2, -1))], -1)
+    return (torch.cat(axes, -1) * rope.cos[:, None] + exchanged * rope.sin[:, None]).to(x_t.dtype)

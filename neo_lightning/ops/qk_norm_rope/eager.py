@@ -1,0 +1,81 @@
+"""Per-axis QK norm and native RoPE with a backward pass written out, in few passes over memory.
+
+All three axes lie in one array z [T, N, 2 D] (D = head_dim; T | H | W, each axis two halves), normalised. With the
+norms' weights w, the rotations' cosines c and signed sines s, and x' for x with the halves of every axis exchanged:
+
+    out = z w c + (z w)' s            u = dout c + (dout s)'
+    dw = sum over tokens and heads of u z         dx = r (u w - z mean over the axis of (u w z))
+
+The weights go into the tables (one head's worth of work). Per-axis numbers spread over their columns by a product
+with a [3, 2 D] matrix, which on a CPU is several times faster than broadcasting over axes of 8 or 16 columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class EagerQKNormRope(torch.autograd.Function):
+    """(x_t, x_hw [T, N, D], w_t [D], w_h, w_w [D / 2], cos, sin [T, 2 D], swap [8], eps) -> [T, N, 2 D]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_t: Tensor,
+        x_hw: Tensor,
+        w_t: Tensor,
+        w_h: Tensor,
+        w_w: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        swap: Tensor,
+        eps: float,
+    ) -> Tensor:
+        high = torch.promote_types(x_t.dtype, torch.float32)
+        axes = _columns_of_axes(x_t.shape[2], high, x_t.device)
+        r = torch.cat([_inverse_rms(x_t, 1, eps, high), _inverse_rms(x_hw, 2, eps, high)], -1)  # [T, N, 3]
+        z = torch.cat([x_t, x_hw], -1).to(high).mul_(r @ axes)
+        w = torch.cat([w_t, w_h, w_w]).to(high)
+        c, s = cos.to(high) * w, sin.to(high) * _exchange(w, swap)
+        out = (z * c[:, None]).addcmul_(_exchange(z, swap), s[:, None])
+        ctx.save_for_backward(z, w, r, cos, sin, swap, axes)
+        ctx.dtypes = x_t.dtype, w_t.dtype
+        return out.to(x_t.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, w, r, cos, sin, swap, axes = ctx.saved_tensors
+        d = z.shape[-1] // 2
+        dout = grads[0].contiguous().to(z.dtype)
+        sin_exchanged = _exchange(sin.to(z.dtype), swap)
+        u = (dout * cos.to(z.dtype)[:, None]).addcmul_(_exchange(dout, swap), sin_exchanged[:, None])
+        product = (u * z).view(-1, 2 * d)
+        dws: tuple[Tensor | None, ...] = (None, None, None)
+        if any(ctx.needs_input_grad[2:5]):
+            dws = product.sum(0).to(ctx.dtypes[1]).split([d, d // 2, d // 2])
+        means = product @ (axes * w / axes.sum(1, keepdim=True)).t()
+        dz = u.mul_(w).addcmul_(z, (means @ axes).view_as(z), value=-1)
+        scale = r @ axes
+        dx_t, dx_hw = dz[..., :d] * scale[..., :d], dz[..., d:] * scale[..., d:]
+        return dx_t.to(ctx.dtypes[0]), dx_hw.to(ctx.dtypes[0]), *dws, None, None, None, None
+
+
+def _exchange(x: Tensor, swap: Tensor) -> Tensor:
+    """x [..., 2 D] with the two halves of each axis exchanged."""
+    return x.unflatten(-1, (8, -1)).index_select(x.dim() - 1, swap).flatten(-2)
+
+
+def _inverse_rms(x: Tensor, axes: int, eps: float, dtype: torch.dtype) -> Tensor:
+    """[T, N, axes * width] -> 1/sqrt(mean(x^2) + eps) of each axis, [T, N, axes]."""
+    parts = x.unflatten(-1, (axes, -1))
+    length = torch.linalg.vector_norm(parts, dim=-1, dtype=dtype)
+    return length.square_().div_(parts.shape[-1]).add_(eps).rsqrt_()
+
+
+def _columns_of_axes(d: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[3, 2 D]: row a is 1 in the columns of axis a."""
+    quarter = torch.arange(4, device=device).repeat_interleave(d // 2)
+    return ((quarter - 1).clamp_(0) == torch.arange(3, device=device)[:, None]).to(dtype)
