@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,7 +21,7 @@ from torch.utils.data import DataLoader
 from neo_lightning.data.dataset import PreparedSource, StepDataset, StepSampler
 from neo_lightning.data.index import open_source
 from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
-from neo_lightning.data.plan import PlanError, StepSpec, iterate_steps
+from neo_lightning.data.plan import PlanError, StepSpec, iterate_steps, one_pass
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.types import PackedBatch, Stage
 
@@ -41,7 +39,6 @@ class NeoDataModule(pl.LightningDataModule):
         num_workers: reading processes; 0 reads in the training process. The rows are the same for any number.
         seed: of the shuffling.
         validation: sources of which `val_dataloader` gives one pass, under the last stage's budgets.
-        skipped_log: file for a JSON line per sample that was left out or shrunk, with its reason.
         prefetch: steps that each worker prepares ahead.
     """
 
@@ -53,7 +50,6 @@ class NeoDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         validation: list[str] | None = None,
-        skipped_log: str | None = None,
         prefetch: int = 2,
     ) -> None:
         super().__init__()
@@ -61,10 +57,10 @@ class NeoDataModule(pl.LightningDataModule):
             raise PlanError("no stages: the curriculum is empty")
         self.manifest_path, self.stages, self.tokenizer_path = manifest, dict(stages), tokenizer
         self.num_workers, self.seed, self.prefetch = num_workers, seed, prefetch
-        self.validation, self.skipped_log = list(validation or []), skipped_log
+        self.validation = list(validation or [])
         self.next_step = 0
         self.skipped: list[tuple[str, str]] = []
-        """(`source/key` or `stage: source/key`, reason) of what was left out or shrunk; filled by `setup`."""
+        """(`source/key`, reason) of what was left out or shrunk; filled by `setup`."""
         self._tokenizer: Tokenizer | None = None
         self._sources: dict[str, PreparedSource] = {}
         self._lengths: dict[tuple[str, str], np.ndarray] = {}
@@ -95,8 +91,6 @@ class NeoDataModule(pl.LightningDataModule):
                 self._lengths[source, name] = lengths
                 self.skipped += [(f"{source}/{key}", f"stage {name}: {reason}") for key, reason in notes]
         self._sources = sources
-        if self.skipped_log and self._rank_and_world()[0] == 0:
-            write_skipped(self.skipped_log, self.skipped)
 
     def _check_names(self, manifest: Manifest) -> None:
         for name, stage in self.stages.items():
@@ -147,9 +141,14 @@ class NeoDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """One row an item, one pass over the validation sources; nothing where none is named."""
-        return []
+        if not self.validation:
+            return []
+        self.setup()
+        name, stage = list(self.stages.items())[-1]
+        lengths = {source: self._sources[source].lengths(stage)[0] for source in self.validation}
+        return self._loader(one_pass(name, stage, lengths, *self._rank_and_world()))
 
-    def _loader(self, sampler: StepSampler) -> DataLoader[list[PackedBatch]]:
+    def _loader(self, sampler: Iterable[StepSpec]) -> DataLoader[list[PackedBatch]]:
         workers = self.num_workers
         return DataLoader(
             StepDataset(self._sources, self.stages, self.tokenizer),
@@ -212,24 +211,6 @@ def check_reachable(name: str, stage: Stage, modalities: Mapping[str, str]) -> N
                 f"stage {name!r}: {kind}.min_pixels {least} makes every picture of source {source!r} at least {tokens} "
                 f"tokens, more than the context of {stage.context}; raise the context or lower {kind}.min_pixels"
             )
-
-
-def summarise(skipped: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
-    """(count, reason, example) per kind of reason, most frequent first; names and numbers do not tell reasons apart."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for key, reason in skipped:
-        kind = re.sub(r"'[^']*'|\d+(\.\d+)?| \[[^]]*\]$", "*", reason)
-        groups.setdefault(kind, []).append((key, reason))
-    ordered = sorted(groups.values(), key=len, reverse=True)
-    return [(len(group), group[0][1], group[0][0]) for group in ordered]
-
-
-def write_skipped(path: str | Path, skipped: Sequence[tuple[str, str]]) -> None:
-    """One JSON object a line: sample and reason. Names are escaped to ASCII."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"sample": key, "reason": reason}) for key, reason in skipped]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
 
 
 def _identity(item: Any) -> Any:

@@ -5,6 +5,7 @@ In memory for now; a Parquet sidecar per shard can fill the same two dataclasses
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,11 @@ class SampleError(ValueError):
 
 class MediaError(SampleError):
     """This image or clip cannot be used."""
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without the names and numbers that tell its cases apart: for counting by reason."""
+    return re.sub(r"'[^']*'|\d+(\.\d+)?", "…", re.sub(r" \[[^]]*\]$", "", reason))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

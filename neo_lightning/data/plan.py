@@ -118,6 +118,22 @@ def iterate_packs(stages: Mapping[str, Stage], lengths_of: LengthsOf, seed: int)
         first += total or 0
 
 
+def one_pass(
+    name: str, stage: Stage, lengths: Mapping[str, np.ndarray], rank: int = 0, world: int = 1
+) -> list[StepSpec]:
+    """Every sample of the sources once, one row an item; for validation. Empty rows even out the ranks."""
+    pool = [
+        _Waiting(DocumentSpec(source, i, int(length)), 0)
+        for source, array in lengths.items()
+        for i, length in enumerate(array)
+        if length
+    ]
+    rows = _best_fit(pool, stage.context)
+    packs = [PackSpec(i, name, tuple(item.document for item in row)) for i, row in enumerate(rows)]
+    packs += [PackSpec(-1, name, ())] * (-len(packs) % world)
+    return [StepSpec(step, (pack,)) for step, pack in enumerate(packs[rank::world])]
+
+
 def _stage_packs(
     name: str,
     stage: Stage,
