@@ -1,0 +1,98 @@
+"""Exact match per question type, its uncertainty, and the rule that decides whether a type was learned.
+
+Comes in: answers, truths and type names, batch by batch. Goes out: counts per type, summed over all processes. Exact
+match is harsh (a right answer with one word too many is wrong) and in exchange needs no judge and no tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+Verdict = Literal["learned", "partly learned", "not learned"]
+Z95 = 1.959963984540054
+"""Two-sided 95% quantile of the normal distribution."""
+
+
+class Score(NamedTuple):
+    """Right answers among the questions of one type."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0-1; nan where nothing was asked."""
+        return self.correct / self.total if self.total else math.nan
+
+
+class ExactMatch(Metric):
+    """Exact match per question type, as integer counts that add up over batches and processes.
+
+    Args:
+        types: names of the question types; asking another one is an error.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, types: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.types = tuple(dict.fromkeys(types))
+        for state in ("correct", "total"):
+            self.add_state(state, default=torch.zeros(len(self.types), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, answers: Sequence[str], truths: Sequence[str], types: Sequence[str]) -> None:
+        """Count one batch; the three lists have equal lengths."""
+        for answer, truth, name in zip(answers, truths, types, strict=True):
+            if name not in self.types:
+                raise ValueError(f"unknown question type {name!r}; this metric counts {', '.join(self.types)}")
+            place = self.types.index(name)
+            self.total[place] += 1
+            self.correct[place] += exact_match(answer, truth)
+
+    def compute(self) -> dict[str, Score]:
+        """Counts of every type, over all processes."""
+        pairs = zip(self.correct.tolist(), self.total.tolist(), strict=True)
+        return {name: Score(correct, total) for name, (correct, total) in zip(self.types, pairs, strict=True)}
+
+
+def exact_match(answer: str, truth: str) -> bool:
+    """Whether two answers are equal, with runs of white space counted as one space and none at the ends."""
+    return answer.split() == truth.split()
+
+
+def wilson_interval(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
+    """Confidence interval of a share, Wilson's score interval (Wilson 1927, JASA 22, eq. 4; no continuity correction).
+
+    Unlike the usual plus-minus it stays in [0, 1] and has a width at 0% and 100%. No observations: (0, 1).
+    """
+    if not 0 <= correct <= total:
+        raise ValueError(f"need 0 <= correct <= total, got {correct} of {total}")
+    if total == 0:
+        return 0.0, 1.0
+    share, square = correct / total, z * z
+    centre = (share + square / (2 * total)) / (1 + square / total)
+    half = z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
+    # At the ends the bound is exactly 0 or 1; rounding must not say otherwise.
+    return (0.0 if correct == 0 else centre - half), (1.0 if correct == total else centre + half)
+
+
+def verdict(score: Score, *, guess: float, goal: float) -> Verdict:
+    """What can be said about a type: see RULE."""
+    if wilson_interval(*score)[0] <= guess or not score.total:
+        return "not learned"
+    return "learned" if score.accuracy >= goal else "partly learned"
+
+
+RULE = (
+    "A question type is learned if its exact match reaches the goal and the lower end of the 95% Wilson interval lies "
+    "above what guessing gives. It is partly learned if only the second holds, and not learned otherwise."
+)

@@ -1,0 +1,149 @@
+"""Held-out samples -> questions ready for the model, and the model's answers to them.
+
+A question is a sample whose last turn is the right answer; its `meta` names the question type (`task`) and what a
+guess reaches (`chance`, `guess`). So any shard with such `meta` can be evaluated, not only drawn scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..data.index import ShardSource
+from ..data.manifest import expand_pattern
+from ..data.serialize import prompt_from_messages
+from ..data.shards import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, scan_shard
+from ..model.generate import Prompt, generate
+from ..types import Media, Message, PixelBudget, Sample, Sequence, VideoBudget
+from .pictures import blank
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+    from ..model.neo import Neo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question as the model gets it."""
+
+    key: str
+    kind: str
+    """Question type."""
+    modality: str
+    text: str
+    """What the last user turn says behind its media, for people."""
+    truth: str
+    chance: float
+    """Exact match (0-1) of the best guess that sees no pixels."""
+    guess: float
+    """Exact match of a guess among what is visible; what has to be beaten."""
+    sequence: Sequence
+    patches: Tensor
+    """[P, 768] uint8."""
+
+    @property
+    def blanked(self) -> Question:
+        """The same question with every pixel mid-grey."""
+        return replace(self, patches=blank(self.patches))
+
+
+def open_shards(patterns: Iterable[str]) -> list[ShardSource]:
+    """Held-out shards, each with one modality, which its first sample tells.
+
+    Raises:
+        ManifestError, ShardError: a pattern matches nothing, or a shard is damaged.
+        ValueError: a sample cannot be used. Training leaves such a sample out; an accuracy over fewer questions than
+            were written would be wrong without anybody noticing.
+    """
+    sources = []
+    for path in [path for pattern in patterns for path in expand_pattern(Path(), pattern, "evaluation")]:
+        source = ShardSource(path.stem, _modality(path), (path,))
+        if source.skipped:
+            key, reason = source.skipped[0]
+            raise ValueError(
+                f"{path}: {len(source.skipped)} held-out samples cannot be used, the first being {key!r}: {reason} "
+                "(a held-out shard holds samples of one modality)"
+            )
+        sources.append(source)
+    return sources
+
+
+def _modality(path: Path) -> str:
+    extensions = [member.extension for sample in scan_shard(path)[:1] for member in sample.members]
+    if any(extension in VIDEO_EXTENSIONS for extension in extensions):
+        return "video"
+    images = sum(extension in IMAGE_EXTENSIONS for extension in extensions)
+    return ("text", "image", "multi_image")[min(images, 2)]
+
+
+def question_type(sample: Sample) -> str:
+    """The type of question that a held-out sample asks.
+
+    Raises:
+        ValueError: `meta` lacks the type or its chance level.
+    """
+    for name in ("task", "chance"):
+        if name not in sample.meta:
+            raise ValueError(
+                f"{sample.key}: `meta` lacks {name!r}; evaluation needs `task` (the question type) and `chance` (exact "
+                f"match of a guess, 0-1), found {', '.join(sample.meta) or 'nothing'}"
+            )
+    return str(sample.meta["task"])
+
+
+def question(sample: Sample, tokenizer: Tokenizer, image: PixelBudget, video: VideoBudget) -> Question:
+    """Turn a held-out sample into a question.
+
+    Raises:
+        ValueError: the last turn is not the assistant's, or `meta` lacks the type or its chance level.
+    """
+    kind, meta = question_type(sample), sample.meta
+    *asked, last = sample.messages
+    if last.role != "assistant" or not asked:
+        raise ValueError(f"{sample.key}: a question's last message has to be the assistant's right answer")
+    sequence, patches = prompt_from_messages(asked, tokenizer, image, video)
+    return Question(
+        key=sample.key,
+        kind=kind,
+        modality=sample.modality,
+        text=_text(asked[-1]),
+        truth=_text(last),
+        chance=float(meta["chance"]),
+        guess=float(meta.get("guess", meta["chance"])),
+        sequence=sequence,
+        patches=patches,
+    )
+
+
+def _text(message: Message) -> str:
+    """What a turn says behind its last medium."""
+    media = [place for place, part in enumerate(message.parts) if isinstance(part, Media)]
+    behind = message.parts[media[-1] + 1 :] if media else message.parts
+    return "".join(part for part in behind if isinstance(part, str)).strip()
+
+
+def answers(model: Neo, tokenizer: Tokenizer, questions: list[Question], max_new_tokens: int) -> list[str]:
+    """Greedy answers of one batch, up to the end of the turn."""
+    prompts = [
+        Prompt(
+            input_ids=asked.sequence.input_ids,
+            visual=asked.sequence.visual,
+            grids=asked.sequence.grids,
+            patches=asked.patches,
+        )
+        for asked in questions
+    ]
+    generated = generate(model, prompts, max_new_tokens=max_new_tokens, stop_ids=[tokenizer.im_end_id])
+    return [tokenizer.decode(ids).strip() for ids in generated]
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,203 @@
+"""Held-out questions with one right answer each: exact match per type, the blanked control, and the export's answers.
+
+Every batch is read once and answered up to three times: as it is, with every pixel grey (a type that can be answered
+without looking shows here), and by the model loaded again from the exported folder, whose answers have to be the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import track
+
+from ..types import Sample
+from .context import Evaluation, EvaluationContext
+from .examples import EXAMPLES_RULE, Example, Gallery, save_examples
+from .metrics import RULE, ExactMatch, Score, verdict, wilson_interval
+from .questions import Question, answers, batches, open_shards, question, question_type
+from .words import label, listing, percent
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+    from ..model.neo import Neo
+
+CONTROL_MARGIN = 0.12
+CONTROL_RULE = (
+    f"With every pixel grey, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance; "
+    "a type that does better than that gives its answer away in words."
+)
+
+
+class SceneEvaluation(Evaluation):
+    """Exact match per question type on held-out shards.
+
+    The `meta` of each sample names its question type (`task`), `chance` and optionally `guess`, as
+    `neo-lightning data scenes` writes them; any other shards with such `meta` will do.
+
+    Args:
+        shards: held-out shards: a file name or a glob or brace pattern, or a list of them.
+        name: key of the result in report.json.
+        limit: at most this many questions of each type (None: all).
+        blank_control: ask again with every pixel grey.
+        batch_size: questions answered together.
+        max_new_tokens: longest answer, in tokens.
+        goal: exact match (0-1) from which a type counts as learned.
+        goals: goals of single types, in place of `goal`.
+        pictures: number of examples with pictures in the report.
+    """
+
+    def __init__(
+        self,
+        shards: str | list[str],
+        name: str = "scenes",
+        limit: int | None = None,
+        blank_control: bool = True,
+        batch_size: int = 32,
+        max_new_tokens: int = 24,
+        goal: float = 0.9,
+        goals: dict[str, float] | None = None,
+        pictures: int = 24,
+    ) -> None:
+        self.shards = [shards] if isinstance(shards, str) else list(shards)
+        self.name = name
+        self.limit = limit
+        self.blank_control = blank_control
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self.goal = goal
+        self.goals = dict(goals or {})
+        self.pictures = pictures
+
+    def run(self, context: EvaluationContext) -> dict[str, Any]:
+        """Answer every question; see the head of this file. Returns rates per type, examples, goals and failures."""
+        exported = None
+        if context.export_dir is not None and context.load_export is not None:
+            exported = context.load_export(context.export_dir)
+        started = time.perf_counter()
+        chosen = self._choose()
+        tally = Tally([kind for kind, _ in chosen], Gallery(self.pictures))
+        bar = track(batches(chosen, self.batch_size), "answering", total=math.ceil(len(chosen) / self.batch_size))
+        for batch in bar:
+            asked = [self._question(read(), context) for _, read in batch]
+            said = self._answers(context.model, context.tokenizer, asked)
+            seen = [item for item in asked if self.blank_control and len(item.patches)]
+            hidden = self._answers(context.model, context.tokenizer, [item.blanked for item in seen])
+            blanked = dict(zip((id(item) for item in seen), hidden, strict=True))
+            again = self._answers(*exported, asked) if exported else None
+            tally.add(asked, said, [blanked.get(id(item)) for item in asked], again)
+        return self._result(tally, context.run_dir) | {"seconds": round(time.perf_counter() - started, 2)}
+
+    def _choose(self) -> list[tuple[str, Callable[[], Sample]]]:
+        """Type and reader of every question, `limit` of each type."""
+        seen: Counter[str] = Counter()
+        chosen: list[tuple[str, Callable[[], Sample]]] = []
+        for source in open_shards(self.shards):
+            for place in range(len(source)):
+                kind = question_type(source.read(place))
+                seen[kind] += 1
+                if self.limit is None or seen[kind] <= self.limit:
+                    chosen.append((kind, partial(source.read, place)))
+        if unknown := set(self.goals) - set(seen):
+            raise ValueError(
+                f"evaluation {self.name!r}: goals for {listing(sorted(unknown))}; the shards ask {listing(list(seen))}"
+            )
+        return chosen
+
+    def _question(self, sample: Sample, context: EvaluationContext) -> Question:
+        last = list(context.stages.values())[-1]
+        return question(sample, context.tokenizer, last.image, last.video)
+
+    def _answers(self, model: Neo, tokenizer: Tokenizer, asked: list[Question]) -> list[str]:
+        return answers(model, tokenizer, asked, self.max_new_tokens) if asked else []
+
+    def _result(self, tally: Tally, run_dir: Path) -> dict[str, Any]:
+        scores = tally.scores.compute()
+        blanked = tally.blanked.compute() if tally.blanked.update_called else {}
+        types = {}
+        for kind, score in scores.items():
+            about = tally.about[kind]
+            goal = self.goals.get(kind, self.goal)
+            said = verdict(score, guess=about.guess, goal=goal)
+            control = _rates(blanked[kind]) if kind in blanked and blanked[kind].total else None
+            types[kind] = {
+                "modality": about.modality,
+                **_rates(score),
+                "chance": about.chance,
+                "guess": about.guess,
+                "blanked": control,
+                "control_met": abs(control["accuracy"] - about.chance) <= CONTROL_MARGIN if control else None,
+                "goal": goal,
+                "goal_met": score.accuracy >= goal,
+                "verdict": said,
+                "learned": said == "learned",
+            }
+        different = tally.different
+        failures = []
+        if different:
+            failures = [f"the exported model answered {len(different)} of {tally.checked} questions differently"]
+        export = {"checked": tally.checked, "same": tally.checked - len(different), "different": different[:20]}
+        return {
+            "rule": RULE,
+            "control_rule": CONTROL_RULE,
+            "examples_rule": EXAMPLES_RULE,
+            "types": types,
+            "goals": _goals(types),
+            "export": export if tally.checked else None,
+            "examples": save_examples(tally.gallery.chosen(), run_dir),
+            "failures": failures,
+        }
+
+
+class Tally:
+    """What is counted while the answers stream by."""
+
+    def __init__(self, kinds: list[str], gallery: Gallery) -> None:
+        self.scores, self.blanked = ExactMatch(kinds), ExactMatch(kinds)
+        self.gallery = gallery
+        self.about: dict[str, Question] = {}
+        """First question of each type: it carries the type's modality and chance."""
+        self.checked = 0
+        self.different: list[dict[str, str]] = []
+
+    def add(self, asked: list[Question], said: list[str], hidden: list[str | None], again: list[str] | None) -> None:
+        """Count one batch: answers, answers to grey pixels (None: not asked), and the exported model's answers."""
+        self.scores.update(said, [item.truth for item in asked], [item.kind for item in asked])
+        for item, answer, grey in zip(asked, said, hidden, strict=True):
+            self.about.setdefault(item.kind, item)
+            if grey is not None:
+                self.blanked.update([grey], [item.truth], [item.kind])
+            self.gallery.add(Example(asked=item, answer=answer, blanked_answer=grey))
+        if again is not None:
+            self.checked += len(asked)
+            for item, before, after in zip(asked, said, again, strict=True):
+                if before != after:
+                    self.different.append({"key": item.key, "before": before, "after": after})
+
+
+def _rates(score: Score) -> dict[str, Any]:
+    return {
+        "correct": score.correct,
+        "total": score.total,
+        "accuracy": score.accuracy,
+        "interval": list(wilson_interval(*score)),
+    }
+
+
+def _goals(types: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the run set out to reach, and whether it did."""
+    goals = []
+    for kind, entry in types.items():
+        value = {"value": entry["accuracy"], "met": entry["goal_met"]}
+        goals.append({"name": f"{label(kind)}: exact match", "goal": f">= {percent(entry['goal'])}", **value})
+    for kind, entry in types.items():
+        if entry["blanked"]:
+            value = {"value": entry["blanked"]["accuracy"], "met": entry["control_met"]}
+            goal = f"within {100 * CONTROL_MARGIN:.0f} points of {percent(entry['chance'])}"
+            goals.append({"name": f"{label(kind)}: pixels blanked", "goal": goal, **value})
+    return goals

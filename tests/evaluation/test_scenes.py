@@ -1,0 +1,104 @@
+"""The whole way: held-out shards -> answers of a real (random) model -> counts, controls, export check, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neo_lightning.data.scenes import TASKS
+from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.evaluation import EvaluationContext, SceneEvaluation, write_report
+from neo_lightning.evaluation.questions import Question
+from neo_lightning.model.neo import Neo
+
+from .conftest import PER_TASK, random_model
+from .test_report import check_page
+
+
+class Oracle(SceneEvaluation):
+    """Answers right where it sees something, and `?` to grey pixels."""
+
+    def _answers(self, model: Neo, tokenizer: Tokenizer, asked: list[Question]) -> list[str]:
+        return ["?" if len(q.patches) and q.patches.unique().numel() == 1 else f" {q.truth}\n" for q in asked]
+
+
+def test_every_type_is_asked_and_reported(shards: Path, context: EvaluationContext) -> None:
+    evaluation = SceneEvaluation(f"{shards}/*.tar", batch_size=7, max_new_tokens=4, goals={"which_image": 0.8})
+    result = evaluation.run(context)
+    assert list(result["types"]) == sorted(TASKS)
+    for name, entry in result["types"].items():
+        assert entry["total"] == PER_TASK
+        assert entry["accuracy"] == entry["correct"] / PER_TASK
+        assert entry["chance"] == TASKS[name].chance
+        assert entry["goal"] == (0.8 if name == "which_image" else 0.9)
+        assert entry["verdict"] in ("learned", "partly learned", "not learned")
+        if TASKS[name].modality == "text":
+            assert entry["blanked"] is None
+        else:
+            assert entry["blanked"]["total"] == PER_TASK
+    assert result["export"] is None
+    assert result["failures"] == []
+    report = write_report(context, {"scenes": result})
+    assert json.loads((context.run_dir / "report.json").read_text()) == report
+    pictured = [example for example in result["examples"] if example["pictures"]]
+    assert len(pictured) == 24
+    assert {example["type"] for example in result["examples"]} == set(TASKS)
+    page = check_page((context.run_dir / "report.html").read_text())
+    assert page.images == 24
+
+
+def test_right_answers_count_and_the_control_does_not_mix_in(shards: Path, context: EvaluationContext) -> None:
+    evaluation = Oracle([f"{shards}/{name}-*.tar" for name in ("colour", "number", "copy")], goal=1.0)
+    types = evaluation.run(context)["types"]
+    assert {name: entry["correct"] for name, entry in types.items()} == {"colour": 3, "number": 3, "copy": 3}
+    assert types["colour"]["blanked"]["correct"] == 0
+    assert types["number"]["control_met"]  # 0 of 3 is within 12 points of 1 in 90
+    assert types["colour"]["control_met"] is False  # but not of 1 in 6
+    assert types["number"]["verdict"] == types["copy"]["verdict"] == "learned"
+    assert types["copy"]["control_met"] is None
+
+
+def test_limit_and_switched_off_control(shards: Path, context: EvaluationContext) -> None:
+    evaluation = SceneEvaluation(f"{shards}/p*.tar", limit=2, blank_control=False, max_new_tokens=2, pictures=1)
+    result = evaluation.run(context)
+    assert {name: entry["total"] for name, entry in result["types"].items()} == {"pattern": 2, "position": 2}
+    assert all(entry["blanked"] is None for entry in result["types"].values())
+    assert sum(bool(example["pictures"]) for example in result["examples"]) == 1
+
+
+def test_unknown_goal_is_refused(shards: Path, context: EvaluationContext) -> None:
+    with pytest.raises(ValueError, match=r"goals for colr.*ask colour"):
+        SceneEvaluation(f"{shards}/colour-*.tar", goals={"colr": 0.5}).run(context)
+
+
+def test_export_has_to_answer_alike(
+    shards: Path, context: EvaluationContext, config: Any, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    from neo_lightning.checkpoint.export import export_model
+    from neo_lightning.checkpoint.load import load_model
+
+    folder = tmp_path / "export"
+    export_model(context.model, config, folder, tokenizer_dir=tokenizer_folder)
+
+    def load(path: Path) -> tuple[Neo, Tokenizer]:
+        return load_model(path, dtype=torch.float32).eval(), Tokenizer.load(path)
+
+    evaluation = SceneEvaluation([f"{shards}/{name}-*.tar" for name in ("copy", "motion")], max_new_tokens=6)
+    context = dataclasses.replace(context, export_dir=folder, load_export=load)
+    result = evaluation.run(context)
+    assert result["export"] == {"checked": 2 * PER_TASK, "same": 2 * PER_TASK, "different": []}
+    assert result["failures"] == []
+
+    export_model(random_model(config, 1), config, tmp_path / "other", tokenizer_dir=tokenizer_folder)
+    report = write_report(context, {"s": evaluation.run(dataclasses.replace(context, export_dir=tmp_path / "other"))})
+    export = report["evaluations"]["s"]["export"]
+    assert export["same"] < export["checked"]
+    assert set(export["different"][0]) == {"key", "before", "after"}
+    assert len(report["failures"]) == 1
+    assert report["failures"][0].startswith("s: the exported model answered")
+    assert "Failed:" in (context.run_dir / "report.html").read_text()
