@@ -132,7 +132,7 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
     if kind == "text":
         if rng.random() < 0.5:
             layout = _draw(lambda: Table.sample(rng, int(rng.integers(2, 5))), side)
-            return layout.rows, layout, _turns(layout, rng, 4)
+            return layout.rows, layout, _turns(layout, rng, 5)
         rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(3)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
     if kind == "image":
@@ -147,7 +147,7 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
             layout, turns = _draw(lambda: Number.sample(rng), side), 1
         return "", layout, _turns(layout, rng, turns)
     if kind == "multi_image":
-        return "", *_album(rng, side, 4)
+        return "", *_album(rng, side, 5)
     if rng.random() < 0.4:
         layout, turns = _draw(lambda: Motion.sample(rng), side), 2
     else:
@@ -163,8 +163,8 @@ def _album(rng: np.random.Generator, side: bool, turns: int) -> tuple[Layout, li
         kinds = ["same_colour", "same_shape", "image_colour", "list_colours"]
         return layout, [layout.ask(kinds[int(i)], rng) for i in rng.permutation(4)[:turns]]
     layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
-    kinds = ["which_image", "which_image", "image_colour", "list_colours"]
-    return layout, [layout.ask(kinds[int(i)], rng) for i in rng.permutation(4)[:turns]]
+    kinds = ["which_image", "which_image", "find_colours", "image_colour", "list_colours"]
+    return layout, [layout.ask(kinds[int(i)], rng) for i in rng.permutation(5)[:turns]]
 
 
 def _turns(layout: Layout, rng: np.random.Generator, count: int) -> list[Question]:

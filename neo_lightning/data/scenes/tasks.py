@@ -80,6 +80,13 @@ def distinct(rng: np.random.Generator, options: tuple[str, ...], count: int) -> 
     return tuple(options[int(i)] for i in rng.permutation(len(options))[:count])
 
 
+def find(values: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str]:
+    """A dense look-up by content: every value in random order, each to be followed by its image's number."""
+    order = [int(i) for i in rng.permutation(len(values))]
+    text = f"Find {', '.join(values[i] for i in order)}."
+    return text, " ".join(f"{values[i]} {i + 1}" for i in order)
+
+
 class Layout(Protocol):
     """What every layout offers. `kinds` are the tasks that `ask` answers, in the order of training turns."""
 
@@ -245,7 +252,14 @@ class Number:
 class Album:
     """Two or three small images with one shape each."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("which_image", "image_colour", "list_colours", "same_colour", "same_shape")
+    kinds: ClassVar[tuple[str, ...]] = (
+        "which_image",
+        "find_colours",
+        "image_colour",
+        "list_colours",
+        "same_colour",
+        "same_shape",
+    )
     greys: tuple[int, ...]
     shapes: tuple[str, ...]
     colours: tuple[str, ...]
@@ -287,7 +301,8 @@ class Album:
         text, answer = {
             "which_image": (f"Which image is {self.colours[i]}?", str(i + 1)),
             "image_colour": (f"What colour is image {i + 1}?", self.colours[i]),
-            "list_colours": ("List the colours.", " ".join(self.colours)),
+            "find_colours": find(self.colours, rng),
+            "list_colours": ("List the colours in order.", " ".join(self.colours)),
             "same_colour": ("Is the colour the same?", "yes" if self.colours[0] == self.colours[1] else "no"),
             "same_shape": ("Is the shape the same?", "yes" if self.shapes[0] == self.shapes[1] else "no"),
         }[kind]
