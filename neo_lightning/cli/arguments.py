@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from . import recipe as recipes
 from .environment import launcher_overrides
 from .errors import UserError
@@ -22,8 +24,8 @@ class Arguments:
 
     files: tuple[Path, ...]
     """Recipe files in the order given; later ones lie on top."""
-    texts: tuple[str, ...]
-    """Their contents, for messages with line numbers."""
+    sources: dict[str, str]
+    """Name of each file, and of the command line, -> its YAML, for messages."""
     recipe: dict[str, Any]
     """The composed recipe with the `--stages...` overrides, interpolations unresolved."""
     overrides: tuple[str, ...]
@@ -65,16 +67,17 @@ def parse(args: list[str], *, positional: bool) -> Arguments:
         raise UserError(f"no recipe given ({usage}). Shipped ones: {', '.join(recipes.shipped('recipes'))}")
     files = tuple(recipes.find(name) for name in names)
     composed: dict[str, Any] = {}
-    texts = []
+    sources: dict[str, str] = {}
     for path in files:
         text, content = recipes.read(path)
-        texts.append(text)
+        sources[str(path)] = text
         composed = recipes.merge(composed, content)
     for key, value in staged:
         composed = recipes.override(composed, key, value)
+        sources[f"--{key}={value}"] = yaml.safe_dump(recipes.override({}, key, value))
     return Arguments(
         files=files,
-        texts=tuple(texts),
+        sources=sources,
         recipe=recipes.finish(composed),
         overrides=(*launcher_overrides(os.environ), *rest),
     )

@@ -33,9 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     scenes = commands.add_parser("scenes", help="draw scenes with known answers and train their tokenizer")
     scenes.add_argument("--out", type=Path, required=True, help="folder: train/, test/, tokenizer/, manifest.yaml")
     scenes.add_argument("--seed", type=int, default=0)
-    scenes.add_argument(
-        "--train", default="", metavar="text=N,image=N,...", help=f"scenes to train on; {TRAIN}"
-    )
+    scenes.add_argument("--train", default="", metavar="text=N,image=N,...", help=f"scenes to train on; {TRAIN}")
     scenes.add_argument("--held-out", type=int, default=HELD_OUT, help="held-out scenes of each question type")
     scenes.add_argument("--vocab-size", type=int, default=VOCABULARY)
     scenes.add_argument("--workers", type=int, default=None, help="processes; default one a core")
@@ -46,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--json", type=Path, required=True, help="a JSON list, or JSON lines")
     load.add_argument("--media", type=Path, required=True, help="folder that the JSON's file names start at")
     load.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    load.add_argument("--strict", action="store_true", help="refuse instead of leaving bad records out")
     load.set_defaults(function=_import)
 
     words = commands.add_parser("tokenizer", help="give a Qwen3 tokenizer NEO's special tokens, or train a new one")
@@ -94,7 +93,7 @@ def _counts(text: str) -> dict[str, int]:
 def _import(args: argparse.Namespace) -> None:
     from ..data.importers import import_dataset
 
-    import_dataset(args.format, args.json, args.media, args.out)
+    print(import_dataset(args.format, args.json, args.media, args.out, strict=args.strict))
 
 
 def _tokenizer(args: argparse.Namespace) -> None:

@@ -75,10 +75,11 @@ def parameters(cls: Any) -> dict[str, Any] | None:
     """Parameter name -> type hint of a class or function; None where anything is accepted (`**kwargs` to the end)."""
     chain = [c for c in cls.__mro__ if "__init__" in vars(c)] if inspect.isclass(cls) else [cls]
     found: dict[str, Any] = {}
+    open_end = False
     for link in chain:
         function = link.__init__ if inspect.isclass(link) else link
         if function is object.__init__:
-            return found
+            return None if open_end else found
         try:
             signature = inspect.signature(function)
         except (TypeError, ValueError):
@@ -106,8 +107,28 @@ def _known(key: yaml.Node, known: Iterable[str], path: str, source: str) -> None
     if key.value in known:
         return
     full = f"{path}.{key.value}" if path else str(key.value)
-    where = f"{source}, line {key.start_mark.line + 1}"
+    where = place(source, key)
     raise UserError(f"{where}: unknown key {full!r}. {nearest(str(key.value), known)}")
+
+
+def place(source: str, node: yaml.Node) -> str:
+    """Where a node is: file and line, or the command line's argument."""
+    return source if source.startswith("--") else f"{source}, line {node.start_mark.line + 1}"
+
+
+def find_value(sources: Mapping[str, str], key: str, value: str) -> list[str]:
+    """The places in which `key` has the scalar `value`, for messages that know no more than these two."""
+    found = []
+    for source, text in sources.items():
+        queue = [yaml.compose(text, Loader=yaml.SafeLoader)]
+        while queue:
+            node = queue.pop()
+            if isinstance(node, yaml.SequenceNode):
+                queue += node.value
+            elif isinstance(node, yaml.MappingNode):
+                queue += [child for _, child in node.value]
+                found += [place(source, k) for k, child in node.value if k.value == key and child.value == value]
+    return found
 
 
 def _walk(node: yaml.Node, hint: Any, path: str, source: str) -> None:
@@ -139,7 +160,7 @@ def _walk_object(node: yaml.MappingNode, entries: dict[str, Any], path: str, sou
     try:
         cls = load_class(class_node.value)
     except UserError as error:
-        raise UserError(f"{source}, line {class_node.start_mark.line + 1}: {path}.class_path: {error}") from error
+        raise UserError(f"{place(source, class_node)}: {path}.class_path: {error}") from error
     init_args = entries.get("init_args", (None, None))[1]
     if cls is not None and isinstance(init_args, yaml.MappingNode):
         _walk_arguments(init_args, cls, f"{path}.init_args", source)

@@ -9,9 +9,17 @@ info      preset, folder, id or run             -> sizes, parameters, FLOPs
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .errors import user_errors
+from .errors import UserError, user_errors
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..data.tokenizer import Tokenizer
+    from ..model.config import NeoConfig
 
 
 def main(argv: list[str]) -> int:
@@ -27,9 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     init = commands.add_parser("init", help="make a fresh model folder")
-    init.add_argument(
-        "--model", default="neo_ov_2b", help="preset, or the folder of a config.json"
-    )
+    init.add_argument("--model", default="neo_ov_2b", help="preset, or the folder of a config.json")
     init.add_argument("--qwen3", help="backbone: Qwen3 folder or Hugging Face id; random weights without it")
     init.add_argument("--rule", choices=("smooth", "zero_k"), default="smooth", help="how H/W start in the backbone")
     init.add_argument("--tokenizer", required=True, help="tokenizer folder with NEO's tokens (`data tokenizer`)")
@@ -54,3 +60,112 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--context", type=int, default=16384, help="row length for the FLOPs")
     info.set_defaults(function=_info)
     return parser
+
+
+def with_tokens(config: NeoConfig, tokenizer: Tokenizer) -> NeoConfig:
+    """The config with a tokenizer's image tokens."""
+    return replace(config, image_token_id=tokenizer.context_id, image_start_token_id=tokenizer.img_start_id)
+
+
+def _init(args: argparse.Namespace) -> None:
+    import torch
+
+    from ..checkpoint.export import export_model
+    from ..data.tokenizer import Tokenizer
+    from ..training.build import Init, build_model, read_config
+
+    tokenizer = Tokenizer.load(args.tokenizer)
+    config = with_tokens(read_config(args.model), tokenizer)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{args.tokenizer} has {tokenizer.vocab_size} tokens, the model {config.vocab_size} embeddings")
+    start = Init(kind="qwen3" if args.qwen3 else "scratch", folder=args.qwen3, rule=args.rule, seed=args.seed)
+    model = build_model(config, start, stages={}, device=torch.device("cpu"))
+    export_model(model.to(_dtype(args)), config, args.out, tokenizer_dir=args.tokenizer)
+    print(f"{args.out}: {_parameters(config):,} parameters")
+
+
+def _import(args: argparse.Namespace) -> None:
+    from ..checkpoint.export import export_model
+    from ..checkpoint.load import load_model
+
+    model = load_model(args.model, dtype=_dtype(args))
+    export_model(model, model.config, args.out, tokenizer_dir=args.tokenizer or args.model)
+    print(f"{args.out}: {_parameters(model.config):,} parameters, every tensor found and of the right shape")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .finish import export_checkpoint, last_checkpoint
+
+    checkpoint = last_checkpoint(args.run)
+    export_checkpoint(checkpoint, args.out, args.tokenizer, dtype=_dtype(args))
+    print(f"{args.out}: exported from {checkpoint}")
+
+
+def _info(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    config = _config_of(args.model)
+    table = Table(title=args.model, title_justify="left", show_header=False)
+    for name, value in asdict(config).items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
+    table.add_section()
+    for name, value in _sizes(config, args.context).items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _sizes(config: NeoConfig, context: int) -> dict[str, str]:
+    """Parameters by part, and training FLOPs of a row of text."""
+    import torch
+
+    from ..model.flops import flops_per_step
+    from ..model.neo import Neo
+    from ..training.stages import groups_of
+
+    with torch.device("meta"):
+        model = Neo(config)
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = groups_of(name, config.extra_num_layers)[1]
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    flops = flops_per_step(config, tokens=context, patches=0, pairs=context * (context + 1) // 2, supervised=context)
+    return {
+        "parameters": f"{sum(parts.values()):,}",
+        **{f"  {part}": f"{count:,}" for part, count in parts.items()},
+        f"training FLOPs a token ({context:,} tokens of text)": f"{flops / context / 1e9:.2f} G",
+    }
+
+
+def _config_of(name: str) -> NeoConfig:
+    """The config of a preset, a model folder, a run or a Hugging Face id."""
+    import torch
+
+    from ..model.config import NeoConfig
+    from ..training.build import PRESETS, read_config
+    from .finish import last_checkpoint
+
+    path = Path(name)
+    if name in PRESETS or (path / "config.json").is_file():
+        return read_config(name)
+    if path.is_dir():
+        meta = torch.load(last_checkpoint(path) / "meta.pt", map_location="cpu", weights_only=True)
+        return NeoConfig.from_dict(meta["neo_lightning"]["config"])
+    from ..checkpoint.load import load_config
+
+    return load_config(name)
+
+
+def _parameters(config: NeoConfig) -> int:
+    import torch
+
+    from ..model.neo import Neo
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Neo(config).parameters())
+
+
+def _dtype(args: argparse.Namespace) -> torch.dtype:
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[args.dtype]

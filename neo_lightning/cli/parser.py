@@ -8,9 +8,11 @@ class. `stages` is written once and linked to both.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -18,7 +20,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from ..evaluation.context import Evaluation
-from ..types import Stage
+from ..types import PixelBudget, Stage, VideoBudget
 from . import defaults, keys
 from .arguments import Arguments
 from .errors import UserError, nearest
@@ -27,6 +29,8 @@ from .recipe import RunSettings, find, shipped
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # ${run.dir} below a subcommand
 
 MODEL = "neo_lightning.training.module.NeoModule"
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in record.getMessage())
+
 DATA = "neo_lightning.data.datamodule.NeoDataModule"
 
 
@@ -41,7 +45,18 @@ class NeoParser(LightningArgumentParser):
             wrong = message.split(":", 1)[1].split()[0].lstrip("-").split("=")[0]
             known = [option.lstrip("-") for option in self._option_string_actions]
             message = f"unknown key {wrong!r} on the command line. {nearest(wrong, known)}"
-        raise UserError(message) from ex
+        # one paragraph; the places that hold the refused value tell where to look
+        raise UserError(" ".join([*message.split(), *self._places(message)])) from ex
+
+    def _places(self, message: str) -> list[str]:
+        keys_named, value = re.findall(r'Parser key "([^"]+)"', message), re.search(r"Got value: (.*)", message)
+        if not keys_named or not value:
+            return []
+        found = keys.find_value(self.sources, keys_named[-1].rpartition(".")[2], value[1].strip())
+        return [f"(in {', '.join(found)})"] if found else []
+
+    sources: ClassVar[dict[str, str]] = {}
+    """Name -> text of the recipe files being parsed; a class attribute, as jsonargparse builds parsers itself."""
 
 
 class SaveRecipe(SaveConfigCallback):
@@ -106,6 +121,8 @@ class NeoCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without LightningCLI's warning about `args` beside sys.argv: these are sys.argv's, composed."""
         self.config = parser.parse_args(args)
+        for name, stage in (self._get(self.config, "stages") or {}).items():
+            _check_stage(name, stage.as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Hyperparameters in a checkpoint never override the recipe."""
@@ -132,6 +149,16 @@ class NeoCLI(LightningCLI):
         run = self._get(self.config_init, "run")
         stages = self._get(self.config_init, "stages")
         return super()._instantiate_trainer(defaults.trainer_settings(dict(config), run, stages), callbacks)
+
+
+def _check_stage(name: str, fields: dict[str, Any]) -> None:
+    """Build one stage to have its errors said with its name."""
+    try:
+        for key, kind in (("image", PixelBudget), ("video", VideoBudget)):
+            fields[key] = kind(**fields[key])
+        Stage(**fields)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"stages.{name}: {str(error).removeprefix('stage: ')}") from error
 
 
 def _choose(recipe: Mapping[str, Any], key: str, default: str, base: type) -> tuple[Any, dict[str, Any]]:
@@ -171,5 +198,6 @@ def _check_files(arguments: Arguments, model_class: Any, data_class: Any) -> Non
         "export": Any,
         "ckpt_path": Any,
     }
-    for path, text in zip(arguments.files, arguments.texts, strict=True):
-        keys.check_recipe(text, str(path), roots)
+    for source, text in arguments.sources.items():
+        keys.check_recipe(text, source, roots)
+    NeoParser.sources = arguments.sources

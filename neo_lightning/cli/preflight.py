@@ -1,12 +1,11 @@
 """What is checked before the first step, so that a run does not end in its second stage for a slip in the recipe.
 
-In: the objects of a parsed recipe, and the checkpoint to go on from. Out: nothing, or a refusal that says what to change.
-The rooms check themselves; this calls them early, and adds the checks that need two rooms at once.
+In: the objects of a parsed recipe, and the checkpoint to go on from. Out: nothing, or a refusal that says what to
+change. The rooms check themselves; this calls them early, and adds the checks that need two rooms at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..model.neo import Neo
 from ..training.module import NeoModule
 from ..training.stages import check_stages
 from .errors import UserError
+from .model import with_tokens
 
 
 def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
@@ -55,9 +55,11 @@ def match_tokenizer(module: NeoModule, tokenizer: Tokenizer, folder: str) -> Non
             f"the tokenizer {folder} has {tokenizer.vocab_size} tokens, the model only {config.vocab_size} embeddings: "
             "raise vocab_size in model.model, or train the tokenizer with a smaller --vocab-size"
         )
-    ids = {"image_token_id": tokenizer.context_id, "image_start_token_id": tokenizer.img_start_id}
-    other = {name: (getattr(config, name), value) for name, value in ids.items() if getattr(config, name) != value}
-    if other and module.init.kind == "released":
-        shown = ", ".join(f"{name} is {ours} in the model and {theirs}" for name, (ours, theirs) in other.items())
-        raise UserError(f"the tokenizer {folder} does not belong to the model {module.init.folder}: {shown} there")
-    module.config = replace(config, **ids)
+    right = with_tokens(config, tokenizer)
+    if right != config and module.init.kind == "released":
+        raise UserError(
+            f"the tokenizer {folder} does not belong to the model {module.init.folder}: its <IMG_CONTEXT> and <img> are "
+            f"{right.image_token_id} and {right.image_start_token_id}, the model's {config.image_token_id} and "
+            f"{config.image_start_token_id}"
+        )
+    module.config = right

@@ -159,7 +159,7 @@ class Run:
             load_export=finish.load_export(dtype, device) if self.export_dir else None,
             log_dir=self.folder,
             title=self.cli.settings.name,
-            summary=_purpose(self.arguments.texts[0]),
+            summary=_purpose(self.arguments.sources[str(self.arguments.files[0])]),
             seed=self.cli.config.get("seed_everything"),
             command=self.command,
             wall_seconds=self.times.seconds,
