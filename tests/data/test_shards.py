@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+from data_helpers import write_tar
+
+from neo_lightning.data.shards import ShardError, ShardReader, scan_shard, split_key
+
+GOOD = {f"{i:03d}.{ext}": bytes([i]) * (700 + i) for i in range(4) for ext in ("json", "jpg")}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("a/cat.jpg", ("a/cat", None, "jpg")),
+        ("a/v1.2/cat.JPG", ("a/v1.2/cat", None, "jpg")),
+        ("cat.3.png", ("cat", 3, "png")),
+        ("../../x.jpg", ("../../x", None, "jpg")),
+    ],
+)
+def test_key_ends_at_the_first_dot_of_the_base_name(name: str, key: tuple[str, int | None, str]) -> None:
+    assert split_key(name) == key
+
+
+@pytest.mark.parametrize("name", ["noext", ".hidden", "a/.jpg", "img.v2.jpg", "img.1.2.jpg", "img."])
+def test_names_without_a_clear_key_are_refused(name: str) -> None:
+    with pytest.raises(ShardError, match="KEY"):
+        split_key(name)
+
+
+def test_members_are_read_at_random_and_survive_pickling(tmp_path: Path) -> None:
+    refs = scan_shard(write_tar(tmp_path / "a.tar", GOOD))
+    assert [r.key for r in refs] == ["000", "001", "002", "003"]
+    reader = pickle.loads(pickle.dumps(ShardReader()))
+    for ref in reversed(refs):
+        for member in ref.members:
+            assert reader.read(ref.shard, member) == GOOD[member.name]
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_all_tar_dialects(tmp_path: Path, format: int) -> None:
+    name = "ordner/" * 30 + "bild.jpg"
+    with tarfile.open(tmp_path / "a.tar", "w", format=format) as tar:
+        short = name if format != tarfile.USTAR_FORMAT else "ordner/bild.jpg"
+        info = tarfile.TarInfo(short)
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"hello"))
+    (ref,) = scan_shard(tmp_path / "a.tar")
+    assert ShardReader().read(ref.shard, ref.members[0]) == b"hello"
+
+
+def test_empty_tar_has_no_samples(tmp_path: Path) -> None:
+    assert scan_shard(write_tar(tmp_path / "a.tar", {})) == []
+
+
+def test_every_cut_is_refused(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "a.tar", GOOD).read_bytes()
+    end = len(whole) - len(whole.rstrip(b"\0"))
+    content_end = len(whole) - end
+    cut = tmp_path / "cut.tar"
+    # member boundaries, inside headers, inside data, and just before the end mark
+    for size in [*range(512, content_end, 512), 700, 1300, content_end - 1]:
+        cut.write_bytes(whole[:size])
+        with pytest.raises(ShardError, match=r"cut\.tar"):
+            scan_shard(cut)
+
+
+def test_every_damaged_header_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", GOOD)
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        headers = [member.offset for member in tar]
+    for offset in headers:
+        for damage in (b"\0" * 512, b"\xff" * 512):
+            path.write_bytes(whole[:offset] + damage + whole[offset + 512 :])
+            with pytest.raises(ShardError, match=r"a\.tar"):
+                scan_shard(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"<html>" * 400, gzip.compress(b"x" * 2000)])
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ShardError, match=r"a\.tar"):
+        scan_shard(tmp_path / "a.tar")
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="No such file"):
+        scan_shard(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.jpg", "a.json", "b.json", "a.txt"], "apart"),
+        (["a.json", "a.json"], "more than one"),
+        (["a.json", "a.0.json"], "more than one"),
+        (["a.jpg", "a.png"], "numbers"),
+        (["a.jpg", "a.0.png"], "numbered"),
+        (["img.0001.jpg", "img.0002.jpg"], "numbered"),
+        (["a.0.jpg", "a.2.jpg"], "numbered"),
+        (["a.0.jpg", "a.0.png"], "numbered"),
+        (["a.json", "a.pkl"], "pkl"),
+        (["a.pyd"], "pyd"),
+        (["a.pth"], "pth"),
+        (["a.svg"], "svg"),
+    ],
+)
+def test_ambiguous_or_dangerous_members_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(ShardError, match=message):
+        scan_shard(tmp_path / "a.tar")
+
+
+def test_numbered_media_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["a.10.jpg", *(f"a.{i}.png" for i in range(10)), "a.json"]
+    (ref,) = scan_shard(write_tar(tmp_path / "a.tar", dict.fromkeys(names, b"x")))
+    assert [m.number for m in ref.members] == [None, *range(11)]
+
+
+def test_a_replaced_shard_is_noticed(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", GOOD)
+    refs = scan_shard(path)
+    path.write_bytes(path.read_bytes()[:1200])
+    with pytest.raises(ShardError, match="replaced"):
+        ShardReader().read(refs[-1].shard, refs[-1].members[0])
