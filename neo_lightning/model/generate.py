@@ -212,7 +212,7 @@ def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.
 
 
 def _decode(model: Neo, tokens: Tensor, next_t: Tensor, cache: Cache, place: Tensor, longest: int) -> Step:
-    """One new token for each sequence; `longest` is the largest of `place` plus one, known without asking the device."""
+    """One new token for each sequence; `longest` is the largest of `place` plus one, known on the host."""
     positions = torch.stack([next_t, torch.zeros_like(next_t), torch.zeros_like(next_t)], -1)
     visible = torch.arange(longest, device=place.device) <= place[:, None]
     row = DecodeRow(rope=model.rope(positions), cache=cache, place=place, visible=visible)

@@ -8,8 +8,9 @@ same iterator as a whole one. Trade-off: drawing on the CPU, about 15 s per bill
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Literal
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ k_proj_hw by 1/sqrt(eps), about 1000.
 `smooth`: k_proj_hw grown like q_proj_hw, and k_norm_h = k_norm_w = 0, which then open from zero at the pace of the
 learning rate.
 """
+
+_LAYER = re.compile(r"(language_model\.model\.layers\.)(\d+)(\..*)")
 
 
 def initial_tensor(name: str, shape: torch.Size, seed: int) -> Tensor:
@@ -60,3 +63,66 @@ def initial_state(
     for name, shape in shapes.items():
         value = initial_tensor(name, shape, seed)
         yield name, (value.zero_() if closed_hw and name in closed else value)
+
+
+def grown_state(
+    shapes: Mapping[str, torch.Size],
+    config: NeoConfig,
+    backbone: Callable[[str], Tensor],
+    rule: InitRule = "smooth",
+    seed: int = 0,
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter of a NEO grown from a Qwen3.
+
+    Qwen3's layer i becomes layer i + pre-buffer depth, copied whole, as are embeddings, final norm and head. The patch
+    embedding and the pre-buffer start afresh.
+
+    Args:
+        shapes: name -> shape of the NEO's parameters.
+        config: of the NEO.
+        backbone: gives Qwen3's tensor by its name in the NEO without the pre-buffer, float32.
+        rule: how the H and W axes of the copied layers start; see `InitRule`.
+        seed: of what starts afresh.
+
+    Raises:
+        ValueError: no such rule.
+    """
+    if rule not in get_args(InitRule):
+        raise ValueError(f"initialisation rule {rule!r} is unknown; there are: {', '.join(get_args(InitRule))}")
+    for name, shape in shapes.items():
+        source = _backbone_name(name, config)
+        yield name, initial_tensor(name, shape, seed) if source is None else _grow(source, backbone, config, rule)
+
+
+def _backbone_name(name: str, config: NeoConfig) -> str | None:
+    """`name` with the layer's number in the backbone; None where the backbone has no such part."""
+    if name.startswith("vision_model."):
+        return None
+    match = _LAYER.fullmatch(name)
+    if match is None:
+        return name
+    layer = int(match[2]) - config.extra_num_layers
+    return None if layer < 0 else f"{match[1]}{layer}{match[3]}"
+
+
+def _grow(name: str, backbone: Callable[[str], Tensor], config: NeoConfig, rule: InitRule) -> Tensor:
+    """One tensor of a backbone layer (or copied from outside the layers)."""
+    part = name.rpartition(".self_attn.")[2]
+    if part in ("q_norm_h.weight", "q_norm_w.weight"):
+        return torch.ones(config.head_dim // 2)
+    if part in ("k_norm_h.weight", "k_norm_w.weight"):
+        return torch.full((config.head_dim // 2,), 0.0 if rule == "smooth" else 1.0)
+    if part == "q_proj_hw.weight" or (part == "k_proj_hw.weight" and rule == "smooth"):
+        return _spread_quarters(backbone(name.replace("_proj_hw", "_proj")), config.head_dim)
+    if part == "k_proj_hw.weight":
+        return torch.zeros_like(backbone(name.replace("_proj_hw", "_proj")))
+    return backbone(name)
+
+
+def _spread_quarters(weight: Tensor, head_dim: int) -> Tensor:
+    """[heads * head_dim, E] -> the same: per head the first and third quarter of the rows, once for H, once for W.
+
+    The T axis pairs row i with i + head_dim / 2, so these quarters are whole pairs: those of the higher frequencies.
+    """
+    heads = weight.view(-1, 4, head_dim // 4, weight.shape[1])
+    return heads[:, [0, 2, 0, 2]].reshape(weight.shape)

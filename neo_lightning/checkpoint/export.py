@@ -1,0 +1,110 @@
+"""`Neo` -> a model folder in the released layout.
+
+Out: `config.json`, `model.safetensors` (or shards with `model.safetensors.index.json`) and, where given, the
+tokenizer's files. Everything is written beside the folder first and moved in at the end, so a failed export leaves an
+older one as it was; weights of an older export are removed with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes, without_tied_head
+from neo_lightning.checkpoint.read import INDEX, SINGLE, check_tensors
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.neo import Neo
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def export_model(
+    model: Neo | Mapping[str, Tensor],
+    config: NeoConfig,
+    folder: str | Path,
+    tokenizer_dir: str | Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = 5 * 10**9,
+) -> Path:
+    """Write a model folder.
+
+    Args:
+        model: the model, or its tensors by name.
+        config: of the model.
+        folder: made if it is not there; an older export in it is replaced.
+        tokenizer_dir: folder with the tokenizer's files, copied where given.
+        dtype: of the stored weights; None stores each as it is.
+        shard_bytes: size of a file from which the weights are split.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: tensors that do not fit the config (lists them), or a tokenizer folder without tokenizer files.
+    """
+    tensors = dict(model.state_dict() if isinstance(model, Neo) else model)
+    if config.tie_word_embeddings:
+        tensors = without_tied_head(tensors, HEAD, EMBEDDINGS)
+    expected = expected_shapes(config)
+    check_tensors(tensors, expected, f"export to {folder}: the tensors do not fit the config")
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+        written = Path(name)
+        _write_weights({name: tensors[name] for name in expected}, written, dtype, shard_bytes)
+        (written / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if tokenizer_dir is not None:
+            _copy_tokenizer(Path(tokenizer_dir), written)
+        for old in [*target.glob("model*.safetensors"), target / INDEX]:
+            old.unlink(missing_ok=True)
+        for file in sorted(written.iterdir()):
+            os.replace(file, target / file.name)
+    return target
+
+
+def _write_weights(tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype | None, shard_bytes: int) -> None:
+    """One file, or as many as it takes to keep each at `shard_bytes` (a larger single tensor gets its own)."""
+    shards: list[list[str]] = [[]]
+    sizes = {name: t.numel() * (t.element_size() if dtype is None else dtype.itemsize) for name, t in tensors.items()}
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    count = len(shards)
+    files = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    for file, names in zip(files, shards, strict=True):
+        stored = {n: tensors[n].detach().to("cpu", dtype or tensors[n].dtype).contiguous() for n in names}
+        save_file(stored, folder / file, metadata={"format": "pt"})
+    if count > 1:
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not any(name in found for name in ("tokenizer.json", "vocab.json")):
+        raise ValueError(f"{source}: no tokenizer there (expected tokenizer.json)")
+    for name in found:
+        shutil.copyfile(source / name, target / name)

@@ -1,0 +1,78 @@
+"""A model folder in the released layout -> `Neo`.
+
+In: a folder (or a Hugging Face id) with `config.json` and safetensors. Out: the model, with every tensor checked by
+name and shape before anything is built. Custom code that a config.json may name is never looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes, without_tied_head
+from neo_lightning.checkpoint.read import check_tensors, read_json, read_tensors, resolve_folder
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.neo import Neo
+
+
+def load_config(source: str | Path) -> NeoConfig:
+    """Config of a model folder or Hugging Face id.
+
+    Raises:
+        ValueError: see `NeoConfig.from_dict`; names the file.
+    """
+    file = resolve_folder(source) / "config.json"
+    config = read_json(file)
+    try:
+        return NeoConfig.from_dict(config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def load_state(source: str | Path) -> dict[str, Tensor]:
+    """Every parameter of a model folder or Hugging Face id by name, in its stored dtype, memory-mapped.
+
+    Raises:
+        ValueError: no such folder, no safetensors, or missing, unexpected or wrongly shaped tensors; lists all.
+    """
+    folder = resolve_folder(source)
+    config = load_config(folder)
+    tensors = read_tensors(folder)
+    if config.tie_word_embeddings:
+        tensors = without_tied_head(tensors, HEAD, EMBEDDINGS)
+    check_tensors(tensors, expected_shapes(config), f"{folder}: the tensors do not fit config.json")
+    not_float = sorted(name for name, tensor in tensors.items() if not tensor.is_floating_point())
+    if not_float:
+        raise ValueError(f"{folder}: expected floating-point weights, {not_float[0]} is {tensors[not_float[0]].dtype}")
+    return {name: tensors[name] for name in expected_shapes(config)}
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    attention: str = "auto",
+) -> Neo:
+    """The model of a folder or Hugging Face id.
+
+    Args:
+        source: local folder, or `owner/name` on Hugging Face.
+        dtype: of the parameters in memory.
+        device: where they go.
+        attention: backend of `ops.interval_attention`.
+
+    Raises:
+        ValueError: see `load_state`.
+    """
+    folder = resolve_folder(source)
+    state = load_state(folder)
+    with torch.device("meta"):
+        model = Neo(load_config(folder), attention=attention).to(dtype)
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state[name])  # a copy: the files may be replaced while the model lives
+    return model
