@@ -1,0 +1,104 @@
+"""Real photographs and clips, from a JSON file to a fine-tuned model that answers about them.
+
+A short demo run stands in for the demo's export: drawn scenes, a tokenizer trained on their words, a few steps. Its
+exported folder is then fine-tuned by `recipes/photos.yaml` on photographs at their own size and aspect (one rotated by
+EXIF, three greyscale, two RGBA) and two H.264 clips, all imported from LLaVA and OpenAI-style JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from neo_lightning.checkpoint.load import load_model
+from neo_lightning.data.index import ShardSource
+from neo_lightning.data.serialize import prompt_from_messages
+from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.evaluation.questions import open_shards
+from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.types import Message, PixelBudget, VideoBudget
+from tests.real.media import collect
+
+HERE = Path(__file__).parent / "real"
+IMAGE = PixelBudget(min_pixels=16384, max_pixels=1048576)
+VIDEO = VideoBudget(fps=None, max_frames=4, min_pixels=4096, max_pixels=230400)
+"""The budgets of recipes/photos.yaml."""
+
+
+def neo(*arguments: str, **environment: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "neo_lightning", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, f"{arguments}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model, as `make demo` leaves it, from a few steps."""
+    run = tmp_path_factory.mktemp("demo")
+    counts = "text=200,image=120,multi_image=60,video=24"
+    neo("data", "scenes", "--out", str(run / "scenes"), "--train", counts, "--held-out", "2")
+    steps = [f"--stages.{name}.steps=4" for name in ("text", "pretrain", "mid", "sft")]
+    neo("run", "demo", f"--run.dir={run}", *steps)
+    return run / "export"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two imports."""
+    run = tmp_path_factory.mktemp("photos")
+    media = str(collect(run / "media"))
+    for kind, name in (("llava", "photos.json"), ("messages", "clips_and_pairs.jsonl")):
+        source, out = str(HERE / name), str(run / name.partition(".")[0])
+        neo("data", "import", "--format", kind, "--json", source, "--media", media, "--out", out, "--strict")
+    return run
+
+
+def sources(shards: Path) -> list[ShardSource]:
+    return open_shards([str(path) for path in sorted(shards.glob("*/*.tar"))])
+
+
+def test_photographs_keep_their_size_and_aspect(shards: Path) -> None:
+    facts = {}
+    for source in sources(shards):
+        for i in range(len(source)):
+            fact = source.facts(i)
+            facts[tuple((m.width, m.height) for m in fact.media)] = fact.modality
+    assert sum(modality == "image" for modality in facts.values()) == 11
+    assert sum(modality == "multi_image" for modality in facts.values()) == 2
+    assert sum(modality == "video" for modality in facts.values()) == 2
+    assert ((640, 427),) in facts, "the rocket lies on its side in the file, and stands upright by its EXIF orientation"
+    assert ((1280, 720),) in facts
+    assert ((741, 500), (741, 500)) in facts
+
+
+@pytest.mark.slow
+def test_a_model_fine_tuned_on_photographs_answers_about_them(base: Path, shards: Path) -> None:
+    environment = {"NEO_MODEL": str(base), "NEO_DATA": str(shards)}
+    neo("run", "photos", f"--run.dir={shards}", **environment)
+    model, tokenizer = load_model(shards / "export"), Tokenizer.load(shards / "export")
+    wrong = []
+    for source in sources(shards):
+        for i in range(len(source)):
+            sample = source.read(i)
+            for turn, message in enumerate(sample.messages):
+                if message.role == "assistant":
+                    answer = answer_of(model, tokenizer, sample.messages[:turn])
+                    if answer != "".join(str(part) for part in message.parts):
+                        wrong.append((sample.key, answer, message.parts))
+    assert not wrong, "trained questions that the model does not answer"
+
+
+def answer_of(model: torch.nn.Module, tokenizer: Tokenizer, asked: tuple[Message, ...]) -> str:
+    sequence, patches = prompt_from_messages(asked, tokenizer, IMAGE, VIDEO)
+    prompt = Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
+    (ids,) = generate(model, [prompt], max_new_tokens=40, stop_ids=[tokenizer.im_end_id])
+    return tokenizer.decode(ids).strip()
