@@ -150,7 +150,7 @@ def _members(item: Any, read: Callable[[dict[str, Any]], Record], folder: Path) 
     named = Counter({"image": len(record.images), "video": len(record.videos)})
     for kind in ("image", "video"):
         if shown.count(kind) != named[kind]:
-            raise RecordError(f"text has {shown.count(kind)} places for a {kind}, the record names {named[kind]}")
+            raise RecordError(f"text has {shown.count(kind)} places for {kind}s, the record names {named[kind]}")
     queues = {"image": iter(record.images), "video": iter(record.videos)}
     files = [(kind, *_read_medium(kind, next(queues[kind]), folder)) for kind in shown]
     parse_turns(record.tree, None, shown, literal=False)

@@ -27,7 +27,9 @@ class ModalityWriter:
         shard = self._open[modality]
         shard.write(key, members)
         if shard.samples >= self._most_samples or shard.bytes >= self._most_bytes:
-            self._open.pop(modality).finish()
+            del self._open[modality]
+            shard.close()
+            shard.name()
 
     def __enter__(self) -> ModalityWriter:
         return self
@@ -36,27 +38,28 @@ class ModalityWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for shard in self._open.values():
+            shard.close()
             if kind is None:
-                shard.finish()
-            else:
-                shard.file.close()
+                shard.name()
 
 
 class _Shard:
     def __init__(self, path: Path) -> None:
-        self.path, self.samples, self.bytes = path, 0, 0
+        self._path, self.samples, self.bytes = path, 0, 0
         self._partial = path.with_suffix(".tar.tmp")
-        self.file: IO[bytes] = self._partial.open("wb")
-        self._tar = TarWriter(self.file, encoder=False, mtime=0)
+        self._file: IO[bytes] = self._partial.open("wb")
+        self._tar = TarWriter(self._file, encoder=False, mtime=0)
 
     def write(self, key: str, members: dict[str, bytes]) -> None:
         self._tar.write({"__key__": key, **members})
         self.samples += 1
         self.bytes += sum(map(len, members.values()))
 
-    def finish(self) -> None:
+    def close(self) -> None:
         self._tar.close()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.replace(self._partial, self.path)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def name(self) -> None:
+        os.replace(self._partial, self._path)
