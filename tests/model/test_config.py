@@ -1,0 +1,65 @@
+"""config.json in and out, and refusals of networks that this code does not build."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from neo_lightning.model.config import NeoConfig
+from tests.model.support import GOLDEN, golden_config
+
+RELEASED = json.loads((GOLDEN / "config.json").read_text())
+
+
+def test_released_config_round_trip_keeps_every_value():
+    written = golden_config().to_dict()
+    assert NeoConfig.from_dict(written) == golden_config()
+    for section in (None, "llm_config", "vision_config"):
+        before, after = (RELEASED, written) if section is None else (RELEASED[section], written[section])
+        for name, value in before.items():
+            if name not in ("llm_config", "vision_config", "torch_dtype", "use_cache"):
+                assert after[name] == value, (section, name)
+
+
+def changed(section, **changes):
+    config = json.loads(json.dumps(RELEASED))
+    (config if section is None else config[section]).update(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        (None, {"model_type": "qwen3"}, "expected model_type 'neo_chat', found 'qwen3'"),
+        (None, {"downsample_ratio": 1.0}, "downsample_ratio is 1.0; only 0.5"),
+        ("vision_config", {"patch_size": 14}, "patch_size is 14; only 16"),
+        ("llm_config", {"attention_bias": True}, "attention_bias is True"),
+        ("llm_config", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ("llm_config", {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "scaled RoPE is not supported"),
+        ("llm_config", {"extra_num_layers": 5}, "extra_num_layers .5. must lie between 0 and num_hidden_layers"),
+        ("llm_config", {"num_key_value_heads": 3}, "must divide num_attention_heads"),
+        ("llm_config", {"head_dim": 30}, "head_dim must be a multiple of 4"),
+        ("llm_config", {"hidden_size": 0}, "hidden_size must be at least 1"),
+    ],
+)
+def test_other_networks_are_refused(section, changes, message):
+    with pytest.raises(ValueError, match=message):
+        NeoConfig.from_dict(changed(section, **changes))
+
+
+@pytest.mark.parametrize(("section", "name"), [("llm_config", "rope_theta_hw"), ("vision_config", "rope_theta_vision")])
+def test_missing_fields_are_named(section, name):
+    config = changed(section)
+    del config[section][name]
+    with pytest.raises(ValueError, match=f"{section}: field '{name}' is missing"):
+        NeoConfig.from_dict(config)
+
+
+def test_both_spellings_of_rope_are_read():
+    llm = dict(RELEASED["llm_config"])
+    theta = llm.pop("rope_theta")
+    new = {**llm, "rope_parameters": {"rope_theta": theta / 2, "rope_type": "default"}}
+    assert NeoConfig.qwen3(new, extra_num_layers=1).rope_theta == theta / 2
+    assert NeoConfig.qwen3({**llm, "rope_theta": theta}, extra_num_layers=1).rope_theta == theta
+    assert NeoConfig.qwen3({**llm, "rope_theta": theta}, extra_num_layers=3).num_hidden_layers == 7

@@ -1,0 +1,159 @@
+"""Every attention backend against a per-row definition in float64: values, all gradients, isolation, memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from neo_lightning.ops.interval_attention import BACKENDS, cached_attention, interval_attention, prepare_intervals
+from neo_lightning.ops.interval_attention import tiled as tiled_backend
+
+HEADS, KV_HEADS, WIDTH, VALUE = 4, 2, 16, 8
+SCALE = VALUE**-0.5
+
+
+def layout(length, seed):
+    """Documents of 1..90 tokens with runs of visual tokens in them; some documents longer than a tile."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    start, limit, a = [], [], 0
+    while a < length:
+        end = min(length, a + draw(1, 90) * (4 if draw(0, 4) == 0 else 1))
+        i = a
+        while i < end:
+            text = min(end, i + draw(1, 9))
+            limit += range(i + 1, text + 1)
+            i = min(end, text + draw(0, 20))
+            limit += [i] * (i - text)
+        start += [a] * (end - a)
+        a = end
+    return torch.tensor(start, dtype=torch.int32), torch.tensor(limit, dtype=torch.int32)
+
+
+def inputs(length, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((length, HEADS, WIDTH), (length, KV_HEADS, WIDTH), (length, KV_HEADS, VALUE), (length, HEADS, VALUE))
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def by_definition(q, k, v, start, limit):
+    """Row by row and head by head, straight from the words."""
+    rows = []
+    for i in range(q.shape[0]):
+        seen = slice(int(start[i]), int(limit[i]))
+        heads = []
+        for h in range(q.shape[1]):
+            shared = h // (q.shape[1] // k.shape[1])
+            p = (k[seen, shared] @ q[i, h] * SCALE).softmax(0)
+            heads.append(p @ v[seen, shared])
+        rows.append(torch.stack(heads))
+    return torch.stack(rows)
+
+
+def run(fn, q, k, v, do):
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    o = fn(q, k, v)
+    return o.detach(), *torch.autograd.grad(o, (q, k, v), do.to(o.dtype))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("length", "seed"), [(1, 0), (63, 1), (111, 2), (300, 3), (515, 4)])
+# float32 sums of up to 360 terms; bfloat16 rounds p and ds to 8 bits
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+def test_values_and_gradients(backend, length, seed, dtype, bound):
+    start, limit = layout(length, seed)
+    q, k, v, do = inputs(length, seed, dtype)
+    exact = run(lambda q, k, v: by_definition(q, k, v, start, limit), *(x.double() for x in (q, k, v)), do.double())
+    ours = run(lambda q, k, v: interval_attention(q, k, v, start, limit, scale=SCALE, backend=backend), q, k, v, do)
+    for name, a, b in zip(("o", "dq", "dk", "dv"), ours, exact, strict=True):
+        assert a.dtype == dtype
+        error = (a.double() - b).abs().max()
+        assert error <= bound * max(1.0, float(b.abs().max())), f"{name}: {error}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_value_crosses_a_document(backend):
+    start, limit = layout(400, 5)
+    bounds = start.unique().tolist()
+    assert len(bounds) > 4
+    a, b = bounds[2], bounds[3]
+    q, k, v, do = inputs(400)
+    other = [x.clone() for x in (q, k, v)]
+    for x in other:
+        x[a:b] = 100 * torch.randn_like(x[a:b])
+    fn = lambda q, k, v: interval_attention(q, k, v, start, limit, scale=SCALE, backend=backend)  # noqa: E731
+    before, after = run(fn, q, k, v, do), run(fn, *other, do)
+    outside = torch.ones(400, dtype=torch.bool)
+    outside[a:b] = False
+    for x, y in zip(before, after, strict=True):
+        assert torch.equal(x[outside], y[outside])
+        assert not torch.allclose(x[a:b], y[a:b])
+
+
+def test_masks_made_anew_in_each_call_are_the_kept_ones(monkeypatch):
+    start, limit = layout(300, 6)
+    q, k, v, do = inputs(300)
+    fn = lambda q, k, v: interval_attention(q, k, v, start, limit, scale=SCALE, backend="tiled")  # noqa: E731
+    kept = run(fn, q, k, v, do)
+    monkeypatch.setattr(tiled_backend, "KEPT_BIAS", 0)
+    assert all(torch.equal(x, y) for x, y in zip(kept, run(fn, q, k, v, do), strict=True))
+
+
+def test_tiled_keeps_only_queries_keys_and_values_for_the_backward_pass():
+    start, limit = layout(600, 7)
+    q, k, v, _ = inputs(600)
+    for x in (q, k, v):
+        x.requires_grad_()
+    prepared = prepare_intervals(start, limit, "tiled")
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        interval_attention(q, k, v, start, limit, scale=SCALE, backend="tiled", prepared=prepared)
+    assert 0 < sum(kept) <= q.numel() + k.numel() + v.numel()
+
+
+def test_tiles_skip_what_no_row_of_theirs_sees():
+    start, limit = layout(2000, 8)
+    tiles = prepare_intervals(start, limit, "tiled")
+    assert [tile.a for tile in tiles[1:]] == [tile.b for tile in tiles[:-1]]
+    scores = sum((tile.b - tile.a) * (tile.hi - tile.lo) for tile in tiles)
+    pairs = int((limit - start).sum())
+    assert pairs <= scores < 0.1 * 2000 * 2000
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_activation_checkpointing_and_autocast_change_nothing(backend):
+    start, limit = layout(200, 9)
+    q, k, v, do = inputs(200)
+    fn = lambda q, k, v: interval_attention(q, k, v, start, limit, scale=SCALE, backend=backend)  # noqa: E731
+    plain = run(fn, q, k, v, do)
+    again = run(lambda *x: checkpoint(fn, *x, use_reentrant=False), q, k, v, do)
+    assert all(torch.equal(x, y) for x, y in zip(plain, again, strict=True))
+    inside = run(torch.autocast("cpu", torch.bfloat16)(fn), q, k, v, do)
+    assert all(torch.equal(x, y) for x, y in zip(plain, inside, strict=True)), "float32 inputs stay float32"
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones():
+    q, k, v, _ = inputs(3)
+    bounds = torch.zeros(3, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
+    with pytest.raises(ValueError, match="'flesh' is unknown; there are: auto, reference, tiled"):
+        interval_attention(q, k, v, *bounds, scale=1.0, backend="flesh")
+
+
+def test_cached_attention_sees_exactly_the_visible_places():
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(3, HEADS, WIDTH, generator=generator)
+    k = torch.randn(3, KV_HEADS, 20, WIDTH, generator=generator)
+    v = torch.randn(3, KV_HEADS, 20, VALUE, generator=generator)
+    lengths = [1, 7, 20]
+    visible = torch.arange(20) < torch.tensor(lengths)[:, None]
+    o = cached_attention(q, k, v, visible, scale=SCALE)
+    for i, n in enumerate(lengths):
+        rows = k[i, :, :n].transpose(0, 1), v[i, :, :n].transpose(0, 1)
+        query = torch.zeros(n, HEADS, WIDTH)
+        query[-1] = q[i]
+        expected = by_definition(query, *rows, torch.zeros(n), torch.full((n,), n))[-1]
+        assert torch.allclose(o[i], expected, atol=1e-6)
