@@ -7,7 +7,6 @@ each rank makes or reads one tensor after the other and keeps its own rows, so n
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from neo_lightning.checkpoint.load import load_config, load_state
+from neo_lightning.checkpoint.qwen3 import qwen3_state
 from neo_lightning.checkpoint.shards import shard_rows
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import InitRule, initial_state
@@ -37,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""The released sizes (NEO and NEO-ov share them): fields that differ from `NeoConfig`'s defaults, which are the 2B's."""
+"""The released sizes, shared by NEO and NEO-ov: fields that differ from `NeoConfig`'s defaults, which are the 2B's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +67,22 @@ def read_config(model: str | Mapping[str, Any] | NeoConfig) -> NeoConfig:
     """The network that a recipe's `model` names.
 
     Args:
-        model: a name in `PRESETS`, a folder that holds a released `config.json`, fields of `NeoConfig` (with an
-            optional `preset` that they change), or a `NeoConfig`.
+        model: a name in `PRESETS`, a folder that holds a released `config.json` (or a Hugging Face id), fields of
+            `NeoConfig` (with an optional `preset` that they change), or a `NeoConfig`.
 
     Raises:
         ValueError: an unknown preset or field, with the nearest one.
     """
     if isinstance(model, NeoConfig):
         return model
-    if isinstance(model, str):
-        if (Path(model) / "config.json").is_file():
-            return NeoConfig.from_dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
-        return read_config({"preset": model})
-    given = dict(model)
+    if isinstance(model, str) and model not in PRESETS:
+        if (Path(model) / "config.json").is_file() or model.count("/") == 1:
+            return load_config(model)
+        raise ValueError(f"model: {model!r} is no preset and no folder with a config.json. {_near(model, PRESETS)}")
+    given = {"preset": model} if isinstance(model, str) else dict(model)
     preset = given.pop("preset", None)
     if preset is not None and preset not in PRESETS:
-        raise ValueError(f"model: {preset!r} is no preset and no folder with a config.json. {_near(preset, PRESETS)}")
+        raise ValueError(f"model: there is no preset {preset!r}. {_near(preset, PRESETS)}")
     known = {f.name for f in fields(NeoConfig)}
     for name in given:
         if name not in known:
@@ -144,13 +145,11 @@ def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size
     """Name and whole float32 value of each parameter, one at a time."""
     if init.kind == "scratch":
         return initial_state(shapes, config, init.seed, closed_hw=init.closed_hw)
-    from neo_lightning.checkpoint.load import load_state
-    from neo_lightning.model.init import qwen3_state
 
     assert init.folder is not None
     if init.kind == "qwen3":
         return qwen3_state(shapes, config, init.folder, init.rule, init.seed)
-    return load_state(Path(init.folder)).items()
+    return load_state(init.folder).items()
 
 
 def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:

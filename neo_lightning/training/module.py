@@ -8,6 +8,7 @@ is ever saved between two micro-batches, and `global_step` counts steps, skipped
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ from neo_lightning.training.step import (
 from neo_lightning.types import MODALITIES, PackedBatch, Stage
 
 _STATE = "neo_lightning"
+
+# training without validation data is normal here, and Lightning would say so at every start
+warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
 
 
 class NonFiniteError(RuntimeError):
@@ -102,7 +106,8 @@ class NeoModule(LightningModule):
         """Build, shard and fill the model on this rank's device (nothing if it is there already)."""
         if self.model is not None:
             return
-        mesh = None if self._device_mesh is None else self.device_mesh["data_parallel"]
+        all_ranks = self.device_mesh
+        mesh = None if all_ranks is None else all_ranks["data_parallel"]
         if mesh is None and self.trainer.world_size > 1:
             raise ValueError("several processes need strategy `neo_lightning.training.NeoStrategy`")
         precision = self.trainer.precision
@@ -148,10 +153,6 @@ class NeoModule(LightningModule):
         self.hooks_done = time.perf_counter()
 
     # ---- training
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Micro-batches stay on the host until their turn."""
-        return batch
 
     def training_step(self, batch: list[PackedBatch], batch_idx: int) -> dict[str, Any]:
         """One optimiser step over this rank's micro-batches; see `training.step` for the arithmetic."""

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 ActivationCheckpointing = Literal["none", "selective", "full"]
 
 _SAVED = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
-"""Selective recomputation keeps the outputs of these: projections cost the most to repeat, the rest is cheap per byte."""
+"""Selective recomputation keeps the outputs of these: projections cost the most to repeat per byte."""
 
 _OWN_OPERATORS = "neo_lightning::"
 """Kernels of this package (attention on a GPU) are kept as well: repeating them costs as much as a projection."""

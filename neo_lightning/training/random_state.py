@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """States of torch (and the device's), numpy and python, as integer tensors."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    state_of_numpy: Any = np.random.get_state(legacy=True)
+    _, keys, position, has_gauss, gauss = state_of_numpy
     version, words, next_gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

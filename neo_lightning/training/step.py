@@ -2,7 +2,7 @@
 
 In: this rank's micro-batches. Out: the step's totals over all ranks, and a `StepReport` of plain numbers.
 
-    loss of the step = sum(w * nll) / sum(w), both sums over all micro-batches of all ranks      (neo.md, loss weighting)
+    loss of the step = sum(w * nll) / sum(w), both sums over all micro-batches of all ranks
 
 So the total weight is summed before the first forward, every micro-batch backpropagates
 `loss_sum * ranks / total weight`, and the average over ranks that the sharding takes of gradients is undone. Losses and

@@ -1,7 +1,7 @@
 """Lightning strategy: data parallel over all ranks with FSDP2, checkpoints that are whole or absent.
 
-In: Lightning's calls. Out: the same code path for one CPU, one GPU or many; and checkpoints of this layout, committed by
-one rename (`checkpoint.commit`), readable by any number of ranks, with nothing in them that is unpickled into code:
+In: Lightning's calls. Out: the same code path for one CPU, one GPU or many; and checkpoints of this layout, committed
+by one rename (`checkpoint.commit`), readable by any number of ranks, with nothing in them that is unpickled into code:
 
     step-00000120/
       rank-00000-of-00002.safetensors   this rank's rows of weights and optimiser state, its random states
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
@@ -60,8 +61,17 @@ class NeoStrategy(ModelParallelStrategy):
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
 
     def setup_environment(self) -> None:
+        """Join the process group; every rank holds other data."""
         self._data_parallel_size = self.num_nodes * self.num_processes
+        if self._data_parallel_size == 1 and not dist.is_initialized():
+            # one process talks to nobody: no port to listen on, no host name to resolve
+            backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         super().setup_environment()
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Nothing: micro-batches stay on the host until their turn in `NeoModule.training_step`."""
+        return batch
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         # no autocast: the sharding's policy casts parameters, a second cast would undo deliberate float32

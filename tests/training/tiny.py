@@ -55,7 +55,7 @@ def stages(first: int = 4, second: int = 8) -> dict[str, Stage]:
 
 
 def make_row(seed: int, length: int = 24, *, images: int = 1, weight: float | None = None) -> PackedBatch:
-    """A packed row of two documents (the first with images of 1 x 2 tokens) and padding, random but fixed by its seed."""
+    """A packed row of two documents (the first with images of 1 x 2 tokens) and padding, random but fixed by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [length // 2, length // 3, length - length // 2 - length // 3]
     ids = torch.randint(0, 60, (length,), generator=generator)

@@ -40,9 +40,12 @@ class DataPosition(Callback):
         kept = [] if not self._path.exists() else self._path.read_text(encoding="utf-8").splitlines()
         entries = [entry for entry in map(_parse, kept) if (entry.get("step") or 0) < trainer.global_step]
         entries = [entry for entry in entries if entry.get("step") is not None]
-        at_index = getattr(trainer.datamodule, "skipped", ()) if not trainer.global_rank else ()  # type: ignore[attr-defined]
-        first = [{"step": None, "sample": sample, "reason": reason} for sample, reason in at_index]
-        self.reasons = Counter(str(entry.get("reason")) for entry in [*first, *entries])
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        at_index = () if trainer.global_rank else getattr(datamodule, "skipped", ())
+        first: list[dict[str, Any]] = [
+            {"step": None, "sample": sample, "reason": reason} for sample, reason in at_index
+        ]
+        self.reasons = Counter(str(entry["reason"]) for entry in [*first, *entries])
         self._path.write_text("".join(map(_line, [*first, *entries])), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -50,7 +53,7 @@ class DataPosition(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is not None:
             datamodule.next_step = trainer.global_step
-        found = [
+        found: list[dict[str, Any]] = [
             {"step": trainer.global_step - 1, "sample": sample, "reason": reason}
             for micro_batch in batch
             if isinstance(micro_batch, PackedBatch) and micro_batch.info is not None

@@ -1,8 +1,8 @@
 """Measures speed and logs every number of a step.
 
 In: `StepReport`s and the clock. Out, every `log_every_n_steps` of the trainer: one line to all loggers (see `NAMES`),
-`pl_module.metrics` for the progress bar, `trainer.callback_metrics` for a user's callbacks. A step already waits for its
-device once, so the clock is honest and nothing here waits again.
+`pl_module.metrics` for the progress bar, `trainer.callback_metrics` for a user's callbacks. A step already waits for
+its device once, so the clock is honest and nothing here waits again.
 
 MFU is the model's floating-point work per second over the devices' dense bf16 peak: exact mask pairs, forward and
 backward of what the stage trains, head on supervised tokens only, no recomputation counted (see `model.flops`).
@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from neo_lightning.model.flops import flops_per_step
 from neo_lightning.training.module import NeoModule
-from neo_lightning.training.stages import stage_ends
+from neo_lightning.training.stages import stage_ends, trained_names
 from neo_lightning.training.step import StepReport
 
 NAMES = {
@@ -85,7 +86,9 @@ class Throughput(Callback):
         self.tombstones = 0.0
         self._window = _Window()
         self._began = 0.0
+        self._every = 1
         self._peak: float | None = None
+        self._trained: dict[str, set[str]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Totals of the run."""
@@ -96,6 +99,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Look up the peak."""
+        self._every = max(1, getattr(trainer, "log_every_n_steps", 1))
         self._window = _Window()
         self._peak = peak_flops(pl_module.device)
 
@@ -117,7 +121,7 @@ class Throughput(Callback):
         self.tokens += report.counts["tokens"]
         self.tombstones += report.counts["tombstones"]
         done = report.step + 1
-        if done == 1 or done % trainer.log_every_n_steps == 0 or done in stage_ends(pl_module.stages):
+        if done == 1 or done % self._every == 0 or done in stage_ends(pl_module.stages):
             pl_module.metrics = self._metrics(trainer, pl_module, report)
             for logger in trainer.loggers:
                 logger.log_metrics(pl_module.metrics, step=done)
@@ -130,8 +134,12 @@ class Throughput(Callback):
             logger.save()
 
     def _flops(self, module: NeoModule, report: StepReport) -> float:
-        from neo_lightning.model.flops import flops_per_step
-
+        """Model FLOP of a step of all ranks."""
+        if report.stage not in self._trained:
+            assert module.model is not None
+            names = [name for name, _ in module.model.named_parameters()]
+            trains = module.stages[report.stage].trains
+            self._trained[report.stage] = trained_names(names, trains, module.config.extra_num_layers)
         counts = report.counts
         return flops_per_step(
             module.config,
@@ -139,6 +147,7 @@ class Throughput(Callback):
             patches=int(counts["patches"]),
             pairs=int(counts["pairs"]),
             supervised=int(counts["supervised"]),
+            trained=self._trained[report.stage].__contains__,
         )
 
     def _metrics(self, trainer: Trainer, module: NeoModule, report: StepReport) -> dict[str, float]:
