@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from neo_lightning.data.index import ShardSource
 from neo_lightning.data.scenes import write_scenes
@@ -53,15 +54,19 @@ def config(tokenizer: Tokenizer) -> NeoConfig:
         num_key_value_heads=1,
         head_dim=16,
         patch_hidden_size=16,
+        tie_word_embeddings=False,
         image_token_id=tokenizer.context_id,
         image_start_token_id=tokenizer.img_start_id,
     )
 
 
 def random_model(config: NeoConfig, seed: int) -> Neo:
-    """A model with random weights."""
+    """A model with random weights, so large that its answers differ from question to question."""
     model = Neo(config)
-    model.init_weights(seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3 if parameter.ndim > 1 else 1.0, generator=generator)
     return model.eval()
 
 
