@@ -1,6 +1,6 @@
 """Lengths of all samples -> the run's endless sequence of packs, as a pure function of (seed, stages, lengths).
 
-    source a: epoch 0 shuffled, epoch 1 shuffled, ...   \\  drawn by weight    bundle of about    best-fit into rows,
+    source a: epoch 0 shuffled, epoch 1 shuffled, ...   \\  drawn by weight    bundle of about    packed into rows,
     source b: epoch 0 shuffled, epoch 1 shuffled, ...   /  (in samples)   ->   64 rows' tokens -> shuffled -> packs
 
 Nothing but lengths is looked at, so the plan of any number of ranks and workers is the same, and a bad sample found
@@ -14,7 +14,6 @@ Trade-off: pack p is found by replaying the plan from the start of the run. That
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +22,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from neo_lightning.data.packing import FULL, pack_rows
 from neo_lightning.types import Stage
 
 BUNDLE_ROWS = 64
 """Rows' worth of tokens that are packed together: more fill better and mix wider, fewer start faster."""
-
-FULL = 0.98
-"""A row below this fill waits for the next bundle."""
 
 MAX_WAITS = 3
 """Bundles that a sample may wait for a fuller row."""
@@ -128,7 +125,7 @@ def one_pass(
         for i, length in enumerate(array)
         if length
     ]
-    rows = _best_fit(pool, stage.context)
+    rows = _rows(pool, stage.context)
     packs = [PackSpec(i, name, tuple(item.document for item in row)) for i, row in enumerate(rows)]
     packs += [PackSpec(-1, name, ())] * (-len(packs) % world)
     return [StepSpec(step, (pack,)) for step, pack in enumerate(packs[rank::world])]
@@ -155,7 +152,7 @@ def _stage_packs(
             pool.append(_Waiting(document, 0))
             tokens += document.length
         random = np.random.RandomState(_entropy(seed, "bundle", name, bundle))
-        rows, pool = _ready(_best_fit(_shuffled(pool, random), stage.context), stage.context)
+        rows, pool = _ready(_rows(_shuffled(pool, random), stage.context), stage.context)
         rows = _shuffled(rows, random)
         for i, row in enumerate(rows):
             if total is not None and done == total:
@@ -168,22 +165,8 @@ def _stage_packs(
         streams[item.document.source].give_back(item.document.index)
 
 
-def _best_fit(items: list[_Waiting], context: int) -> list[list[_Waiting]]:
-    """Best-fit decreasing: each item goes into the fullest row that still holds it. Equal lengths keep their order."""
-    rows: list[list[_Waiting]] = []
-    free: list[tuple[int, int]] = []  # (tokens left, row), sorted
-    for item in sorted(items, key=lambda item: -item.document.length):
-        length = item.document.length
-        at = bisect.bisect_left(free, (length, -1))
-        if at == len(free):
-            rows.append([item])
-            left, row = context - length, len(rows) - 1
-        else:
-            left, row = free.pop(at)
-            rows[row].append(item)
-            left -= length
-        bisect.insort(free, (left, row))
-    return rows
+def _rows(pool: list[_Waiting], context: int) -> list[list[_Waiting]]:
+    return [[pool[i] for i in row] for row in pack_rows([item.document.length for item in pool], context)]
 
 
 def _ready(rows: list[list[_Waiting]], context: int) -> tuple[list[list[_Waiting]], list[_Waiting]]:

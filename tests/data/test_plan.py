@@ -52,6 +52,20 @@ def test_small_samples_fill_rows_to_98_percent() -> None:
         assert fill >= 0.98, (name, fill)
 
 
+def test_a_few_repeating_lengths_fill_rows_as_well() -> None:
+    # lengths as drawn scenes have them: best-fit decreasing alone reaches 95%
+    random = np.random.RandomState(0)
+    drawn = {
+        "text": random.choice([76, 81, 86, 91, 111, 162], 2000).astype(np.int32),
+        "image": random.choice([33, 59, 80, 83, 86], 2000).astype(np.int32),
+        "multi_image": random.choice([126, 139, 153, 162, 171], 1500).astype(np.int32),
+        "video": random.choice([233, 259, 285, 289], 500).astype(np.int32),
+    }
+    stages = {"a": stage(1, 512, 1, text=2, image=4, multi_image=3, video=2)}
+    rows = list(islice(iterate_packs(stages, lambda s, st: drawn[s], 0), 600))
+    assert np.mean([sum(d.length for d in p.documents) / 512 for p in rows]) >= 0.99
+
+
 def test_samples_that_fit_badly_neither_starve_nor_pile_up() -> None:
     awkward = {"odd": np.array([300] * 40 + [200] * 40, dtype=np.int32)}
     stages = {"a": stage(1, 400, 1, odd=1)}
