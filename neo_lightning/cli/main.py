@@ -57,6 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     command, *rest = args
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own callbacks, sources and loggers by dotted path
+    data = os.environ.get("NEO_DATA", "")
+    if data and "://" not in data:
+        # manifests count relative paths from their own folder; what a user exports counts from the working directory
+        os.environ["NEO_DATA"] = os.path.abspath(os.path.expanduser(data))
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}. {nearest(command, COMMANDS)}")

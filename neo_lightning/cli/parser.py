@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,9 +29,12 @@ from .recipe import RunSettings, find, shipped
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # ${run.dir} below a subcommand
 
-MODEL = "neo_lightning.training.module.NeoModule"
+# said by Lightning at every start, and no news for the user: advertisements, its own deprecations, no validation data
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in record.getMessage())
+warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
+MODEL = "neo_lightning.training.module.NeoModule"
 DATA = "neo_lightning.data.datamodule.NeoDataModule"
 
 
@@ -121,7 +125,8 @@ class NeoCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without LightningCLI's warning about `args` beside sys.argv: these are sys.argv's, composed."""
         self.config = parser.parse_args(args)
-        for name, stage in (self._get(self.config, "stages") or {}).items():
+        below = self.config.get(str(self.config.get("subcommand")), self.config)
+        for name, stage in (below.get("stages") or {}).items():
             _check_stage(name, stage.as_dict())
 
     def _parse_ckpt_path(self) -> None:

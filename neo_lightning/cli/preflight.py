@@ -38,7 +38,12 @@ def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
         datamodule.setup("fit")
         if checkpoint is not None:
             meta = torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)
-            datamodule.load_state_dict(meta[type(datamodule).__qualname__])
+            try:
+                datamodule.load_state_dict(meta[type(datamodule).__qualname__])
+            except ValueError as error:
+                raise UserError(
+                    f"{error}\nGo on with what {checkpoint} was trained on, or choose another run.dir"
+                ) from error
 
 
 def tokenizer_folder(datamodule: Any) -> str | None:
@@ -58,8 +63,8 @@ def match_tokenizer(module: NeoModule, tokenizer: Tokenizer, folder: str) -> Non
     right = with_tokens(config, tokenizer)
     if right != config and module.init.kind == "released":
         raise UserError(
-            f"the tokenizer {folder} does not belong to the model {module.init.folder}: its <IMG_CONTEXT> and <img> are "
-            f"{right.image_token_id} and {right.image_start_token_id}, the model's {config.image_token_id} and "
-            f"{config.image_start_token_id}"
+            f"the tokenizer {folder} does not belong to the model {module.init.folder}: <IMG_CONTEXT> and <img> are "
+            f"{right.image_token_id} and {right.image_start_token_id} in the tokenizer, {config.image_token_id} and "
+            f"{config.image_start_token_id} in the model"
         )
     module.config = right
