@@ -15,6 +15,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 Verdict = Literal["learned", "partly learned", "not learned"]
+EXACT_MATCH_LAYOUT = "exact match per type"
+"""Marks a result (key `layout`) that holds the fields which the report shows in full; see `scenes`."""
 Z95 = 1.959963984540054
 """Two-sided 95% quantile of the normal distribution."""
 

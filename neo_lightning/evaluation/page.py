@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .charts import Band, Line, accuracy_bar, line_chart
+from .metrics import EXACT_MATCH_LAYOUT
 from .style import CSS
 from .words import GROUPS, count, duration, label, listing, percent, points
 
@@ -22,8 +23,8 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def render(report: Report, folder: Path) -> str:
     """The page of a report; `folder` is the run's folder, to which the examples' picture names are relative."""
-    scenes = [result for result in report["evaluations"].values() if "types" in result]
-    others = {name: result for name, result in report["evaluations"].items() if "types" not in result}
+    scenes = exact_match_results(report)
+    others = {name: result for name, result in report["evaluations"].items() if result not in scenes}
     body = [
         f'<p class="kicker">NEO-ov, run {escape(report["title"])}</p>',
         f"<h1>{escape(report['headline'])}</h1>",
@@ -46,6 +47,11 @@ def render(report: Report, folder: Path) -> str:
     )
 
 
+def exact_match_results(report: Report) -> list[Report]:
+    """Results of evaluations that count exact matches; the page shows them in full."""
+    return [result for result in report["evaluations"].values() if result.get("layout") == EXACT_MATCH_LAYOUT]
+
+
 def _alarms(failures: Sequence[str]) -> str:
     return "".join(f'<p class="alarm"><b>Failed:</b> {escape(text)}</p>' for text in failures)
 
@@ -56,10 +62,9 @@ def _tiles(report: Report) -> str:
         tiles.append((duration(report["wall_seconds"]["training"]), "of training"))
     if report["throughput"] is not None:
         tiles.append((count(report["throughput"]), "tokens a second"))
-    for result in report["evaluations"].values():
-        if "types" in result:
-            tiles.append((count(sum(entry["total"] for entry in result["types"].values())), "held-out questions"))
-        if result.get("export"):
+    for result in exact_match_results(report):
+        tiles.append((count(sum(entry["total"] for entry in result["types"].values())), "held-out questions"))
+        if result["export"]:
             export = result["export"]
             same = "identical" if export["same"] == export["checked"] else f"{export['same']} of {export['checked']}"
             tiles.append((same, "answers after export"))
@@ -146,11 +151,15 @@ def _not_learned(result: Report) -> str:
         sentences.append(f"<b>Partly learned:</b> {escape(listing(partly))}; better than a guess, short of the goal.")
     if not sentences:
         sentences.append("Every type was learned.")
-    leaks = [label(name) for name, entry in result["types"].items() if entry["blanked"] and not entry["control_met"]]
-    if leaks:
-        sentences.append(
-            f"<b>Control missed</b> (marked !): {escape(listing(leaks))}. {escape(result['control_rule'])}"
-        )
+    missed = [(name, entry) for name, entry in result["types"].items() if entry["control_met"] is False]
+    above = [label(name) for name, entry in missed if entry["blanked"]["accuracy"] > entry["chance"]]
+    below = [label(name) for name, entry in missed if entry["blanked"]["accuracy"] < entry["chance"]]
+    if missed:
+        sentences.append(f"<b>Control missed</b> (marked !). {escape(result['control_rule'])}")
+    if above:
+        sentences[-1] += f" Above it: {escape(listing(above))}; here the words give the answer away."
+    if below:
+        sentences[-1] += f" Below it: {escape(listing(below))}; here grey pixels get something that is no answer."
     return "".join(f"<p>{sentence}</p>" for sentence in sentences)
 
 
@@ -245,7 +254,9 @@ def _other(name: str, result: Report) -> str:
 def _making(report: Report) -> str:
     machine, skipped = report["machine"], report["skipped"]
     hardware = [machine["processor"], f"{machine['cores']} cores", f"{machine['memory_gib']} GiB", machine["system"]]
-    times = [f"{name} {duration(seconds)}" for name, seconds in report["wall_seconds"].items()]
+    seconds = dict(report["wall_seconds"])
+    seconds |= {"answering": sum(result["seconds"] for result in exact_match_results(report))}
+    times = [f"{name} {duration(value)}" for name, value in seconds.items()]
     rows = {
         "seed": report["seed"],
         "machine": ", ".join(hardware),

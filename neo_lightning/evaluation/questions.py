@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..data.facts import SampleError
 from ..data.index import ShardSource
 from ..data.manifest import expand_pattern
 from ..data.serialize import prompt_from_messages
@@ -100,13 +101,16 @@ def question(sample: Sample, tokenizer: Tokenizer, image: PixelBudget, video: Vi
     """Turn a held-out sample into a question.
 
     Raises:
-        ValueError: the last turn is not the assistant's, or `meta` lacks the type or its chance level.
+        ValueError: the last turn is not the assistant's, `meta` lacks the type or its chance level, or a medium is bad.
     """
     kind, meta = question_type(sample), sample.meta
     *asked, last = sample.messages
     if last.role != "assistant" or not asked:
         raise ValueError(f"{sample.key}: a question's last message has to be the assistant's right answer")
-    sequence, patches = prompt_from_messages(asked, tokenizer, image, video)
+    try:
+        sequence, patches = prompt_from_messages(asked, tokenizer, image, video)
+    except SampleError as error:
+        raise ValueError(f"{sample.key}: this held-out sample cannot be used: {error}") from error
     return Question(
         key=sample.key,
         kind=kind,

@@ -20,7 +20,7 @@ from ..types import MODALITIES
 from .context import EvaluationContext
 from .curves import Curves, read_curves
 from .machine import machine_facts, version_facts
-from .page import render
+from .page import exact_match_results, render
 from .words import count, duration, label, listing
 
 FORMAT = 1
@@ -137,7 +137,7 @@ def _skipped(context: EvaluationContext) -> dict[str, Any]:
 
 def _headline(report: Mapping[str, Any]) -> str:
     """The finding, where there is one; else the run's name."""
-    types = [entry for result in report["evaluations"].values() for entry in result.get("types", {}).values()]
+    types = [entry for result in exact_match_results(report) for entry in result["types"].values()]
     if not types:
         return str(report["title"])
     return f"{sum(entry['learned'] for entry in types)} of {len(types)} question types learned"
@@ -151,11 +151,12 @@ def _summary(report: Mapping[str, Any]) -> str:
     trained = f"trained for {duration(time)} " if time is not None else "trained "
     stages = f"in {len(report['stages'])} stages " if len(report["stages"]) > 1 else ""
     text = f"A model of {count(report['model']['parameters'])} parameters, {trained}{stages}on {place}."
-    for result in report["evaluations"].values():
-        if types := result.get("types"):
+    for types in (result["types"] for result in exact_match_results(report)):
+        if types:
             total = sum(entry["total"] for entry in types.values())
-            text += f" It was asked {count(total)} questions of {len(types)} types about scenes that it had never seen."
+            text += f" It was asked {count(total)} questions that it had never seen, of {len(types)} types."
             for verdict in ("not learned", "partly learned"):
-                if names := [label(name) for name, entry in types.items() if entry["verdict"] == verdict]:
-                    text += f" {verdict.capitalize()}: {listing(names)}."
+                names = [label(name) for name, entry in types.items() if entry["verdict"] == verdict]
+                if names:
+                    text += f" {verdict.capitalize()}: {listing(names) if len(names) < 7 else f'{len(names)} types'}."
     return text

@@ -19,7 +19,7 @@ from rich.progress import track
 from ..types import Sample
 from .context import Evaluation, EvaluationContext
 from .examples import EXAMPLES_RULE, Example, Gallery, save_examples
-from .metrics import RULE, ExactMatch, Score, verdict, wilson_interval
+from .metrics import EXACT_MATCH_LAYOUT, RULE, ExactMatch, Score, verdict, wilson_interval
 from .questions import Question, answers, batches, open_shards, question, question_type
 from .words import label, listing, percent
 
@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from ..model.neo import Neo
 
 CONTROL_MARGIN = 0.12
-CONTROL_RULE = (
-    f"With every pixel grey, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance; "
-    "a type that does better than that gives its answer away in words."
-)
+CONTROL_RULE = f"With every pixel grey, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
 
 
 class SceneEvaluation(Evaluation):
@@ -143,6 +140,7 @@ class SceneEvaluation(Evaluation):
             failures = [f"the exported model answered {len(different)} of {tally.checked} questions differently"]
         export = {"checked": tally.checked, "same": tally.checked - len(different), "different": different[:20]}
         return {
+            "layout": EXACT_MATCH_LAYOUT,
             "rule": RULE,
             "control_rule": CONTROL_RULE,
             "examples_rule": EXAMPLES_RULE,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from neo_lightning.evaluation import EvaluationContext, write_report
+from neo_lightning.evaluation.metrics import EXACT_MATCH_LAYOUT
 from neo_lightning.evaluation.words import count, duration, listing, percent
 
 HOSTILE = '</p></td><script>alert("x")</script><img src=http://evil.example/x.png onerror=alert(1)>&amp; \u202e\'"'
@@ -99,6 +100,7 @@ def hostile_result(folder: Path) -> dict[str, Any]:
         "pictures": [],
     }
     return {
+        "layout": EXACT_MATCH_LAYOUT,
         "rule": "the rule",
         "control_rule": "the control's rule",
         "examples_rule": "chosen so",
@@ -107,6 +109,7 @@ def hostile_result(folder: Path) -> dict[str, Any]:
         "export": {"checked": 4, "same": 3, "different": [{"key": HOSTILE, "before": HOSTILE, "after": ""}]},
         "examples": [example, {**example, "correct": True, "answer": ""}],
         "failures": [HOSTILE],
+        "seconds": 1.5,
     }
 
 
@@ -121,6 +124,7 @@ def test_hostile_text_is_shown_and_not_obeyed(context: EvaluationContext) -> Non
     assert shown.count(HOSTILE) >= 12  # escaped, so that it reads as it was written
     assert "Not learned:" in shown
     assert "Control missed" in shown
+    assert "give the answer away" in shown
     assert "3 of 4" in shown
 
 
@@ -134,7 +138,9 @@ def test_layout_of_the_json(context: EvaluationContext, tmp_path: Path) -> None:
         wall_seconds={"training": 75.0},
         skipped=[("a/1", "broken"), ("a/2", "broken"), ("b/1", "too long")],
     )
-    report = write_report(context, {"mine": {"score": float("nan"), "failures": ["no"], "folder": tmp_path}})
+    report = write_report(
+        context, {"mine": {"score": float("nan"), "failures": ["no"], "folder": tmp_path, "types": 3}}
+    )
     assert json.loads((context.run_dir / "report.json").read_text()) == report
     assert report["format"] == 1
     assert (report["title"], report["seed"], report["command"]) == ("tiny", 7, "lightning run tiny")
