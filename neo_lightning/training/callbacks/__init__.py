@@ -4,6 +4,7 @@ from neo_lightning.training.callbacks.checkpointing import CommitCheckpoint
 from neo_lightning.training.callbacks.curriculum import Curriculum
 from neo_lightning.training.callbacks.position import DataPosition
 from neo_lightning.training.callbacks.progress import RunProgress
+from neo_lightning.training.callbacks.samples import SampleGenerations
 from neo_lightning.training.callbacks.throughput import Throughput
 
-__all__ = ["CommitCheckpoint", "Curriculum", "DataPosition", "RunProgress", "Throughput"]
+__all__ = ["CommitCheckpoint", "Curriculum", "DataPosition", "RunProgress", "SampleGenerations", "Throughput"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,26 +18,41 @@ from neo_lightning.training.module import NeoModule
 from neo_lightning.training.stages import TableRow, parameter_table, stage_at
 from neo_lightning.types import Stage
 
+_HEADINGS = {"patch_embedding": "patches", "pre_buffer": "pre-buffer", "hw": "H/W", "backbone": "backbone"}
+
 
 def render_table(rows: list[TableRow], stages: dict[str, Stage]) -> Table:
-    """The table of trained parameters, one line per stage."""
+    """The table of trained parameters, one line per stage; it fits 80 columns."""
     parts = list(dict.fromkeys(row.part for row in rows))
-    table = Table(title="Trained parameters per stage", title_justify="left")
-    table.add_column("stage")
-    for heading in ("steps", "context", "peak lr", *parts, "trained", "of"):
+    everything = sum(row.total for row in rows if row.stage == rows[0].stage)
+    table = Table(
+        title=f"Trained of {_short(everything)} parameters", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    table.add_column("stage", no_wrap=True)
+    for heading in ("steps", "lr", *(_HEADINGS[part] for part in parts), "trained"):
         table.add_column(heading, justify="right")
     for name, stage in stages.items():
         own = {row.part: row for row in rows if row.stage == name}
-        cells = []
-        for part in parts:
-            row = own[part]
-            share = f"{row.trained:,}" if row.trained == row.total else f"{row.trained:,} of {row.total:,}"
-            cells.append("-" if not row.total else "frozen" if not row.trained else share)
-        trained, total = sum(r.trained for r in own.values()), sum(r.total for r in own.values())
-        table.add_row(
-            name, f"{stage.steps:,}", f"{stage.context:,}", f"{stage.lr:g}", *cells, f"{trained:,}", f"{total:,}"
-        )
+        cells = [_cell(own[part]) for part in parts]
+        trained = _short(sum(row.trained for row in own.values()))
+        table.add_row(name, f"{stage.steps:,}", f"{stage.lr:g}", *cells, trained)
     return table
+
+
+def _cell(row: TableRow) -> str:
+    if not row.total:
+        return "-"
+    if not row.trained:
+        return "frozen"
+    return _short(row.trained) if row.trained == row.total else f"{_short(row.trained)} of {_short(row.total)}"
+
+
+def _short(parameters: int) -> str:
+    """2,584,902,656 -> 2.585B."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if parameters >= size:
+            return f"{parameters / size:.4g}{unit}"
+    return str(parameters)
 
 
 class Curriculum(Callback):
@@ -58,7 +74,7 @@ class Curriculum(Callback):
     def _show(self, pl_module: NeoModule) -> None:
         assert pl_module.model is not None
         rows = parameter_table(pl_module.model, pl_module.stages, pl_module.config.extra_num_layers)
-        Console(width=None).print(render_table(rows, pl_module.stages))
+        Console().print(render_table(rows, pl_module.stages))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Switch where a new stage begins."""

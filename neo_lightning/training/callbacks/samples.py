@@ -1,0 +1,158 @@
+"""Shows what the model answers while it learns: held-out samples with their pictures, in TensorBoard.
+
+In: held-out shards. Out, every N steps and at the end: for each chosen sample the question, the model's answer and the
+truth as text, and the pixels as the model saw them (after resizing, frames side by side). All ranks generate together,
+as a sharded model needs all of them; rank 0 writes. Greedy, so two runs can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from neo_lightning.data.index import ShardSource
+from neo_lightning.data.manifest import expand_pattern
+from neo_lightning.data.serialize import prompt_from_messages
+from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.training.stages import stage_at, total_steps
+from neo_lightning.types import PATCH, Message, Sample, Stage
+
+_GAP = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """A chosen sample."""
+
+    tag: str
+    sample: Sample
+
+    def prompt(self, tokenizer: Tokenizer, stage: Stage) -> Prompt:
+        """The sample without its answer, under the stage's pixel budgets."""
+        sequence, patches = prompt_from_messages(self.sample.messages, tokenizer, stage.image, stage.video)
+        return Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
+
+    @property
+    def question(self) -> str:
+        """All text before the answer."""
+        return "\n".join(_text(message) for message in self.sample.messages[:-1])
+
+    @property
+    def truth(self) -> str:
+        """The last message."""
+        return _text(self.sample.messages[-1])
+
+
+def _text(message: Message) -> str:
+    return " ".join(part if isinstance(part, str) else f"[{part.kind}]" for part in message.parts)
+
+
+def picture(patches: Tensor, grids: Tensor) -> Tensor:
+    """Units side by side, aligned at the top.
+
+    Args:
+        patches: [P, 768] uint8, unit after unit, row-major on the patch grid.
+        grids: [I, 2] rows and columns of each unit in visual tokens, at least one unit.
+
+    Returns:
+        [3, height, width] uint8; grey between units.
+    """
+    sizes = (grids.long() * 2).tolist()
+    units = []
+    for unit, (rows, columns) in zip(patches.split([r * c for r, c in sizes]), sizes, strict=True):
+        pixels = unit.cpu().view(rows, columns, 3, PATCH, PATCH)
+        units.append(pixels.permute(2, 0, 3, 1, 4).reshape(3, rows * PATCH, columns * PATCH))
+    height, width = max(u.shape[1] for u in units), sum(u.shape[2] + _GAP for u in units) - _GAP
+    whole = torch.full((3, height, width), 128, dtype=torch.uint8)
+    left = 0
+    for unit in units:
+        whole[:, : unit.shape[1], left : left + unit.shape[2]] = unit
+        left += unit.shape[2] + _GAP
+    return whole
+
+
+class SampleGenerations(Callback):
+    """Answers to a few held-out samples, again and again."""
+
+    def __init__(
+        self,
+        shards: dict[str, str],
+        every_n_steps: int = 500,
+        per_modality: int = 4,
+        max_new_tokens: int = 64,
+    ) -> None:
+        """
+        Args:
+            shards: modality -> pattern of held-out shards, from the working directory.
+            every_n_steps: 0 shows them at the end only.
+            per_modality: samples of each modality, spread evenly over its shards.
+            max_new_tokens: most tokens of an answer.
+        """
+        if every_n_steps < 0 or per_modality < 1 or max_new_tokens < 1:
+            raise ValueError("samples: need every_n_steps >= 0, per_modality >= 1, max_new_tokens >= 1")
+        self.shards, self.every_n_steps = shards, every_n_steps
+        self.per_modality, self.max_new_tokens = per_modality, max_new_tokens
+        self._shown: dict[str, list[_Shown]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Choose the samples.
+
+        Raises:
+            ManifestError, ShardError: a pattern matches nothing, or a shard is damaged.
+        """
+        if stage != "fit" or self._shown:
+            return
+        for modality, pattern in self.shards.items():
+            files = tuple(expand_pattern(Path(), pattern, "sample generations"))
+            source = ShardSource(f"samples_{modality}", modality, files)
+            step = max(1, len(source) // self.per_modality)
+            chosen = [source.read(i) for i in range(0, len(source), step)][: self.per_modality]
+            self._shown[modality] = [
+                _Shown(tag=f"samples/{modality}_{number}", sample=sample)
+                for number, sample in enumerate(chosen)
+                if sample.messages[-1].role == "assistant" and len(sample.messages) > 1
+            ]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Generate if it is time."""
+        done = trainer.global_step
+        if (self.every_n_steps and done % self.every_n_steps == 0) or done == total_steps(pl_module.stages):
+            self._generate(trainer, pl_module)
+
+    def _generate(self, trainer: Trainer, pl_module: Any) -> None:
+        tokenizer: Tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        stage = stage_at(pl_module.stages, trainer.global_step - 1)[1]
+        for shown in self._shown.values():
+            prompts = [item.prompt(tokenizer, stage) for item in shown]
+            answers = generate(
+                pl_module.model,
+                prompts,
+                max_new_tokens=self.max_new_tokens,
+                stop_ids=[tokenizer.im_end_id, tokenizer.pad_id],
+            )
+            if trainer.is_global_zero:
+                texts = [tokenizer.decode(answer) for answer in answers]
+                self._log(trainer, shown, prompts, texts)
+
+    def _log(self, trainer: Trainer, shown: list[_Shown], prompts: Sequence[Prompt], answers: list[str]) -> None:
+        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for item, prompt, answer in zip(shown, prompts, answers, strict=True):
+            lines = {"sample": item.sample.key, "question": item.question, "answer": answer, "truth": item.truth}
+            text = "\n\n".join(f"**{name}**\n\n{_quoted(value)}" for name, value in lines.items())
+            for board in boards:
+                board.add_text(item.tag, text, trainer.global_step)
+                if prompt.grids.numel():
+                    board.add_image(item.tag, picture(prompt.patches, prompt.grids), trainer.global_step)
+
+
+def _quoted(text: str) -> str:
+    """As a block of plain text, so that nothing in a sample becomes markup."""
+    return "\n".join(f"    {line}" for line in (text.splitlines() or [""]))
