@@ -1,0 +1,145 @@
+"""What is applied to the model from outside changes how it runs, not what it computes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+
+from neo_lightning.checkpoint.export import export_model
+from neo_lightning.model.neo import Neo
+from neo_lightning.training.build import PRESETS, Init, build_model, fill_parameters, read_config
+from neo_lightning.training.module import NeoModule
+from neo_lightning.types import PackedBatch
+
+from .tiny import CONFIG, TinyData, make_row, module, stages, trainer
+
+CPU = torch.device("cpu")
+
+
+def build(**options: Any) -> Neo:
+    return build_model(CONFIG, Init(seed=1), stages=stages(), device=CPU, **options)
+
+
+def gradients(model: Neo, row: PackedBatch) -> tuple[float, dict[str, torch.Tensor]]:
+    loss = model(row).loss_sum
+    loss.backward()
+    return float(loss), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_activation_checkpointing_changes_no_gradient_and_no_name(mode: Any) -> None:
+    row = make_row(0)
+    plain_loss, plain = gradients(build(), row)
+    loss, found = gradients(build(activation_checkpointing=mode), row)
+    assert loss == plain_loss
+    assert set(found) == set(plain)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-7)
+
+
+def saved_bytes(model: Neo, row: PackedBatch) -> int:
+    """Bytes that the forward pass keeps for the backward."""
+    kept: dict[int, int] = {}
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        loss = model(row).loss_sum
+    total = sum(kept.values())
+    del loss
+    return total
+
+
+def test_activation_checkpointing_keeps_less() -> None:
+    row = make_row(0, 96)
+    assert saved_bytes(build(activation_checkpointing="full"), row) < saved_bytes(build(), row) / 2
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32_masters(tmp_path: Path) -> None:
+    run = stages()
+    nets = {}
+    for precision in ("32-true", "bf16-mixed"):
+        net = module(run)
+        trainer(tmp_path / precision, steps=6, save_every=6, precision=precision).fit(net, datamodule=TinyData(run))
+        nets[precision] = net
+    half, full = nets["bf16-mixed"], nets["32-true"]
+    assert half.model is not None
+    assert full.model is not None
+    parameters = dict(half.model.named_parameters())
+    assert all(isinstance(p, DTensor) and p.dtype == torch.float32 for p in parameters.values())
+    assert not any(isinstance(p, DTensor) for p in full.model.parameters())  # one rank: nothing to shard
+    assert half.report is not None
+    assert full.report is not None
+    assert half.report.loss != full.report.loss
+    assert half.report.loss == pytest.approx(full.report.loss, rel=1e-2)
+    states = half.trainer.optimizers[0].state.values()
+    assert all(state["exp_avg"].dtype == torch.float32 for state in states)
+    # the checkpoint of either goes on in the other
+    rest = module(run)
+    checkpoint = tmp_path / "bf16-mixed" / "checkpoints" / "step-00000006"
+    trainer(tmp_path / "rest", steps=7, save_every=0).fit(rest, datamodule=TinyData(run), ckpt_path=checkpoint)
+    assert rest.report is not None
+    assert rest.report.step == 6
+
+
+def test_precision_that_would_drop_small_updates_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision 'bf16-true' is not supported; there are 32-true and bf16-mixed"):
+        trainer(tmp_path, precision="bf16-true").fit(module(), datamodule=TinyData(stages()))
+
+
+def test_presets_have_the_published_sizes() -> None:
+    for name, billions in (("neo_ov_2b", 2.585), ("neo_ov_9b", 10.247)):
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in Neo(read_config(name)).parameters())
+        assert round(parameters / 1e9, 3) == billions
+
+
+def test_model_names_are_checked() -> None:
+    assert read_config({"preset": "neo_ov_9b", "vocab_size": 5}).hidden_size == PRESETS["neo_ov_9b"]["hidden_size"]
+    assert read_config(asdict(CONFIG)) == CONFIG
+    with pytest.raises(ValueError, match="no preset and no folder.*Did you mean 'neo_ov_2b'"):
+        read_config("neo_ov_2")
+    with pytest.raises(ValueError, match="no field 'hiden_size'.*Did you mean 'hidden_size'"):
+        read_config({"hiden_size": 4})
+    with pytest.raises(ValueError, match="needs a folder"):
+        Init(kind="released")
+
+
+def test_a_released_folder_is_where_a_run_starts(tmp_path: Path) -> None:
+    source = build()
+    export_model(source, CONFIG, tmp_path / "model")
+    run = stages()
+    net = NeoModule(run, model=str(tmp_path / "model"), init=Init(kind="released", folder=str(tmp_path / "model")))
+    assert net.config == CONFIG
+    watch = {}
+
+    fitter = trainer(tmp_path / "run", steps=1, save_every=0)
+    original = net.on_train_start
+
+    def remember() -> None:
+        assert net.model is not None
+        watch.update({name: p.detach().clone() for name, p in net.model.named_parameters()})
+        original()
+
+    net.on_train_start = remember  # type: ignore[method-assign]
+    fitter.fit(net, datamodule=TinyData(run))
+    assert all(torch.equal(watch[name], p) for name, p in source.named_parameters())
+
+
+def test_weights_that_do_not_fit_are_listed() -> None:
+    model = build()
+    values = {name: p.detach().clone() for name, p in model.named_parameters()}
+    values["language_model.model.norm.weight"] = torch.ones(3)
+    values.pop("language_model.model.embed_tokens.weight")
+    values["extra"] = torch.ones(1)
+    with pytest.raises(ValueError, match=r"3 differences") as error:
+        fill_parameters(model, values.items())
+    for part in ("not in this model: extra", "norm.weight: shape [3], the model has [16]", "missing: language_model"):
+        assert part in str(error.value)
