@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import recipe as recipes
 from .arguments import Arguments, parse
-from .errors import TRY_AGAIN, UserError, user_errors
+from .errors import TRY_AGAIN, UserError, describe, user_errors
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,12 @@ class Run:
         if self.checkpoint is not None and trainer.is_global_zero:
             print(f"going on from {self.checkpoint} (step {commit.step_of(self.checkpoint)} of {self.total})")
         started = time.perf_counter()
-        trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
+        try:
+            trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
+        except (ValueError, OSError) as error:
+            if getattr(self.cli.model, "report", None) is not None:
+                raise
+            raise UserError(f"training cannot start: {describe(error)}") from error  # no step has been done
         if not trainer.is_global_zero:
             return False
         self.times.add("preparation", self.preparation)

@@ -1,0 +1,103 @@
+"""The terminal chat: streaming, several turns, pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from neo_lightning.checkpoint.load import load_model
+from neo_lightning.cli.chat import pieces
+from neo_lightning.cli.main import main
+from neo_lightning.data.serialize import prompt_from_messages
+from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.types import Media, Message, PixelBudget, VideoBudget
+
+
+@pytest.fixture(scope="module")
+def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny model, made by `model init`."""
+    folder = tmp_path_factory.mktemp("model")
+    config = NeoConfig(
+        vocab_size=448,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        extra_num_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        patch_hidden_size=8,
+        min_pixels=64 * 64,
+    )
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    line = ["model", "init", "--model", str(folder), "--tokenizer", str(scenes / "tokenizer"), "--seed", "1"]
+    assert main([*line, "--out", str(folder / "made"), "--dtype", "float32"]) == 0
+    return folder / "made"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "red.png"
+    Image.new("RGB", (70, 50), "red").save(file)
+    return file
+
+
+def answer(folder: Path, messages: list[Message]) -> str:
+    """What the model says, without the chat."""
+    model, tokenizer = load_model(folder), Tokenizer.load(folder)
+    budget = PixelBudget(min_pixels=64 * 64, max_pixels=model.config.max_pixels)
+    sequence, patches = prompt_from_messages(messages, tokenizer, budget, VideoBudget(max_frames=32))
+    prompt = Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
+    (ids,) = generate(model, [prompt], max_new_tokens=6, stop_ids=[tokenizer.im_end_id, tokenizer.pad_id])
+    return tokenizer.decode(ids)
+
+
+def test_several_turns_about_a_picture(
+    model: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["What is this?", "/nonsense", f"/image {picture}.missing", "And this?"])
+
+    def typed(_: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert main(["chat", "--model", str(model), "--image", str(picture), "--max-new-tokens", "6"]) == 0
+    shown = Media(kind="image", data=picture.read_bytes())
+    asked = [Message(role="user", parts=(shown, "What is this?"))]
+    first = answer(model, asked)
+    asked += [Message(role="assistant", parts=(first,)), Message(role="user", parts=("And this?",))]
+    second = answer(model, asked)
+    assert first
+    assert second
+    said = capsys.readouterr().out
+    assert f"{first}\n" in said
+    assert said.endswith(f"{second}\n")
+    assert "cannot read" in said, "a wrong file name does not end the conversation"
+
+
+def test_one_question(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--model", str(model), "--prompt", "Hello", "--max-new-tokens", "6"]) == 0
+    assert capsys.readouterr().out == answer(model, [Message(role="user", parts=("Hello",))]) + "\n"
+
+
+def test_a_character_appears_when_all_its_bytes_are_there() -> None:
+    data = "aé漢b".encode()
+    shown = list(pieces(iter(data), lambda ids: bytes(ids).decode(errors="replace")))
+    assert [piece for piece in shown if piece] == ["a", "é", "漢", "b"]
+    cut = list(pieces(iter(data[:2]), lambda ids: bytes(ids).decode(errors="replace")))
+    assert cut == ["a", "\ufffd"], "an unfinished character at the end is shown as such"
+
+
+def test_what_is_wrong_is_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--model", str(model), "--image", "nowhere.png", "--prompt", "x"]) == 2
+    assert "nowhere.png" in capsys.readouterr().err
+    assert main(["chat", "--model", "/nowhere", "--prompt", "x"]) == 2
+    assert "/nowhere" in capsys.readouterr().err
