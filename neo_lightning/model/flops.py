@@ -2,8 +2,8 @@
 
 Counted are the matrix products that the step needs, 2 operations per multiply-add, forward and backward:
 
-    a product with a weight    forward 2 r i o    backward 2 r i o to its input, 2 r i o to the weight if that is trained
-    attention                  forward 2 (D + E) per pair and query head, backward twice that
+    product with a weight    forward 2 r i o    backward 2 r i o to its input, 2 r i o to the weight if that is trained
+    attention                forward 2 (D + E) per pair and query head, backward twice that
 
 with r rows, i inputs, o outputs, D = 2 head_dim, E = head_dim, and a pair for every key that a token sees (sum of
 limit - start). The head is counted on supervised tokens only. Not counted: element-wise work, whatever is computed a

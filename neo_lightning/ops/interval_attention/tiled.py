@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 ROWS = 128
-"""Rows of a tile. On 512-token rows of short documents 128 beats 64, 192, 256 and dense attention (fwd + bwd)."""
+"""Rows of a tile on a CPU. On 512-token rows of short documents 128 beats 64, 192, 256 and dense attention."""
+ROWS_ON_DEVICE = 512
+"""Rows of a tile elsewhere, where a few large products cost less than many small ones."""
 KEPT_BIAS = 1 << 22
 """Mask elements of a batch up to which the tiles' masks are kept for all layers; above, each layer makes them again."""
 
@@ -56,10 +58,10 @@ class Tile:
 def prepare(start: Tensor, limit: Tensor) -> list[Tile]:
     """Cut the row into tiles. Reads both arrays on the host."""
     first, last = start.tolist(), limit.tolist()
-    n = len(first)
+    n, rows = len(first), ROWS if start.device.type == "cpu" else ROWS_ON_DEVICE
     spans, a = [], 0
     while a < n:
-        b = min(a + ROWS, n)
+        b = min(a + rows, n)
         if b < n and first[b] == first[b - 1] and first[b] > a:
             b = first[b]  # stop before a document that would be cut, and start the next tile with it
         spans.append((a, b, first[a], last[b - 1]))
@@ -68,8 +70,8 @@ def prepare(start: Tensor, limit: Tensor) -> list[Tile]:
     tiles = []
     for a, b, lo, hi in spans:
         whole = first[a] == first[b - 1] and last[a] == last[b - 1]
-        rows = (None, None) if whole else (start[a:b, None], limit[a:b, None])
-        tiles.append(Tile(a, b, lo, hi, rows[0], rows[1], [], keep))
+        bounds = (None, None) if whole else (start[a:b, None], limit[a:b, None])
+        tiles.append(Tile(a, b, lo, hi, bounds[0], bounds[1], [], keep))
     return tiles
 
 
@@ -128,7 +130,7 @@ class _TiledInterval(torch.autograd.Function):
             _accumulate(dv[:, keys], p.to(v.dtype), do[:, rows])
             dp = _matmul_high(do[:, rows], v[:, keys], high, 1.0, None)
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, high).to(k.dtype)
-            torch.baddbmm(dq[:, rows], ds, k[:, keys], beta=0, alpha=ctx.scale, out=dq[:, rows])
+            dq[:, rows].baddbmm_(ds, k[:, keys], beta=0, alpha=ctx.scale)
             _accumulate(dk[:, keys], ds, q[:, rows], ctx.scale)
         return _tokens_first(dq, t), dk.transpose(0, 1).to(k.dtype), dv.transpose(0, 1).to(v.dtype), None, None
 

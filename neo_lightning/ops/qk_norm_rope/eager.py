@@ -37,17 +37,19 @@ class EagerQKNormRope(torch.autograd.Function):
         high = torch.promote_types(x_t.dtype, torch.float32)
         axes = _columns_of_axes(x_t.shape[2], high, x_t.device)
         r = torch.cat([_inverse_rms(x_t, 1, eps, high), _inverse_rms(x_hw, 2, eps, high)], -1)  # [T, N, 3]
-        z = torch.cat([x_t, x_hw], -1).to(high).mul_(r @ axes)
+        z = _normalised(x_t, x_hw, r, axes)
         w = torch.cat([w_t, w_h, w_w]).to(high)
         c, s = cos.to(high) * w, sin.to(high) * _exchange(w, swap)
         out = (z * c[:, None]).addcmul_(_exchange(z, swap), s[:, None])
-        ctx.save_for_backward(z, w, r, cos, sin, swap, axes)
+        kept = (z,) if z.dtype == x_t.dtype else (x_t, x_hw)  # two half-wide inputs are half of z, and quickly made z
+        ctx.save_for_backward(w, r, cos, sin, swap, axes, *kept)
         ctx.dtypes = x_t.dtype, w_t.dtype
         return out.to(x_t.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, w, r, cos, sin, swap, axes = ctx.saved_tensors
+        w, r, cos, sin, swap, axes, *kept = ctx.saved_tensors
+        z = kept[0] if len(kept) == 1 else _normalised(kept[0], kept[1], r, axes)
         d = z.shape[-1] // 2
         dout = grads[0].contiguous().to(z.dtype)
         sin_exchanged = _exchange(sin.to(z.dtype), swap)
@@ -61,6 +63,11 @@ class EagerQKNormRope(torch.autograd.Function):
         scale = r @ axes
         dx_t, dx_hw = dz[..., :d] * scale[..., :d], dz[..., d:] * scale[..., d:]
         return dx_t.to(ctx.dtypes[0]), dx_hw.to(ctx.dtypes[0]), *dws, None, None, None, None
+
+
+def _normalised(x_t: Tensor, x_hw: Tensor, r: Tensor, axes: Tensor) -> Tensor:
+    """z [T, N, 2 D] without the norms' weights."""
+    return torch.cat([x_t, x_hw], -1).to(r.dtype).mul_(r @ axes)
 
 
 def _exchange(x: Tensor, swap: Tensor) -> Tensor:
