@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from .tasks import CLIP_FPS, TASKS, Album, Crowd, Layout, Lights, Motion, Number, Pair, Question, Single, pick
+from .layouts import CLIP_FPS, Album, Crowd, Lights, Motion, Number, Pair, Portrait, Single
+from .tasks import TASKS, Layout, Question, pick
 from .words import Rule, Table
 
 Split = Literal["train", "test"]
@@ -129,50 +130,43 @@ def _draw(sample: Callable[[], Layout], side: bool) -> Any:
 def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout, list[Question]]:
     """A layout of this modality with several questions: (text before them, layout, questions)."""
     layout: Any
+    part = rng.random()
     if kind == "text":
-        if rng.random() < 0.5:
+        if part < 0.5:
             layout = _draw(lambda: Table.sample(rng, int(rng.integers(2, 5))), side)
-            return layout.rows, layout, _turns(layout, rng, 5)
-        rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(3)]
+            return layout.rows, layout, _turns(layout, rng, ["lookup", *Table.kinds])
+        rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(4)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
     if kind == "image":
-        part = rng.random()
-        if part < 0.4:
-            layout, turns = _draw(lambda: Single.sample(rng), side), 3
-        elif part < 0.6:
-            layout, turns = _draw(lambda: Pair.sample(rng), side), 3
-        elif part < 0.8:
-            layout, turns = _draw(lambda: Crowd.sample(rng), side), 2
+        if part < 0.25:
+            layout = _draw(lambda: Single.sample(rng), side)
+        elif part < 0.4:
+            layout = _draw(lambda: Portrait.sample(rng), side)
+        elif part < 0.55:
+            layout = _draw(lambda: Pair.sample(rng), side)
+        elif part < 0.75:
+            layout = _draw(lambda: Crowd.sample(rng), side)
         else:
-            layout, turns = _draw(lambda: Number.sample(rng), side), 1
-        return "", layout, _turns(layout, rng, turns)
+            layout = _draw(lambda: Number.sample(rng), side)
+        return "", layout, _turns(layout, rng, layout.kinds)
     if kind == "multi_image":
-        return "", *_album(rng, side, 5)
-    if rng.random() < 0.4:
-        layout, turns = _draw(lambda: Motion.sample(rng), side), 2
+        if part < 0.35:
+            same_colour, same_shape = bool(rng.integers(2)), bool(rng.integers(2))
+            layout = _draw(lambda: Album.sample(rng, 2, same_colour, same_shape), side)
+            return "", layout, _turns(layout, rng, ["same_colour", "same_shape", "list_colours", "list_shapes"])
+        layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
+        search = ["which_image", "which_image", "find_colours", "image_colour", "list_colours", "list_shapes"]
+        return "", layout, _turns(layout, rng, search)
+    if part < 0.4:
+        layout = _draw(lambda: Motion.sample(rng), side)
     else:
-        layout, turns = _draw(lambda: Lights.sample(rng), side), 4
-    return "", layout, _turns(layout, rng, turns)
+        layout = _draw(lambda: Lights.sample(rng), side)
+    return "", layout, _turns(layout, rng, layout.kinds)
 
 
-def _album(rng: np.random.Generator, side: bool, turns: int) -> tuple[Layout, list[Question]]:
-    """Pairs of images to compare, or two or three images to look up."""
-    if rng.random() < 0.4:
-        same_colour, same_shape = bool(rng.integers(2)), bool(rng.integers(2))
-        layout = _draw(lambda: Album.sample(rng, 2, same_colour, same_shape), side)
-        kinds = ["same_colour", "same_shape", "image_colour", "list_colours"]
-        return layout, [layout.ask(kinds[int(i)], rng) for i in rng.permutation(4)[:turns]]
-    layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
-    kinds = ["which_image", "which_image", "find_colours", "image_colour", "list_colours"]
-    return layout, [layout.ask(kinds[int(i)], rng) for i in rng.permutation(5)[:turns]]
-
-
-def _turns(layout: Layout, rng: np.random.Generator, count: int) -> list[Question]:
-    """`count` questions of the layout's kinds in random order, each kind at most once per round."""
-    kinds: list[str] = []
-    while len(kinds) < count:
-        kinds += [layout.kinds[int(i)] for i in rng.permutation(len(layout.kinds))]
-    return [layout.ask(kind, rng) for kind in kinds[:count]]
+def _turns(layout: Layout, rng: np.random.Generator, kinds: Sequence[str]) -> list[Question]:
+    """One question of each of `kinds`, in random order."""
+    return [layout.ask(kinds[int(i)], rng) for i in rng.permutation(len(kinds))]
 
 
 def _single(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout, list[Question]]:
@@ -191,7 +185,7 @@ def _single(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layou
     samplers: dict[str, Callable[[], Layout]] = {
         "position": lambda: Single.sample(rng),
         "colour": lambda: Single.sample(rng),
-        "shape": lambda: Single.sample(rng),
+        "shape": lambda: Portrait.sample(rng),
         "binding": lambda: Pair.sample(rng),
         "count": lambda: Crowd.sample(rng),
         "number": lambda: Number.sample(rng),
