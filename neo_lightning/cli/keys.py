@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -116,19 +116,26 @@ def place(source: str, node: yaml.Node) -> str:
     return source if source.startswith("--") else f"{source}, line {node.start_mark.line + 1}"
 
 
+def scalars(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, yaml.ScalarNode]]:
+    """(dotted path, node) of every plain value in a document."""
+    if isinstance(node, yaml.ScalarNode):
+        yield path, node
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from scalars(item, f"{path}.{index}")
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from scalars(value, f"{path}.{key.value}" if path else str(key.value))
+
+
 def find_value(sources: Mapping[str, str], key: str, value: str) -> list[str]:
-    """The places in which `key` has the scalar `value`, for messages that know no more than these two."""
-    found = []
-    for source, text in sources.items():
-        queue = [yaml.compose(text, Loader=yaml.SafeLoader)]
-        while queue:
-            node = queue.pop()
-            if isinstance(node, yaml.SequenceNode):
-                queue += node.value
-            elif isinstance(node, yaml.MappingNode):
-                queue += [child for _, child in node.value]
-                found += [place(source, k) for k, child in node.value if k.value == key and child.value == value]
-    return found
+    """The places in which `key` has the plain value `value`, for messages that know no more than these two."""
+    return [
+        place(source, node)
+        for source, text in sources.items()
+        for path, node in scalars(yaml.compose(text, Loader=yaml.SafeLoader))
+        if path.rpartition(".")[2] == key and node.value == value
+    ]
 
 
 def _walk(node: yaml.Node, hint: Any, path: str, source: str) -> None:

@@ -95,7 +95,7 @@ class NeoCLI(LightningCLI):
             for room, cls in (("model", model_class), ("data", data_class))
             if "stages" in (keys.parameters(cls) or {})
         ]
-        _check_files(arguments, model_class, data_class)
+        _check_files(arguments)
         self._subcommands = {subcommand: LightningCLI.subcommands()[subcommand]} if subcommand else {}
         mode = {"parser_mode": "omegaconf+"}
         super().__init__(
@@ -191,13 +191,14 @@ def _complete(recipe: dict[str, Any], data_class: Any) -> None:
         data["manifest"] = str(find(manifest, "data_manifests"))
 
 
-def _check_files(arguments: Arguments, model_class: Any, data_class: Any) -> None:
-    roots = {
+def _check_files(arguments: Arguments) -> None:
+    """Check each file's keys against the classes chosen so far."""
+    roots: dict[str, Any] = {
         "run": RunSettings,
         "seed_everything": Any,
         "stages": dict[str, Stage],
-        "model": keys.Arguments(model_class),
-        "data": keys.Arguments(data_class),
+        "model": keys.Arguments(keys.load_class(MODEL)),
+        "data": keys.Arguments(keys.load_class(DATA)),
         "trainer": keys.Arguments(Trainer),
         "evaluation": list[Evaluation],
         "export": Any,
@@ -205,4 +206,8 @@ def _check_files(arguments: Arguments, model_class: Any, data_class: Any) -> Non
     }
     for source, text in arguments.sources.items():
         keys.check_recipe(text, source, roots)
+        chosen = {path: node.value for path, node in keys.scalars(yaml.compose(text, Loader=yaml.SafeLoader))}
+        for room in ("model", "data"):
+            if f"{room}.class_path" in chosen:  # later files may give this class's arguments alone
+                roots[room] = keys.Arguments(keys.load_class(chosen[f"{room}.class_path"]))
     NeoParser.sources = arguments.sources

@@ -80,6 +80,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`, by the rule at the head of this file."""
     if "class_path" in over and over["class_path"] != base.get("class_path"):
         return dict(over)
+    if "class_path" in base and over and not {"class_path", "init_args"} & over.keys():
+        over = {"init_args": over}  # arguments of the object that an earlier file chose
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)

@@ -94,6 +94,11 @@ class Run:
         from .preflight import check_run
 
         started = time.perf_counter()
+        names = [evaluation.name for evaluation in self.cli.evaluation]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(
+                f"evaluation: the name {sorted(twice)[0]!r} is there twice; give one another (init_args.name)"
+            )
         check_run(self.cli.model, self.cli.datamodule, None if self.trained() else self.checkpoint)
         self.preparation = time.perf_counter() - started
 

@@ -40,6 +40,7 @@ def losses(run: Path) -> list[float]:
         return [float(line["loss"]) for line in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(micro: Path, tmp_path: Path) -> None:
     (tmp_path / "my_callbacks.py").write_text(CALLBACKS, encoding="utf-8")
     saver = "neo_lightning.training.callbacks.CommitCheckpoint"
