@@ -1,8 +1,8 @@
 """Everything that makes the model run on more than one device, or faster, applied from outside of it.
 
 In: a model on the meta device. Out: the same model with activation checkpointing, compiled blocks and FSDP2 sharding;
-parameter names do not change. The order matters: recomputation inside compilation inside sharding, so that a block is
-gathered once for its forward and once for its backward, recomputation included.
+parameter names do not change. The order matters: recomputation inside sharding, so that a block is gathered once for
+its forward and once for its backward, recomputation included.
 
 Mixed precision belongs to the sharding: parameters stay float32 (the optimiser's master weights), each block sees a
 bfloat16 copy while it runs, gradients are reduced in float32. With one rank in float32 there is nothing to shard, and
@@ -12,7 +12,7 @@ the model is left as it is.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -43,9 +43,15 @@ def checkpoint_activations(blocks: Iterable[nn.Module], mode: ActivationCheckpoi
     if mode == "selective":
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
     for block in blocks:
-        forward = block.forward
         # an attribute of the instance: no wrapper module, so no parameter changes its name
-        block.forward = functools.wraps(forward)(functools.partial(checkpoint, forward, **options))  # type: ignore[method-assign]
+        block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        return checkpoint(forward, *args, **options)
+
+    return run
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
@@ -77,12 +83,19 @@ def parallelise(
         mesh: one-dimensional mesh of the ranks that share the parameters; None leaves the model whole.
         bf16: compute in bfloat16 with float32 master weights. Needs a mesh, of one rank if need be.
         activation_checkpointing: what the backward repeats.
-        compile_blocks: compile each block; they share one graph, as row lengths are fixed within a stage.
+        compile_blocks: compile each block; row lengths are fixed within a stage, so once per stage. With selective
+            recomputation this needs an attention backend that compiles, else the blocks run as if not compiled.
     """
     blocks = list(blocks)
-    checkpoint_activations(blocks, activation_checkpointing)
     if compile_blocks:
-        for block in blocks:
+        # a layer's number would otherwise be a constant of its graph: one graph per layer, and none past the eighth
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True
+    if compile_blocks and activation_checkpointing == "full":
+        for block in blocks:  # inside what is repeated: a graph that breaks at an uncompiled kernel is no obstacle
+            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+    checkpoint_activations(blocks, activation_checkpointing)
+    if compile_blocks and activation_checkpointing != "full":
+        for block in blocks:  # around it: selective recomputation has to see single operations
             block.compile()
     if mesh is not None and (mesh.size() > 1 or bf16):
         shard(model, blocks, mesh, bf16=bf16)
