@@ -35,7 +35,7 @@ class MediaFacts:
     """Pixels as shown: orientation or rotation applied."""
     height: int
     plain: bool = False
-    """Image: torchvision decodes it as it is (no orientation, alpha, palette or animation)."""
+    """Image: JPEG or WebP that torchvision decodes as it is (no orientation, alpha or animation)."""
     ticks: np.ndarray | None = None
     """Video: presentation timestamps of all frames, int64, increasing, in units of `time_base`."""
     time_base: tuple[int, int] = (1, 1)

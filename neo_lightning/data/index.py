@@ -33,7 +33,7 @@ ACCEPTED = {
 }
 """What a source of each modality may hold; anything else in it is left out as a probable mistake."""
 
-PARALLEL_FROM_BYTES = 64 << 20
+PARALLEL_FROM_BYTES = 16 << 20
 """Smaller sets are indexed in this process."""
 
 

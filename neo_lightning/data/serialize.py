@@ -184,7 +184,7 @@ def _video_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: Vide
         f"The time range of this video is [00:00-{end // 60:02d}:{end % 60:02d}], and the following is a series of "
         f"{len(frames)} frames sampled at {len(frames) / facts.duration:.1f} FPS.\n"
     )
-    pieces: list[list[int] | Unit] = [tokenizer.encode_text(prefix)]
+    pieces: list[list[int] | Unit] = [[*_encode_label(tokenizer, prefix)]]
     for second, frame in zip(seconds.tolist(), frames.tolist(), strict=True):
         pieces.append([*_encode_label(tokenizer, time_label(second)), tokenizer.img_start_id])
         pieces += [Unit(k, frame, height, width), [tokenizer.img_end_id, *tokenizer.newline_ids]]

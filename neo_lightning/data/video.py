@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from neo_lightning.data.facts import MediaError, MediaFacts
@@ -70,7 +71,7 @@ def video_facts(data: bytes) -> MediaFacts:
             width, height, rotation = frame.width, frame.height, round(frame.rotation) % 360
     except MediaError:
         raise
-    except (av.FFmpegError, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # FFmpeg's errors come as a dozen types; all of them mean this clip is bad
         raise MediaError(f"damaged or unreadable clip: {error}") from error
     ticks = np.array([pts for pts, _ in packets], dtype=np.int64)
     if len(np.unique(ticks)) < len(ticks):
@@ -114,19 +115,22 @@ def decode_frames(data: bytes, facts: MediaFacts, indices: Sequence[int]) -> lis
         with _open(data) as container:
             stream = _stream(container)
             frames, position = container.decode(stream), int(facts.ticks[0])
+            convert = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
             for tick in wanted:
                 if tick - position > ahead:
                     container.seek(tick - ahead // 4, stream=stream, backward=True)
                     frames = container.decode(stream)
-                found[tick], position = _frame_at(frames, tick, facts, deadline), tick
+                found[tick], position = _frame_at(frames, tick, facts, convert, deadline), tick
     except MediaError:
         raise
-    except (av.FFmpegError, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # FFmpeg's errors come as a dozen types; all of them mean this clip is bad
         raise MediaError(f"damaged clip: {error}") from error
     return [found[int(facts.ticks[i])] for i in indices]
 
 
-def _frame_at(frames: Iterator[Any], tick: int, facts: MediaFacts, deadline: float) -> Tensor:
+def _frame_at(
+    frames: Iterator[Any], tick: int, facts: MediaFacts, convert: VideoReformatter, deadline: float
+) -> Tensor:
     for frame in frames:
         if time.monotonic() > deadline:
             raise MediaError(f"decoding took more than {DECODE_SECONDS:.0f} s")
@@ -134,7 +138,7 @@ def _frame_at(frames: Iterator[Any], tick: int, facts: MediaFacts, deadline: flo
             continue
         if frame.pts > tick or frame.is_corrupt:
             break
-        pixels = np.rot90(frame.to_ndarray(format="rgb24"), facts.rotation // 90)
+        pixels = np.rot90(convert.reformat(frame, format="rgb24", threads=1).to_ndarray(), facts.rotation // 90)
         if pixels.shape != (facts.height, facts.width, 3):
             raise MediaError(f"a frame of {pixels.shape[1]}x{pixels.shape[0]} pixels, not {facts.width}x{facts.height}")
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous()

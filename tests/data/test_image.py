@@ -197,3 +197,19 @@ def test_fit_leaves_the_right_size_alone_and_resizes_smoothly() -> None:
     small = fit(pixels, (32, 32))
     theirs = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((32, 32), Image.Resampling.BICUBIC)
     assert (small.permute(1, 2, 0).int() - torch.from_numpy(np.asarray(theirs).copy()).int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_random_damage_is_an_error_of_the_sample_or_harmless(format: str) -> None:
+    data = encoded(picture(48, 40), format)
+    random = np.random.RandomState(0)
+    for _ in range(60):
+        damaged = bytearray(data)
+        for place in random.randint(0, len(data), 6):
+            damaged[place] = random.randint(256)
+        try:
+            facts = image_facts(bytes(damaged))
+            pixels = decode_image(bytes(damaged), facts)
+        except MediaError:
+            continue
+        assert tuple(pixels.shape) == (3, facts.height, facts.width)

@@ -108,3 +108,19 @@ def rotate(mp4: bytes, degrees: int) -> bytes:
     entries = [a * one, b * one, 0, c * one, d * one, 0, 0, 0, 0x40000000]
     packed = b"".join(e.to_bytes(4, "big", signed=True) for e in entries)
     return mp4[:at] + packed + mp4[at + 36 :]
+
+
+def test_random_damage_is_an_error_of_the_sample_or_harmless() -> None:
+    data = clip(8, faststart=True)
+    random = np.random.RandomState(0)
+    for _ in range(60):
+        damaged = bytearray(data)
+        for place in random.randint(0, len(data), 4):
+            damaged[place] = random.randint(256)
+        try:
+            facts = video_facts(bytes(damaged))
+            seconds, frames = choose_moments(facts, VideoBudget(fps=None, max_frames=4))
+            shown = decode_frames(bytes(damaged), facts, frames.tolist())
+        except MediaError:
+            continue
+        assert len(shown) == len(seconds)
