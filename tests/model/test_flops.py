@@ -24,7 +24,7 @@ CONFIG_9B = NeoConfig(
 
 
 class CountProducts(TorchDispatchMode):
-    """Sums 2 m n k over matrix products; those with a side of 3 or less belong to norms."""
+    """Sums 2 m n k over matrix products."""
 
     def __init__(self):
         super().__init__()
@@ -35,8 +35,7 @@ class CountProducts(TorchDispatchMode):
         if name in ("mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_"):
             a, b = args[-2:]
             m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-            if min(m, k, n) > 3:
-                self.total += 2 * m * k * n * (a.shape[0] if a.dim() == 3 else 1)
+            self.total += 2 * m * k * n * (a.shape[0] if a.dim() == 3 else 1)
         return func(*args, **(kwargs or {}))
 
 

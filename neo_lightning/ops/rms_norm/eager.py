@@ -31,7 +31,7 @@ class EagerRMSNorm(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         dy, w = grads[0].to(r.dtype), weight.to(r.dtype)
         product = dy * x
-        dw = (product.t() @ r)[:, 0].to(weight.dtype) if ctx.needs_input_grad[1] else None
-        inner = (product @ w)[:, None].mul_(r * r).div_(-x.shape[-1])
+        dw = product.t().mv(r[:, 0]).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        inner = product.mv(w)[:, None].mul_(r * r).div_(-x.shape[-1])
         dx = (dy * w).addcmul_(x.to(r.dtype), inner).mul_(r)
         return dx.to(x.dtype), dw, None
