@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml setup.py
 
 demo: $(STAMP)
 	$(BIN)/neo-lightning data scenes --out $(RUN)/scenes --seed $(SEED)
-	$(BIN)/neo-lightning run recipes/demo.yaml --run.dir=$(RUN) --seed_everything=$(SEED)
+	$(BIN)/neo-lightning run recipes/demo.yaml --run.name=demo-$(SEED) --seed_everything=$(SEED)
 	@echo "report: $(RUN)/report.html"
 
 check: $(STAMP)
