@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
-from neo_lightning.model.init import initial_state
+from neo_lightning.model.init import STD, initial_state
 from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
 from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
@@ -91,14 +91,14 @@ class Neo(nn.Module):
         self.language_model = LanguageModel(config)
 
     @torch.no_grad()
-    def init_weights(self, seed: int = 0, *, closed_hw: bool = False) -> None:
+    def init_weights(self, seed: int = 0, *, std: float = STD, closed_hw: bool = False) -> None:
         """Fill every parameter afresh, on whatever device it is; see `model.init.initial_state`.
 
         From the meta device: `model.to_empty(device=...)`, then this. The same seed gives the same model anywhere.
         """
         parameters = dict(self.named_parameters())
         shapes = {name: p.shape for name, p in parameters.items()}
-        for name, value in initial_state(shapes, self.config, seed, closed_hw=closed_hw):
+        for name, value in initial_state(shapes, self.config, seed, std=std, closed_hw=closed_hw):
             parameters[name].copy_(value)
 
     @property

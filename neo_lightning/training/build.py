@@ -21,7 +21,7 @@ from neo_lightning.checkpoint.load import load_config, load_state
 from neo_lightning.checkpoint.qwen3 import qwen3_state
 from neo_lightning.checkpoint.shards import shard_rows
 from neo_lightning.model.config import NeoConfig
-from neo_lightning.model.init import InitRule, initial_state
+from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.parallel import ActivationCheckpointing, parallelise
 from neo_lightning.training.stages import check_stages
@@ -53,6 +53,8 @@ class Init:
     """How a Qwen3 backbone's H and W projections start."""
     seed: int = 0
     """Of random weights."""
+    std: float = STD
+    """With `scratch`: deviation of the language model's matrices; a small one wants about 1/sqrt(hidden_size)."""
     closed_hw: bool = False
     """With `scratch`: the layers behind the pre-buffer start with H and W without effect, as in the rule `smooth`."""
 
@@ -144,7 +146,7 @@ def build_model(
 def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterable[tuple[str, Tensor]]:
     """Name and whole float32 value of each parameter, one at a time."""
     if init.kind == "scratch":
-        return initial_state(shapes, config, init.seed, closed_hw=init.closed_hw)
+        return initial_state(shapes, config, init.seed, std=init.std, closed_hw=init.closed_hw)
 
     assert init.folder is not None
     if init.kind == "qwen3":
