@@ -180,12 +180,14 @@ def _choose(recipe: Mapping[str, Any], key: str, default: str, base: type) -> tu
 
 
 def _complete(recipe: dict[str, Any], data_class: Any) -> None:
-    """Fill in what follows from other keys: the data's seed, and the file of a shipped manifest's name."""
+    """Fill in what follows from other keys: seeds of data and weights, and the file of a shipped manifest's name."""
     known = keys.parameters(data_class) or {}
-    data = recipe["data"]
+    data, init = recipe["data"], recipe["model"].get("init")
+    recipe.setdefault("seed_everything", 0)
     if "seed" in known:
         data.setdefault("seed", "${seed_everything}")
-        recipe.setdefault("seed_everything", 0)
+    if isinstance(init, dict):
+        init.setdefault("seed", "${seed_everything}")
     manifest = data.get("manifest")
     if isinstance(manifest, str) and manifest in shipped("data_manifests") and not Path(manifest).exists():
         data["manifest"] = str(find(manifest, "data_manifests"))
