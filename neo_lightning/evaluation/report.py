@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..data.facts import reason_kind
 from ..types import MODALITIES
 from .context import EvaluationContext
 from .curves import Curves, read_curves
@@ -127,7 +128,7 @@ def _typical(curves: Curves, column: str) -> float | None:
 
 
 def _skipped(context: EvaluationContext) -> dict[str, Any]:
-    reasons = Counter(reason for _, reason in context.skipped)
+    reasons = Counter(reason_kind(reason) for _, reason in context.skipped)
     return {
         "total": len(context.skipped),
         "by_reason": dict(reasons.most_common()),

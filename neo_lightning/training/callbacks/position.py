@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
+from neo_lightning.data.facts import reason_kind
 from neo_lightning.types import PackedBatch
 
 
@@ -28,7 +29,7 @@ class DataPosition(Callback):
         """Args: `file`, below the trainer's default_root_dir; ranks other than 0 add their number to the name."""
         self.file = file
         self.reasons: Counter[str] = Counter()
-        """Reason -> samples left out, on this rank, in this process."""
+        """Kind of reason -> samples left out, on this rank, in this process."""
         self._path: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -45,7 +46,7 @@ class DataPosition(Callback):
         first: list[dict[str, Any]] = [
             {"step": None, "sample": sample, "reason": reason} for sample, reason in at_index
         ]
-        self.reasons = Counter(str(entry["reason"]) for entry in [*first, *entries])
+        self.reasons = Counter(reason_kind(str(entry["reason"])) for entry in [*first, *entries])
         self._path.write_text("".join(map(_line, [*first, *entries])), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -61,7 +62,7 @@ class DataPosition(Callback):
         ]
         if found:
             assert self._path is not None
-            self.reasons.update(entry["reason"] for entry in found)
+            self.reasons.update(reason_kind(entry["reason"]) for entry in found)
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(map(_line, found))
             rank_zero_warn(f"{len(found)} sample(s) proved bad and took no part: see {self._path}")
