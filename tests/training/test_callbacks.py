@@ -47,7 +47,9 @@ def fit(folder: Path, *, steps: int = 12, resume: Path | None = None, data: Tiny
     own = [DataPosition(), Throughput(), Curriculum(print_table=False), CommitCheckpoint(every_n_steps=3, keep_last=0)]
     logger = RunCSVLogger(str(folder))
     fitter = trainer(folder, steps=steps, callbacks=own, logger=logger, log_every_n_steps=2)
-    fitter.fit(module(run), datamodule=data or TinyData(run), ckpt_path=resume)
+    net = module(run)
+    fitter.fit(net, datamodule=data or TinyData(run), ckpt_path=resume)
+    assert float(fitter.callback_metrics["loss"]) == pytest.approx(net.metrics["loss"])  # a user's callback sees it
     return own
 
 
