@@ -35,8 +35,9 @@ from neo_lightning.types import MODALITIES, PackedBatch, Stage
 
 _STATE = "neo_lightning"
 
-# training without validation data is normal here, and Lightning would say so twice at every start
+# at every start Lightning would say twice that there is no validation data, and once what torch renames
 warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
 

@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from neo_lightning.checkpoint.commit import latest
+from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.model.neo import Neo
 from training import tiny
 
 
@@ -51,6 +53,23 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: (p.full_tensor() if isinstance(p, DTensor) else p).clone() for name, p in weights.items()}
 
 
+def plain(weights: dict[str, torch.Tensor]) -> Neo:
+    """The whole model on this rank."""
+    model = Neo(tiny.CONFIG)
+    model.load_state_dict(weights)
+    return model
+
+
+def answer(model: Neo) -> list[list[int]]:
+    """What a model, sharded or not, says to a prompt with an image and one without."""
+    visual = torch.tensor([False, False, True, True, False])
+    ids = torch.tensor([5, 6, tiny.CONFIG.image_token_id, tiny.CONFIG.image_token_id, 7])
+    patches = tiny.make_row(1).patches
+    with_image = Prompt(input_ids=ids, visual=visual, grids=torch.tensor([[1, 2]]), patches=patches)
+    bare = Prompt(input_ids=ids[:2], visual=visual[:2], grids=torch.empty(0, 2).int(), patches=patches[:0])
+    return generate(model, [with_image, bare], max_new_tokens=6)
+
+
 def run(devices: int, job: dict[str, Any]) -> None:
     """One training."""
     folder = Path(job["folder"])
@@ -62,6 +81,8 @@ def run(devices: int, job: dict[str, Any]) -> None:
     resume = latest(folder / "checkpoints") if job.get("resume") else job.get("checkpoint")
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     weights = whole_weights(module.model)
+    answers = [answer(model) for model in (module.model, plain(weights))]
+    assert answers[0] == answers[1], f"the sharded model answers {answers[0]}, the whole one {answers[1]}"
     if trainer.is_global_zero:
         save_file(weights, folder / "final.safetensors")
         print(f"{folder.name} done {trainer.global_step} {int(trainer.callbacks[-1].interrupted)}", flush=True)

@@ -196,19 +196,21 @@ def test_answers_with_pictures_from_real_shards(tmp_path: Path) -> None:
     run = {"only": stage(6, mixture={"squares": 1.0}, context=96, image=budget, lr=1e-2)}
     config = replace(CONFIG, vocab_size=tokenizer.vocab_size, image_token_id=tokenizer.context_id)
 
-    def go(folder: Path, resume: Path | None = None) -> tuple[NeoModule, Any]:
-        data = NeoDataModule(str(tmp_path / "manifest.yaml"), run, str(tmp_path / "tokenizer"))
+    def go(folder: Path, resume: Path | None = None) -> tuple[NeoModule, Any, float]:
+        data = NeoDataModule(str(tmp_path / "manifest.yaml"), run, str(tmp_path / "tokenizer"), validation=["squares"])
         samples = SampleGenerations({"image": str(tmp_path / "squares.tar")}, 3, per_modality=2, max_new_tokens=5)
         board = TensorBoardLogger(str(folder), name="", version="")
         net = NeoModule(run, model=config)  # type: ignore[arg-type]
         fitter = trainer(folder, Throughput(), samples, steps=6, logger=board)
         fitter.fit(net, datamodule=data, ckpt_path=resume)
-        return net, data
+        return net, data, fitter.validate(net, datamodule=data, verbose=False)[0]["val_loss"]
 
-    first, _ = go(tmp_path / "a")
-    second, data = go(tmp_path / "b", tmp_path / "a/checkpoints/step-00000003")
+    first, _, before = go(tmp_path / "a")
+    second, data, after = go(tmp_path / "b", tmp_path / "a/checkpoints/step-00000003")
     assert data.next_step == 6
     assert first.report == second.report
+    assert before == after
+    assert 0 < after < 6
     events = EventAccumulator(str(tmp_path / "a"), size_guidance={"images": 0})
     events.Reload()
     assert sorted(events.Tags()["images"]) == ["samples/image_0", "samples/image_1"]

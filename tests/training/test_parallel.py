@@ -104,9 +104,9 @@ def test_presets_have_the_published_sizes() -> None:
 def test_model_names_are_checked() -> None:
     assert read_config({"preset": "neo_ov_9b", "vocab_size": 5}).hidden_size == PRESETS["neo_ov_9b"]["hidden_size"]
     assert read_config(asdict(CONFIG)) == CONFIG
-    with pytest.raises(ValueError, match="no preset and no folder.*Did you mean 'neo_ov_2b'"):
+    with pytest.raises(ValueError, match=r"no preset and no folder.*Did you mean 'neo_ov_2b'"):
         read_config("neo_ov_2")
-    with pytest.raises(ValueError, match="no field 'hiden_size'.*Did you mean 'hidden_size'"):
+    with pytest.raises(ValueError, match=r"no field 'hiden_size'.*Did you mean 'hidden_size'"):
         read_config({"hiden_size": 4})
     with pytest.raises(ValueError, match="needs a folder"):
         Init(kind="released")
