@@ -22,6 +22,7 @@ from .words import Rule, Table
 
 Split = Literal["train", "test"]
 MODALITIES = ("text", "image", "multi_image", "video")
+SEARCHES = ("which_image", "lookup")
 HELD_OUT_SHARE = 5
 """One layout in this many belongs to the held-out split."""
 
@@ -43,8 +44,14 @@ class Scene:
     fps: int = CLIP_FPS
     """Frames a second of the clip."""
     preamble: str = ""
-    """Text before the first question (text scenes that ask about a table)."""
+    """The table that a text scene asks about: lines of text before the first question, or behind it."""
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ask_first(self) -> bool:
+        """Whether the first question stands before the images or the table: searches do, so that what is searched can
+        be compared with the question while it is read."""
+        return self.task in SEARCHES
 
     @property
     def task(self) -> str:
@@ -59,18 +66,23 @@ class Scene:
     @property
     def messages(self) -> list[dict[str, Any]]:
         """OpenAI-style messages: the media (labelled where there are several) and the first question, then turns."""
-        content: list[dict[str, str]] = []
+        shown: list[dict[str, str]] = []
         if self.frames:
-            content.append({"type": "video"})
+            shown.append({"type": "video"})
         for number, _ in enumerate(self.images, start=1):
             if len(self.images) > 1:
-                content.append({"type": "text", "text": f"{'' if number == 1 else chr(10)}Image-{number}: "})
-            content.append({"type": "image"})
-        lead = "\n" if len(self.images) > 1 else self.preamble
+                shown.append({"type": "text", "text": f"Image-{number}: "})
+            shown.append({"type": "image"})
+            if len(self.images) > 1:
+                shown.append({"type": "text", "text": "\n"})
+        if self.preamble:
+            shown.append({"type": "text", "text": self.preamble})
         turns: list[dict[str, Any]] = []
         for number, question in enumerate(self.questions):
-            text = {"type": "text", "text": (lead if number == 0 else "") + question.text}
-            turns.append({"role": "user", "content": [*(content if number == 0 else []), text]})
+            first = number == 0
+            text = {"type": "text", "text": question.text + ("\n" if first and self.ask_first else "")}
+            content = [text] if not first else [text, *shown] if self.ask_first else [*shown, text]
+            turns.append({"role": "user", "content": content})
             turns.append({"role": "assistant", "content": question.answer})
         return turns
 
@@ -134,30 +146,31 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
     if kind == "text":
         if part < 0.5:
             layout = _draw(lambda: Table.sample(rng, int(rng.integers(2, 5))), side)
-            return layout.rows, layout, _turns(layout, rng, ["lookup", *Table.kinds])
+            kinds = [] if part < 0.3 else ["label", "list", "first"]
+            return layout.rows, layout, [layout.ask("lookup", rng), *_turns(layout, rng, kinds)]
         rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(4)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
     if kind == "image":
-        if part < 0.25:
+        if part < 0.2:
             layout = _draw(lambda: Single.sample(rng), side)
-        elif part < 0.4:
+        elif part < 0.35:
             layout = _draw(lambda: Portrait.sample(rng), side)
-        elif part < 0.55:
+        elif part < 0.5:
             layout = _draw(lambda: Pair.sample(rng), side)
-        elif part < 0.75:
+        elif part < 0.7:
             layout = _draw(lambda: Crowd.sample(rng), side)
         else:
             layout = _draw(lambda: Number.sample(rng), side)
         return "", layout, _turns(layout, rng, layout.kinds)
     if kind == "multi_image":
-        if part < 0.35:
+        if part < 0.3:
             same_colour, same_shape = bool(rng.integers(2)), bool(rng.integers(2))
             layout = _draw(lambda: Album.sample(rng, 2, same_colour, same_shape), side)
             return "", layout, _turns(layout, rng, ["same_colour", "same_shape", "list_colours", "list_shapes"])
         layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
-        search = ["which_image", "which_image", "find_colours", "image_colour", "list_colours", "list_shapes"]
-        return "", layout, _turns(layout, rng, search)
-    if part < 0.4:
+        kinds = [] if part < 0.7 else ["image_colour", "list_colours", "list_shapes"]
+        return "", layout, [layout.ask("which_image", rng), *_turns(layout, rng, kinds)]
+    if part < 0.5:
         layout = _draw(lambda: Motion.sample(rng), side)
     else:
         layout = _draw(lambda: Lights.sample(rng), side)
@@ -190,6 +203,7 @@ def _single(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layou
         "count": lambda: Crowd.sample(rng),
         "number": lambda: Number.sample(rng),
         "which_image": lambda: Album.sample(rng, 3, False, False),
+        "image_colour": lambda: Album.sample(rng, 3, False, False),
         "motion": lambda: Motion.sample(rng),
         "first_colour": lambda: Lights.sample(rng),
     }

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from . import draw
-from .tasks import COLOURS, SHAPES, Question, distinct, find, pick
+from .tasks import COLOURS, SHAPES, Question, distinct, pick
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 DIRECTIONS = ("left", "right", "up", "down")
@@ -184,9 +184,9 @@ class Number:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Number:
-        dx, dy = (int(v) for v in rng.integers(-4, 5, 2))
+        dx, dy = (int(v) for v in rng.integers(-3, 4, 2))
         return cls(
-            int(rng.integers(10, 100)), int(rng.integers(0, 70)), pick(rng, COLOURS), dx, dy, int(rng.integers(46, 55))
+            int(rng.integers(10, 100)), int(rng.integers(0, 70)), pick(rng, COLOURS), dx, dy, int(rng.integers(48, 53))
         )
 
     def images(self) -> list[Image.Image]:
@@ -204,7 +204,6 @@ class Album:
 
     kinds: ClassVar[tuple[str, ...]] = (
         "which_image",
-        "find_colours",
         "image_colour",
         "list_colours",
         "same_colour",
@@ -251,7 +250,6 @@ class Album:
         text, answer = {
             "which_image": (f"Which image is {self.colours[i]}?", str(i + 1)),
             "image_colour": (f"What colour is image {i + 1}?", self.colours[i]),
-            "find_colours": find(self.colours, rng),
             "list_colours": ("List the colours in order.", " ".join(self.colours)),
             "list_shapes": ("List the shapes in order.", " ".join(self.shapes)),
             "same_colour": ("Is the colour the same?", "yes" if self.colours[0] == self.colours[1] else "no"),
@@ -264,7 +262,7 @@ class Album:
 class Motion:
     """A shape that crosses a small frame in two seconds."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("motion", "clip_colour")
+    kinds: ClassVar[tuple[str, ...]] = ("motion", "start", "end", "clip_colour")
     direction: str
     grey: int
     shape: str
@@ -279,7 +277,7 @@ class Motion:
             int(rng.integers(0, 70)),
             pick(rng, SHAPES),
             pick(rng, COLOURS),
-            int(rng.integers(16, 49)),
+            int(rng.integers(20, 45)),
             int(rng.integers(9, 13)),
         )
 
@@ -299,9 +297,15 @@ class Motion:
         return frames
 
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
-        if kind == "motion":
-            return Question(task=kind, text="Which way does it move?", answer=self.direction)
-        return Question(task=kind, text="What colour is it?", answer=self.colour)
+        edge = {"left": "left", "right": "right", "up": "top", "down": "bottom"}
+        opposite = {"left": "right", "right": "left", "up": "bottom", "down": "top"}
+        text, answer = {
+            "motion": ("Which way does it move?", self.direction),
+            "start": ("Where does it start?", opposite[self.direction]),
+            "end": ("Where does it end?", edge[self.direction]),
+            "clip_colour": ("What colour is it?", self.colour),
+        }[kind]
+        return Question(task=kind, text=text, answer=answer)
 
 
 @dataclass(frozen=True)

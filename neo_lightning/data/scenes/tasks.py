@@ -43,6 +43,7 @@ TASKS: dict[str, Task] = {
         Task(name="same_colour", modality="multi_image", chance=1 / 2, guess=1 / 2),
         Task(name="same_shape", modality="multi_image", chance=1 / 2, guess=1 / 2),
         Task(name="which_image", modality="multi_image", chance=1 / 3, guess=1 / 3),
+        Task(name="image_colour", modality="multi_image", chance=1 / 6, guess=1 / 3),
         Task(name="motion", modality="video", chance=1 / 4, guess=1 / 4),
         Task(name="first_colour", modality="video", chance=1 / 6, guess=1 / 4),
         Task(name="copy", modality="text", chance=0.0, guess=0.0),
@@ -71,16 +72,6 @@ def pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 def distinct(rng: np.random.Generator, options: tuple[str, ...], count: int) -> tuple[str, ...]:
     """Draw `count` different ones of `options`, in random order."""
     return tuple(options[int(i)] for i in rng.permutation(len(options))[:count])
-
-
-def find(values: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str]:
-    """A dense look-up by content: every value in random order, each followed at once by its image's number.
-
-    No blank stands between them, so that the number's place already holds the word to look up.
-    """
-    order = [int(i) for i in rng.permutation(len(values))]
-    text = f"Find {', '.join(values[i] for i in order)}."
-    return text, " ".join(f"{values[i]}{i + 1}" for i in order)
 
 
 class Layout(Protocol):
