@@ -8,6 +8,7 @@ trained.
 from __future__ import annotations
 
 import argparse
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ class Chat:
         try:
             for piece in self.answer():
                 said.append(piece)
-                print(piece, end="", flush=True)
+                print(printable(piece), end="", flush=True)
         except SampleError as error:
             self.messages.pop()
             self.shown = []
@@ -168,6 +169,11 @@ def pieces(tokens: Iterator[int], decode: Callable[[list[int]], str]) -> Iterato
     rest = decode(ids)[shown:]
     if rest:
         yield rest
+
+
+def printable(text: str) -> str:
+    """Text without control characters: an answer must not steer the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def _line() -> str | None:

@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "use_distributed_sampler": False,  # the data module deals packs to ranks
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
+    "inference_mode": False,  # sharded parameters that are gathered in inference mode could not train afterwards
     "enable_model_summary": False,  # the table of trained parameters per stage takes its place
 }
 """Defaults of the trainer's arguments; a recipe may say otherwise."""

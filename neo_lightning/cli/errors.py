@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 USER_ERROR = 2
 """Exit status: the input is wrong, and trying again will not help."""
@@ -30,9 +31,10 @@ def user_errors(doing: str) -> Iterator[None]:
     from yaml import YAMLError
 
     known = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError, ArgumentError, YAMLError)
+    refused = (OmegaConfBaseException, MisconfigurationException, UnpicklingError)
     try:
         yield
-    except (*known, OmegaConfBaseException, MisconfigurationException) as error:
+    except (*known, *refused) as error:
         raise UserError(f"{doing}: {describe(error)}") from error
 
 

@@ -53,8 +53,8 @@ def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str 
     meta = torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)
     config = NeoConfig.from_dict(meta["neo_lightning"]["config"])
     with torch.device("meta"):
-        model = Neo(config)
-    model = model.to_empty(device=device).to(dtype)
+        model = Neo(config).to(dtype)
+    model.to_empty(device=device)
     reader = ShardReader(checkpoint)
     parameters = dict(model.named_parameters())
     stored = {name.removeprefix(WEIGHTS) for name in reader.shapes if name.startswith(WEIGHTS)}
@@ -98,6 +98,9 @@ def left_out(run_dir: Path) -> list[tuple[str, str]]:
     found = []
     for file in sorted(run_dir.glob("skipped*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # a line that a kill cut short
+                continue
             found.append((str(entry["sample"]), str(entry["reason"])))
     return found

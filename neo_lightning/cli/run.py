@@ -99,6 +99,8 @@ class Run:
             raise UserError(
                 f"evaluation: the name {sorted(twice)[0]!r} is there twice; give one another (init_args.name)"
             )
+        for evaluation in self.cli.evaluation:
+            evaluation.check()
         check_run(self.cli.model, self.cli.datamodule, None if self.trained() else self.checkpoint)
         self.preparation = time.perf_counter() - started
 

@@ -38,7 +38,7 @@ class NeoDataModule(pl.LightningDataModule):
         tokenizer: folder with a `tokenizer.json`, or a hub repository.
         num_workers: reading processes; 0 reads in the training process. The rows are the same for any number.
         seed: of the shuffling.
-        validation: sources of which `val_dataloader` gives one pass, under the last stage's budgets.
+        validation: sources that `validate`, `test` and `predict` read once, under the last stage's budgets.
         prefetch: steps that each worker prepares ahead.
     """
 
@@ -64,6 +64,7 @@ class NeoDataModule(pl.LightningDataModule):
         self._tokenizer: Tokenizer | None = None
         self._sources: dict[str, PreparedSource] = {}
         self._lengths: dict[tuple[str, str], np.ndarray] = {}
+        self._validation_lengths: dict[str, np.ndarray] = {}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -90,6 +91,10 @@ class NeoDataModule(pl.LightningDataModule):
                 lengths, notes = sources[source].lengths(stage_)
                 self._lengths[source, name] = lengths
                 self.skipped += [(f"{source}/{key}", f"stage {name}: {reason}") for key, reason in notes]
+        for source in self.validation:
+            lengths, notes = sources[source].lengths(list(self.stages.values())[-1])
+            self._validation_lengths[source] = lengths
+            self.skipped += [(f"{source}/{key}", f"validation: {reason}") for key, reason in notes]
         self._sources = sources
 
     def _check_names(self, manifest: Manifest) -> None:
@@ -145,8 +150,21 @@ class NeoDataModule(pl.LightningDataModule):
             return []
         self.setup()
         name, stage = list(self.stages.items())[-1]
-        lengths = {source: self._sources[source].lengths(stage)[0] for source in self.validation}
-        return self._loader(one_pass(name, stage, lengths, *self._rank_and_world()))
+        return self._loader(one_pass(name, stage, self._validation_lengths, *self._rank_and_world()))
+
+    def test_dataloader(self) -> Any:
+        """As `val_dataloader`.
+
+        Raises:
+            PlanError: no validation source is named, so there is nothing to read.
+        """
+        if not self.validation:
+            raise PlanError("nothing to read: name held-out sources of the manifest in data.validation")
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """As `test_dataloader`."""
+        return self.test_dataloader()
 
     def _loader(self, sampler: Iterable[StepSpec]) -> DataLoader[list[PackedBatch]]:
         workers = self.num_workers
@@ -162,15 +180,15 @@ class NeoDataModule(pl.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a step's rows to the device, without waiting where they lie in page-locked memory."""
-        return [row.to(device, non_blocking=True) for row in batch]
+        """Leave a step's rows on the host: the module counts them there, and moves each when its turn comes."""
+        return batch
 
     def digest(self) -> dict[str, str]:
         """What the plan depends on, part by part."""
         self.setup()
         parts = {"seed": str(self.seed), "tokenizer": self.tokenizer.digest}
-        for name, prepared in sorted(self._sources.items()):
-            parts[f"source {name}"] = _source_digest(prepared)
+        for name in sorted({source for stage in self.stages.values() for source in stage.mixture}):
+            parts[f"source {name}"] = _source_digest(self._sources[name])  # not those of the validation
         for number, (name, stage) in enumerate(self.stages.items()):
             fields = asdict(stage)
             shown = {field: fields[field] for field in _DATA_FIELDS} | {"mixture": dict(stage.mixture)}

@@ -133,7 +133,7 @@ def _user_source(spec: SourceSpec) -> Source:
     where = f"source {spec.name!r}: class_path {spec.class_path!r}"
     try:
         built = getattr(importlib.import_module(module), name)(**spec.init_args)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ManifestError(f"{where}: {error}") from error
     if not isinstance(built, Source):
         raise ManifestError(f"{where}: needs `modality`, `__len__`, `facts(index)` and `read(index)`")

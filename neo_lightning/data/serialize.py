@@ -136,11 +136,14 @@ def _pieces(turns: Sequence[Turn], tokenizer: Tokenizer) -> list[tuple[str | int
     return pieces
 
 
-def prompt_outline(turns: Sequence[Turn], tokenizer: Tokenizer) -> Outline:
-    """Outline that ends with the assistant's line, for the model to go on. Nothing is supervised."""
+def prompt_outline(turns: Sequence[Turn], tokenizer: Tokenizer, *, opened: bool = False) -> Outline:
+    """Outline that ends with the assistant's line, for the model to go on. Nothing is supervised.
+
+    With `opened` the last turn is what the answer opens with (a caption's picture).
+    """
     outline = make_outlines([turns], tokenizer)[0]
     tail = [tokenizer.im_start_id, *tokenizer.encode_text("assistant\n")]
-    if turns and turns[-1].role == "assistant":  # media that the answer opens with: take its end mark off again
+    if opened:  # take the end mark off again
         ids, tail = outline.ids[: -1 - len(tokenizer.newline_ids)], []
     else:
         ids = outline.ids
@@ -241,10 +244,11 @@ def read_patches(layout: Layout, media: Sequence[Media], facts: Sequence[MediaFa
         if medium.kind != fact.kind:
             raise MediaError(f"a {medium.kind} was read where a {fact.kind} was planned")
         if fact.kind == "image":
-            shown = [decode_image(medium.data, fact)]
+            shown = [fit(decode_image(medium.data, fact), (units[0].height, units[0].width))]
         else:
-            shown = decode_frames(medium.data, fact, [unit.frame for unit in units])
-        patches += [patchify(fit(p, (u.height, u.width))) for p, u in zip(shown, units, strict=True)]
+            size = units[0].height, units[0].width  # all frames of a clip share it
+            shown = decode_frames(medium.data, fact, [unit.frame for unit in units], size)
+        patches += map(patchify, shown)
     return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)
 
 
@@ -261,6 +265,7 @@ def prompt_from_messages(
     """
     turns: list[Turn] = []
     media: list[Media] = []
+    opened = False
     for number, message in enumerate(messages):
         answer = number == len(messages) - 1 and message.role == "assistant"
         parts: list[str | int] = []
@@ -273,9 +278,10 @@ def prompt_from_messages(
             else:
                 parts.append(part)
         if parts or not answer:
+            opened = answer
             turns.append(Turn(role=message.role, parts=tuple(parts)))
     if not turns:
         raise SampleError("nothing to answer: the conversation has no message before the answer")
     facts = [image_facts(m.data) if m.kind == "image" else video_facts(m.data) for m in media]
-    layout = make_layout(prompt_outline(turns, tokenizer), facts, tokenizer, image_budget, video_budget)
+    layout = make_layout(prompt_outline(turns, tokenizer, opened=opened), facts, tokenizer, image_budget, video_budget)
     return build_sequence(layout, tokenizer), read_patches(layout, media, facts)

@@ -64,6 +64,9 @@ class Evaluation(ABC):
     name: str
     """Key of this evaluation's result in report.json; unique among a recipe's evaluations."""
 
+    def check(self) -> None:  # noqa: B027 - having nothing to check is the usual case
+        """Called before training: raise here (a ValueError) what would otherwise be found when the run is over."""
+
     @abstractmethod
     def run(self, context: EvaluationContext) -> Mapping[str, Any]:
         """Evaluate and return a JSON-able mapping.

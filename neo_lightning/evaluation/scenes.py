@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
 
+from ..data.manifest import expand_pattern
 from ..types import Sample
 from .context import Evaluation, EvaluationContext
 from .examples import EXAMPLES_RULE, Example, Gallery, save_examples
@@ -70,6 +71,11 @@ class SceneEvaluation(Evaluation):
         self.goal = goal
         self.goals = dict(goals or {})
         self.pictures = pictures
+
+    def check(self) -> None:
+        """Refuse patterns that match no shard."""
+        for pattern in self.shards:
+            expand_pattern(Path(), pattern, f"evaluation {self.name!r}")
 
     def run(self, context: EvaluationContext) -> dict[str, Any]:
         """Answer every question; see the head of this file. Returns rates per type, examples, goals and failures."""

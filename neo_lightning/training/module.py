@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed.fsdp import FSDPModule
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
@@ -142,6 +143,10 @@ class NeoModule(LightningModule):
     def apply_stage_of(self, step: int) -> str:
         """Freeze and thaw as the stage of an optimiser step says; returns the stage's name."""
         assert self.model is not None
+        if isinstance(self.model, FSDPModule):
+            # after a forward without a backward (validation, samples) the parameters in place are gathered copies,
+            # and what is thawed on a copy is frozen again one step later
+            self.model.reshard()
         name, stage, _ = stage_at(self.stages, step)
         apply_stage(self.model, stage, self.config.extra_num_layers)
         return name
@@ -252,6 +257,21 @@ class NeoModule(LightningModule):
         """Log `test_loss`."""
         total, weight = sum_over_ranks(self._validation)
         self.log("test_loss", total / weight)
+
+    def predict_step(self, batch: list[PackedBatch], batch_idx: int) -> list[dict[str, Any]]:
+        """Score documents: `key`, number of `supervised` tokens, and their mean `nll` in nats (nan without any)."""
+        assert self.model is not None
+        scores: list[dict[str, Any]] = []
+        for micro_batch in batch:
+            on_device = micro_batch.to(self.device, non_blocking=True)
+            _, nll, places = self.model(on_device)
+            starts, owner = on_device.start.unique(return_inverse=True)
+            counts = torch.bincount(owner[places], minlength=starts.numel())
+            sums = torch.zeros(starts.numel(), device=nll.device).index_add_(0, owner[places], nll.float())
+            keys = micro_batch.info.keys if micro_batch.info else ()
+            means = zip(keys, counts.tolist(), (sums / counts).tolist(), strict=False)  # the last may be padding
+            scores += [{"key": key, "supervised": count, "nll": mean} for key, count, mean in means]
+        return scores
 
     # ---- checkpoints
 

@@ -86,6 +86,10 @@ class NeoStrategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         return self.lightning_module.test_step(*args, **kwargs)
 
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        return self.lightning_module.predict_step(*args, **kwargs)
+
     # ---- saving
 
     def lightning_module_state_dict(self) -> dict[str, Any]:

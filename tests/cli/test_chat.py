@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from neo_lightning.checkpoint.load import load_model
-from neo_lightning.cli.chat import pieces
+from neo_lightning.cli.chat import pieces, printable
 from neo_lightning.cli.main import main
 from neo_lightning.data.serialize import prompt_from_messages
 from neo_lightning.data.tokenizer import Tokenizer
@@ -73,19 +73,20 @@ def test_several_turns_about_a_picture(
     shown = Media(kind="image", data=picture.read_bytes())
     asked = [Message(role="user", parts=(shown, "What is this?"))]
     first = answer(model, asked)
+    assert printable("a\x1b[2J\tb\n\x9b") == "a[2J\tb\n"
     asked += [Message(role="assistant", parts=(first,)), Message(role="user", parts=("And this?",))]
     second = answer(model, asked)
     assert first
     assert second
     said = capsys.readouterr().out
-    assert f"{first}\n" in said
-    assert said.endswith(f"{second}\n")
+    assert f"{printable(first)}\n" in said
+    assert said.endswith(f"{printable(second)}\n")
     assert "cannot read" in said, "a wrong file name does not end the conversation"
 
 
 def test_one_question(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--model", str(model), "--prompt", "Hello", "--max-new-tokens", "6"]) == 0
-    assert capsys.readouterr().out == answer(model, [Message(role="user", parts=("Hello",))]) + "\n"
+    assert capsys.readouterr().out == printable(answer(model, [Message(role="user", parts=("Hello",))])) + "\n"
 
 
 def test_a_character_appears_when_all_its_bytes_are_there() -> None:

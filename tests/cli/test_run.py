@@ -163,3 +163,21 @@ def test_lightnings_own_fit(micro: Path, tmp_path: Path) -> None:
     assert main(line) == 0
     assert len(losses(tmp_path / "run")) == 1
     assert not (tmp_path / "run" / "export").exists()
+
+
+def test_held_out_shards_that_match_nothing_are_refused_before_the_training(
+    micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = "[{class_path: neo_lightning.evaluation.SceneEvaluation, init_args: {shards: none-*.tar}}]"
+    assert main(["run", str(micro), f"--evaluation={none}"]) == 2
+    assert "none-*.tar" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_lightnings_own_evaluation_loops(
+    command: str, micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--config", str(micro), "--data.validation=[image]"]) == 0
+    if command != "predict":
+        assert {"validate": "val_loss", "test": "test_loss"}[command] in capsys.readouterr().out

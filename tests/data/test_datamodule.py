@@ -194,6 +194,20 @@ def test_validation_is_one_pass(manifest: Path, tokenizer_folder: Path) -> None:
         assert len(keys) == 50
         assert set(keys.values()) == {1}
     assert len(module(manifest, tokenizer_folder).val_dataloader()) == 0
+    assert len(data.test_dataloader()) == len(data.predict_dataloader()) == len(data.val_dataloader())
+    with pytest.raises(PlanError, match=r"data\.validation"):
+        module(manifest, tokenizer_folder).test_dataloader()
+
+
+def test_validation_lists_what_it_leaves_out_and_is_no_part_of_the_plan(manifest: Path, tokenizer_folder: Path) -> None:
+    short = {"only": stage(mixture={"text": 1}, context=40)}
+    data = module(manifest, tokenizer_folder, stages=short, validation=["image"])
+    data.setup()
+    shown = {k for rows in data.val_dataloader() for row in rows for k in (row.info.keys if row.info else ())}
+    left_out = {key for key, reason in data.skipped if key.startswith("image/") and reason.startswith("validation: ")}
+    assert len(shown | left_out) == 40
+    assert not shown & left_out
+    data.load_state_dict(module(manifest, tokenizer_folder, stages=short).state_dict())
 
 
 def test_bad_samples_are_listed_and_never_replaced(tmp_path: Path, tokenizer_folder: Path) -> None:

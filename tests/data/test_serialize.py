@@ -5,7 +5,7 @@ import torch
 from data_helpers import clip, encoded, picture
 
 from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, Turn
-from neo_lightning.data.image import image_facts, smart_resize
+from neo_lightning.data.image import fit, image_facts, smart_resize
 from neo_lightning.data.serialize import (
     build_sequence,
     make_layout,
@@ -15,7 +15,7 @@ from neo_lightning.data.serialize import (
     time_label,
 )
 from neo_lightning.data.tokenizer import Tokenizer
-from neo_lightning.data.video import video_facts
+from neo_lightning.data.video import decode_frames, video_facts
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.types import Media, Message, PixelBudget, Sequence, VideoBudget
 
@@ -173,3 +173,18 @@ def test_pixels_come_unit_after_unit(tokenizer: Tokenizer) -> None:
     assert torch.equal(together, torch.cat(alone))
     with pytest.raises(MediaError, match="2 media were read, 3 were planned"):
         read_patches(layout, media[:2], facts)
+
+
+def test_an_answer_before_the_asked_one_keeps_its_end_mark(tokenizer: Tokenizer) -> None:
+    said = (Message(role="user", parts=("a",)), Message(role="assistant", parts=("b",)))
+    answer = Message(role="assistant", parts=("c",))
+    asked, _ = prompt_from_messages([*said, answer], tokenizer, PixelBudget(), VideoBudget())
+    text = tokenizer.decode(asked.input_ids.tolist(), skip_special_tokens=False)
+    assert text.endswith("b<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_frames_are_resized_while_they_are_read(tokenizer: Tokenizer) -> None:
+    data = clip(frames=4)
+    facts = video_facts(data)
+    whole = [fit(frame, (32, 64)) for frame in decode_frames(data, facts, [0, 2, 2])]
+    assert all(map(torch.equal, whole, decode_frames(data, facts, [0, 2, 2], (32, 64))))

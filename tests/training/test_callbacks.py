@@ -105,7 +105,7 @@ class _BadRows(TinyData):
             while True:
                 row = make_row(step)
                 assert row.info is not None
-                bad = ((f"x/{step}a", "cut JPEG"),) if step % 5 == 0 else ()
+                bad = ((f"x/{step}\udce9", 'says "it\'s [/b]"'),) if step % 5 == 0 else ()
                 yield [replace(row, info=replace(row.info, tombstones=bad))]
                 step += 1
 
@@ -122,7 +122,7 @@ def test_left_out_samples_are_listed_once(tmp_path: Path) -> None:
     listed = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert listed[0] == {"step": None, "sample": "x/long", "reason": "longer than the context"}
     assert [entry["step"] for entry in listed[1:]] == [0, 5, 10]
-    assert own[0].reasons == {"longer than the context": 1, "cut JPEG": 3}
+    assert own[0].reasons == {"longer than the context": 1, 'says "it\'s [/b]"': 3}
     assert own[1].tombstones == 3
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
 
 from neo_lightning.checkpoint.export import export_model
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import PRESETS, Init, build_model, fill_parameters, read_config
+from neo_lightning.training.callbacks import Curriculum, DataPosition
 from neo_lightning.training.module import NeoModule
 from neo_lightning.types import PackedBatch
 
@@ -87,6 +89,25 @@ def test_bf16_computes_in_bf16_and_keeps_float32_masters(tmp_path: Path) -> None
     trainer(tmp_path / "rest", steps=7, save_every=0).fit(rest, datamodule=TinyData(run), ckpt_path=checkpoint)
     assert rest.report is not None
     assert rest.report.step == 6
+
+
+class _Look(Callback):
+    """A forward without a backward after each step, as validation makes it."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        with torch.no_grad():
+            pl_module.model(batch[0])
+
+
+def test_a_forward_between_two_stages_does_not_undo_the_thawing(tmp_path: Path) -> None:
+    run, net = stages(2, 4), module(stages(2, 4))
+    own = [Curriculum(print_table=False), DataPosition(), _Look()]
+    fitter = trainer(tmp_path, steps=6, precision="bf16-mixed", callbacks=own, enable_checkpointing=False)
+    fitter.fit(net, datamodule=TinyData(run))
+    assert net.model is not None
+    net.model.reshard()  # type: ignore[operator]
+    state = fitter.optimizers[0].state[net.model.language_model.model.embed_tokens.weight]
+    assert int(state["step"]) == 4, "thawed for every step of the second stage"
 
 
 def test_precision_that_would_drop_small_updates_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from neo_lightning.data.facts import reason_kind
@@ -71,11 +72,11 @@ class DataPosition(Callback):
         """Show how many samples were left out, by reason."""
         if not self.reasons or trainer.global_rank:
             return
-        table = Table(title=f"Samples left out (listed in {self._path})", title_justify="left")
+        table = Table(title=f"Samples left out (listed in {escape(str(self._path))})", title_justify="left")
         table.add_column("reason")
         table.add_column("samples", justify="right")
         for reason, samples in self.reasons.most_common():
-            table.add_row(reason, f"{samples:,}")
+            table.add_row(escape(reason), f"{samples:,}")
         Console().print(table)
 
 
@@ -89,4 +90,4 @@ def _parse(line: str) -> dict[str, Any]:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    return json.dumps(entry) + "\n"
