@@ -14,7 +14,7 @@ from pathlib import Path
 from .errors import UserError, user_errors
 from .recipe import shipped
 
-TRAIN = {"text": 12000, "image": 12000, "multi_image": 8000, "video": 3000}
+TRAIN = {"text": 10000, "image": 20000, "multi_image": 12000, "video": 4000}
 HELD_OUT = 160
 VOCABULARY = 512
 
@@ -107,19 +107,17 @@ def _tokenizer(args: argparse.Namespace) -> None:
 
 
 def _train_tokenizer(manifest: Path, vocab_size: int, out: Path) -> int:
-    """Train on all text of a manifest's sources; returns the vocabulary's size."""
+    """Train on all text of a manifest's sources as it is serialised; returns the vocabulary's size."""
     from ..data.index import open_source
     from ..data.manifest import load_manifest
+    from ..data.serialize import text_runs
     from ..data.tokenizer import train_tokenizer
+    from ..types import VideoBudget
 
     loaded = load_manifest(manifest)
     sources = [open_source(loaded, name) for name in loaded.sources]
+    video = VideoBudget()
     texts = (
-        part
-        for source in sources
-        for index in range(len(source))
-        for turn in source.facts(index).turns
-        for part in turn.parts
-        if isinstance(part, str)
+        text for source in sources for index in range(len(source)) for text in text_runs(source.facts(index), video)
     )
     return train_tokenizer(texts, vocab_size, out).vocab_size

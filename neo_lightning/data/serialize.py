@@ -13,7 +13,7 @@ units say what to decode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, Turn
+from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
 from neo_lightning.data.image import decode_image, fit, image_facts, patchify, smart_resize
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.data.video import choose_moments, decode_frames, video_facts
@@ -136,6 +136,22 @@ def _pieces(turns: Sequence[Turn], tokenizer: Tokenizer) -> list[tuple[str | int
     return pieces
 
 
+def text_runs(facts: SampleFacts, video: VideoBudget) -> Iterator[str]:
+    """All text that serialising the sample tokenises, for the training of a tokenizer.
+
+    What the template adds is most of a short conversation: role lines, a clip's sentence and time labels. A tokenizer
+    that has not seen it spells it out letter by letter.
+    """
+    for turn in facts.turns:
+        yield f"{turn.role}\n"
+        yield from (part for part in turn.parts if isinstance(part, str))
+    for medium in facts.media:
+        if medium.kind == "video":
+            seconds, _ = choose_moments(medium, video)
+            yield video_prefix(len(seconds), medium.duration)
+            yield from map(time_label, seconds.tolist())
+
+
 def prompt_outline(turns: Sequence[Turn], tokenizer: Tokenizer, *, opened: bool = False) -> Outline:
     """Outline that ends with the assistant's line, for the model to go on. Nothing is supervised.
 
@@ -182,16 +198,20 @@ def _video_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: Vide
     seconds, frames = choose_moments(facts, budget)
     bounds = PixelBudget(min_pixels=budget.min_pixels, max_pixels=budget.max_pixels)
     height, width = smart_resize(facts.height, facts.width, bounds)
-    end = int(facts.duration)
-    prefix = (
-        f"The time range of this video is [00:00-{end // 60:02d}:{end % 60:02d}], and the following is a series of "
-        f"{len(frames)} frames sampled at {len(frames) / facts.duration:.1f} FPS.\n"
-    )
-    pieces: list[list[int] | Unit] = [[*_encode_label(tokenizer, prefix)]]
+    pieces: list[list[int] | Unit] = [[*_encode_label(tokenizer, video_prefix(len(frames), facts.duration))]]
     for second, frame in zip(seconds.tolist(), frames.tolist(), strict=True):
         pieces.append([*_encode_label(tokenizer, time_label(second)), tokenizer.img_start_id])
         pieces += [Unit(k, frame, height, width), [tokenizer.img_end_id, *tokenizer.newline_ids]]
     return tuple(pieces)
+
+
+def video_prefix(frames: int, duration: float) -> str:
+    """The sentence in front of a clip of `duration` seconds that is shown as `frames` frames."""
+    end = int(duration)
+    return (
+        f"The time range of this video is [00:00-{end // 60:02d}:{end % 60:02d}], and the following is a series of "
+        f"{frames} frames sampled at {frames / duration:.1f} FPS.\n"
+    )
 
 
 def time_label(seconds: float) -> str:
