@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="turn a run's checkpoint into a model folder")
     export.add_argument("--run", type=Path, required=True, help="run folder, or one of its checkpoints")
-    export.add_argument("--tokenizer", required=True, help="tokenizer folder")
+    export.add_argument("--tokenizer", help="tokenizer folder; default the run's own")
     export.set_defaults(function=_export)
     for command in (init, load, export):
         command.add_argument("--out", type=Path, required=True)
@@ -97,8 +97,24 @@ def _export(args: argparse.Namespace) -> None:
     from .finish import export_checkpoint, last_checkpoint
 
     checkpoint = last_checkpoint(args.run)
-    export_checkpoint(checkpoint, args.out, args.tokenizer, dtype=_dtype(args))
+    export_checkpoint(checkpoint, args.out, args.tokenizer or _tokenizer_of(checkpoint), dtype=_dtype(args))
     print(f"{args.out}: exported from {checkpoint}")
+
+
+def _tokenizer_of(checkpoint: Path) -> str:
+    """The tokenizer that the recipe in a checkpoint's run folder names.
+
+    Raises:
+        UserError: there is no such recipe, or it names none.
+    """
+    import yaml
+
+    recipe = checkpoint.parent.parent / "recipe.yaml"
+    data = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"] if recipe.is_file() else {}
+    folder = data.get("init_args", data).get("tokenizer")
+    if not folder:
+        raise UserError(f"{recipe} names no tokenizer; give one with --tokenizer")
+    return str(folder)
 
 
 def _info(args: argparse.Namespace) -> None:

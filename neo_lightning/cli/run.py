@@ -118,12 +118,13 @@ class Run:
             if getattr(self.cli.model, "report", None) is not None:
                 raise
             raise UserError(f"training cannot start: {describe(error)}") from error  # no step has been done
+        interrupted = self.saver is not None and self.saver.interrupted
+        self.outcome = TRY_AGAIN if interrupted else 0  # on every rank: a launcher looks at all of them
         if not trainer.is_global_zero:
             return False
         self.times.add("preparation", self.preparation)
         self.times.add("training", time.perf_counter() - started)
-        if self.saver is not None and self.saver.interrupted:
-            self.outcome = TRY_AGAIN
+        if interrupted:
             return False
         if trainer.global_step < self.total:
             print(f"stopped after step {trainer.global_step} of {self.total}; the same command goes on from there")

@@ -98,7 +98,7 @@ def test_a_finished_run_does_only_what_is_missing(
     copy, exported = (load_file(f / "model.safetensors") for f in (tmp_path / "copy", run / "export"))
     name = next(iter(exported))
     assert torch.equal(copy[name], exported[name].to(copy[name].dtype))
-    line = ["model", "export", "--run", str(run), "--tokenizer", str(run / "export"), "--dtype", "float32"]
+    line = ["model", "export", "--run", str(run), "--dtype", "float32"]
     assert main([*line, "--out", str(tmp_path / "again")]) == 0
     assert torch.equal(load_file(tmp_path / "again" / "model.safetensors")[name], exported[name])
 
