@@ -1,6 +1,6 @@
 """Which rule should H and W start with when a NEO grows from a language model: `zero_k` or `smooth`?
 
-    python benchmarks/init_rules.py [--seeds 3] [--steps 300 300]
+    python benchmarks/init_rules.py [--seeds 3] [--steps 200 200]
 
 A small language model first learns a text task (look up the value behind a key). A NEO is then grown from it by each
 rule and trained as in the curriculum: stage 1 (patch embedding, pre-buffer, H and W), then everything. The task needs
@@ -155,9 +155,9 @@ def accuracy(model: Neo, seed: int, rows: int = 20) -> float:
 def one_run(rule: InitRule, seed: int, steps: tuple[int, int], lr: tuple[float, float]) -> dict[str, float]:
     """Grow and train; the backbone depends on the seed alone."""
     backbone = Neo(CONFIG)
-    backbone.init_weights(seed)
+    backbone.init_weights(seed, std=CONFIG.hidden_size**-0.5)
     everything = [name for name, _ in backbone.named_parameters()]
-    text, _ = train(backbone, stream(text_row, 1000 + seed), 400, 2e-3, everything)
+    text, _ = train(backbone, stream(text_row, 1000 + seed), 300, 2e-3, everything)
     config = replace(CONFIG, num_hidden_layers=CONFIG.num_hidden_layers + PRE_BUFFER, extra_num_layers=PRE_BUFFER)
     model = Neo(config)
     parameters = dict(model.named_parameters())
@@ -197,13 +197,13 @@ def one_run(rule: InitRule, seed: int, steps: tuple[int, int], lr: tuple[float, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs=2, default=(300, 300), metavar=("STAGE1", "STAGE2"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(200, 200), metavar=("STAGE1", "STAGE2"))
     parser.add_argument("--lr", type=float, nargs=2, default=(2e-3, 1e-3), metavar=("STAGE1", "STAGE2"))
     arguments = parser.parse_args()
     head = None
     rules: tuple[InitRule, ...] = ("zero_k", "smooth")
-    for rule in rules:
-        for seed in range(arguments.seeds):
+    for seed in range(arguments.seeds):
+        for rule in rules:
             row = one_run(rule, seed, tuple(arguments.steps), tuple(arguments.lr))
             if head is None:
                 head = list(row)
