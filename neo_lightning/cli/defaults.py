@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from ..training.callbacks import CommitCheckpoint, Curriculum, DataPosition, RunProgress, Throughput
+from ..training.callbacks import CommitCheckpoint, Curriculum, DataPosition, RunProgress, SampleGenerations, Throughput
 from ..training.loggers import RunCSVLogger
 from ..training.stages import total_steps
 from ..training.strategy import NeoStrategy
@@ -57,7 +57,14 @@ def _loggers(given: Any, folder: Path) -> list[Logger] | bool:
     return [RunCSVLogger(str(folder)), TensorBoardLogger(str(folder), name="tensorboard", version=""), *own]
 
 
-CALLBACKS: tuple[type[Callback], ...] = (Curriculum, DataPosition, Throughput, RunProgress, CommitCheckpoint)
+CALLBACKS: tuple[type[Callback], ...] = (
+    Curriculum,
+    DataPosition,
+    Throughput,
+    RunProgress,
+    SampleGenerations,
+    CommitCheckpoint,
+)
 """What every run has, in the order in which the hooks run; checkpoints come last, when all others have their state."""
 
 

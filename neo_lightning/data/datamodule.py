@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from neo_lightning.data.dataset import PreparedSource, StepDataset, StepSampler
-from neo_lightning.data.index import open_source
+from neo_lightning.data.index import Source, open_source
 from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
 from neo_lightning.data.plan import PlanError, StepSpec, iterate_steps, one_pass
 from neo_lightning.data.tokenizer import Tokenizer
@@ -124,6 +124,12 @@ class NeoDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+    def sources(self, *, validation: bool) -> dict[str, Source]:
+        """The indexed sources, by name: those of the validation, or those that the stages name."""
+        self.setup()
+        trained = dict.fromkeys(source for stage in self.stages.values() for source in stage.mixture)
+        return {name: self._sources[name].source for name in (self.validation if validation else trained)}
 
     def steps(self, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
         """The plan as one rank sees it, from a step on; endless."""

@@ -198,7 +198,8 @@ def test_answers_with_pictures_from_real_shards(tmp_path: Path) -> None:
 
     def go(folder: Path, resume: Path | None = None) -> tuple[NeoModule, Any, float]:
         data = NeoDataModule(str(tmp_path / "manifest.yaml"), run, str(tmp_path / "tokenizer"), validation=["squares"])
-        samples = SampleGenerations({"image": str(tmp_path / "squares.tar")}, 3, per_modality=2, max_new_tokens=5)
+        held_out = None if resume else {"image": str(tmp_path / "squares.tar")}
+        samples = SampleGenerations(held_out, 3, per_modality=2, max_new_tokens=5)
         board = TensorBoardLogger(str(folder), name="", version="")
         net = NeoModule(run, model=config)  # type: ignore[arg-type]
         fitter = trainer(folder, Throughput(), samples, steps=6, logger=board)
@@ -221,3 +222,6 @@ def test_answers_with_pictures_from_real_shards(tmp_path: Path) -> None:
     assert "Which colour?" in text
     assert "**truth**\n\n    blue" in text
     assert "loss" in events.Tags()["scalars"]
+    own = EventAccumulator(str(tmp_path / "b"), size_guidance={"images": 0})
+    own.Reload()
+    assert sorted(own.Tags()["images"]) == ["samples/squares_0", "samples/squares_1"]  # without shards: validation's

@@ -1,23 +1,28 @@
 """Shows what the model answers while it learns: held-out samples with their pictures, in TensorBoard.
 
-In: held-out shards. Out, every N steps and at the end: for each chosen sample the question, the model's answer and the
-truth as text, and the pixels as the model saw them (after resizing, frames side by side). All ranks generate together,
-as a sharded model needs all of them; rank 0 writes. Greedy, so two runs can be compared.
+In: held-out shards, or else samples of the data module. Out, every N steps and at the end: for each chosen sample the
+question, the model's answer and the truth as text, and the pixels as the model saw them (after resizing, frames side by
+side). All ranks generate together, as a sharded model needs all of them; rank 0 writes. Greedy, so two runs can be
+compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from neo_lightning.data.index import ShardSource
+from neo_lightning.data.datamodule import NeoDataModule
+from neo_lightning.data.facts import SampleError
+from neo_lightning.data.index import ShardSource, Source
 from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.serialize import prompt_from_messages
 from neo_lightning.data.tokenizer import Tokenizer
@@ -79,19 +84,33 @@ def picture(patches: Tensor, grids: Tensor) -> Tensor:
     return whole
 
 
+def _sources_of(datamodule: Any) -> dict[str, Source]:
+    """The validation sources of a NeoDataModule, or its training ones; none of a data module of another kind."""
+    return datamodule.sources(validation=bool(datamodule.validation)) if isinstance(datamodule, NeoDataModule) else {}
+
+
+def _choose(source: Source, count: int) -> list[Sample]:
+    """Up to `count` samples with a question and an answer, spread evenly over the source."""
+    step = max(1, len(source) // count)
+    samples = (source.read(i) for i in range(0, len(source), step))
+    asked = (s for s in samples if len(s.messages) > 1 and s.messages[-1].role == "assistant")
+    return list(islice(asked, count))
+
+
 class SampleGenerations(Callback):
-    """Answers to a few held-out samples, again and again."""
+    """Answers to a few samples, again and again."""
 
     def __init__(
         self,
-        shards: dict[str, str],
+        shards: dict[str, str] | None = None,
         every_n_steps: int = 500,
         per_modality: int = 4,
         max_new_tokens: int = 64,
     ) -> None:
         """
         Args:
-            shards: modality -> pattern of held-out shards, from the working directory.
+            shards: modality -> pattern of held-out shards, from the working directory. Without it, samples come from
+                the data module: from its validation sources, or from those it trains on where it has none.
             every_n_steps: 0 shows them at the end only.
             per_modality: samples of each modality, spread evenly over its shards.
             max_new_tokens: most tokens of an answer.
@@ -110,16 +129,20 @@ class SampleGenerations(Callback):
         """
         if stage != "fit" or self._shown:
             return
-        for modality, pattern in self.shards.items():
-            files = tuple(expand_pattern(Path(), pattern, "sample generations"))
-            source = ShardSource(f"samples_{modality}", modality, files)
-            step = max(1, len(source) // self.per_modality)
-            chosen = [source.read(i) for i in range(0, len(source), step)][: self.per_modality]
-            self._shown[modality] = [
-                _Shown(tag=f"samples/{modality}_{number}", sample=sample)
-                for number, sample in enumerate(chosen)
-                if sample.messages[-1].role == "assistant" and len(sample.messages) > 1
+        sources = self._held_out() if self.shards else _sources_of(trainer.datamodule)  # type: ignore[attr-defined]
+        for name, source in sources.items():
+            chosen = _choose(source, self.per_modality)
+            self._shown[name] = [
+                _Shown(tag=f"samples/{name}_{number}", sample=sample) for number, sample in enumerate(chosen)
             ]
+
+    def _held_out(self) -> dict[str, Source]:
+        return {
+            modality: ShardSource(
+                f"samples_{modality}", modality, tuple(expand_pattern(Path(), pattern, "sample generations"))
+            )
+            for modality, pattern in (self.shards or {}).items()
+        }
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Generate if it is time."""
@@ -131,7 +154,9 @@ class SampleGenerations(Callback):
         tokenizer: Tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         stage = stage_at(pl_module.stages, trainer.global_step - 1)[1]
         for shown in self._shown.values():
-            prompts = [item.prompt(tokenizer, stage) for item in shown]
+            readable, prompts = _prompts(shown, tokenizer, stage)
+            if not prompts:
+                continue
             answers = generate(
                 pl_module.model,
                 prompts,
@@ -140,7 +165,7 @@ class SampleGenerations(Callback):
             )
             if trainer.is_global_zero:
                 texts = [tokenizer.decode(answer) for answer in answers]
-                self._log(trainer, shown, prompts, texts)
+                self._log(trainer, readable, prompts, texts)
 
     def _log(self, trainer: Trainer, shown: list[_Shown], prompts: Sequence[Prompt], answers: list[str]) -> None:
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -151,6 +176,19 @@ class SampleGenerations(Callback):
                 board.add_text(item.tag, text, trainer.global_step)
                 if prompt.grids.numel():
                     board.add_image(item.tag, picture(prompt.patches, prompt.grids), trainer.global_step)
+
+
+def _prompts(shown: list[_Shown], tokenizer: Tokenizer, stage: Stage) -> tuple[list[_Shown], list[Prompt]]:
+    """The samples whose media can be read, and their prompts; the others are named in a warning."""
+    readable, prompts = [], []
+    for item in shown:
+        try:
+            prompts.append(item.prompt(tokenizer, stage))
+        except SampleError as error:
+            rank_zero_warn(f"sample generations: {item.sample.key} is left out: {error}")
+            continue
+        readable.append(item)
+    return readable, prompts
 
 
 def _quoted(text: str) -> str:
