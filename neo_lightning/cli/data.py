@@ -14,7 +14,7 @@ from pathlib import Path
 from .errors import UserError, user_errors
 from .recipe import shipped
 
-TRAIN = {"text": 10000, "image": 20000, "multi_image": 12000, "video": 4000}
+TRAIN = {"text": 8000, "image": 17000, "multi_image": 20000, "video": 4500}
 HELD_OUT = 160
 VOCABULARY = 512
 

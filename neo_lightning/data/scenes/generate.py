@@ -22,7 +22,6 @@ from .words import Rule, Table
 
 Split = Literal["train", "test"]
 MODALITIES = ("text", "image", "multi_image", "video")
-SEARCHES = ("which_image", "lookup")
 HELD_OUT_SHARE = 5
 """One layout in this many belongs to the held-out split."""
 
@@ -44,14 +43,8 @@ class Scene:
     fps: int = CLIP_FPS
     """Frames a second of the clip."""
     preamble: str = ""
-    """The table that a text scene asks about: lines of text before the first question, or behind it."""
+    """The table that a text scene asks about: lines of text before the first question."""
     meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ask_first(self) -> bool:
-        """Whether the first question stands before the images or the table: searches do, so that what is searched can
-        be compared with the question while it is read."""
-        return self.task in SEARCHES
 
     @property
     def task(self) -> str:
@@ -79,9 +72,7 @@ class Scene:
             shown.append({"type": "text", "text": self.preamble})
         turns: list[dict[str, Any]] = []
         for number, question in enumerate(self.questions):
-            first = number == 0
-            text = {"type": "text", "text": question.text + ("\n" if first and self.ask_first else "")}
-            content = [text] if not first else [text, *shown] if self.ask_first else [*shown, text]
+            content = [*(shown if number == 0 else []), {"type": "text", "text": question.text}]
             turns.append({"role": "user", "content": content})
             turns.append({"role": "assistant", "content": question.answer})
         return turns
@@ -146,8 +137,8 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
     if kind == "text":
         if part < 0.5:
             layout = _draw(lambda: Table.sample(rng, int(rng.integers(2, 5))), side)
-            kinds = [] if part < 0.3 else ["label", "list", "first"]
-            return layout.rows, layout, [layout.ask("lookup", rng), *_turns(layout, rng, kinds)]
+            kinds = ["lookup"] if part < 0.2 else ["lookup", *Table.kinds]
+            return layout.rows, layout, _turns(layout, rng, kinds)
         rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(4)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
     if kind == "image":
@@ -168,8 +159,8 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
             layout = _draw(lambda: Album.sample(rng, 2, same_colour, same_shape), side)
             return "", layout, _turns(layout, rng, ["same_colour", "same_shape", "list_colours", "list_shapes"])
         layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
-        kinds = [] if part < 0.7 else ["image_colour", "list_colours", "list_shapes"]
-        return "", layout, [layout.ask("which_image", rng), *_turns(layout, rng, kinds)]
+        dense = ["which_image", "which_image", "find_colours", "image_colour", "list_colours", "list_shapes"]
+        return "", layout, _turns(layout, rng, ["which_image"] if part < 0.6 else dense)
     if part < 0.5:
         layout = _draw(lambda: Motion.sample(rng), side)
     else:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from . import draw
-from .tasks import COLOURS, SHAPES, Question, distinct, pick
+from .tasks import COLOURS, SHAPES, Question, distinct, find, pick
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 DIRECTIONS = ("left", "right", "up", "down")
@@ -204,6 +204,7 @@ class Album:
 
     kinds: ClassVar[tuple[str, ...]] = (
         "which_image",
+        "find_colours",
         "image_colour",
         "list_colours",
         "same_colour",
@@ -250,6 +251,7 @@ class Album:
         text, answer = {
             "which_image": (f"Which image is {self.colours[i]}?", str(i + 1)),
             "image_colour": (f"What colour is image {i + 1}?", self.colours[i]),
+            "find_colours": find(self.colours, rng),
             "list_colours": ("List the colours in order.", " ".join(self.colours)),
             "list_shapes": ("List the shapes in order.", " ".join(self.shapes)),
             "same_colour": ("Is the colour the same?", "yes" if self.colours[0] == self.colours[1] else "no"),

@@ -74,6 +74,16 @@ def distinct(rng: np.random.Generator, options: tuple[str, ...], count: int) -> 
     return tuple(options[int(i)] for i in rng.permutation(len(options))[:count])
 
 
+def find(values: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str]:
+    """A dense look-up by content: every value in random order, each followed at once by its image's number.
+
+    No blank stands between them, so that the number's place already holds the word to look up.
+    """
+    order = [int(i) for i in rng.permutation(len(values))]
+    text = f"Find {', '.join(values[i] for i in order)}."
+    return text, " ".join(f"{values[i]}{i + 1}" for i in order)
+
+
 class Layout(Protocol):
     """What every layout offers. `kinds` are the tasks that `ask` answers, in the order of training turns."""
 

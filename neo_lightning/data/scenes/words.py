@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from .tasks import COLOURS, SHAPES, Question, distinct, pick
+from .tasks import COLOURS, SHAPES, Question, distinct, find, pick
 
 LETTERS = tuple("abcdefghijklmnopqrst")
 
@@ -47,7 +47,7 @@ class Rule:
 class Table:
     """Labelled words, asked by label and by content."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("lookup", "label", "list", "first")
+    kinds: ClassVar[tuple[str, ...]] = ("lookup", "find", "label", "list", "first")
     values: tuple[str, ...]
 
     @classmethod
@@ -68,6 +68,7 @@ class Table:
         text, answer = {
             "lookup": (f"Which image is {self.values[i]}?", str(i + 1)),
             "label": (f"What is image {i + 1}?", self.values[i]),
+            "find": find(self.values, rng),
             "list": ("List them in order.", " ".join(self.values)),
             "first": (f"Which came {'last' if last else 'first'}?", self.values[-1 if last else 0]),
         }[kind]
