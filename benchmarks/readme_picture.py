@@ -131,7 +131,7 @@ def card(sheet: Sheet, example: dict[str, Any], run: Path, x: float, y: float, w
     colour = VERDICTS["learned" if example["correct"] else "not learned"]
     sheet.text(x + 20, y + h + 27, fit(example["answer"] or "(nothing)", w - 26), 10.5, colour)
     note = "" if example["correct"] else f"truth: {example['truth']}"
-    sheet.text(x + 8, y + h + 44, fit(note or f"grey pixels: {example['blanked_answer'] or '-'}", w - 14), 9.5, SOFT)
+    sheet.text(x + 8, y + h + 44, fit(note or f"black pixels: {example['blanked_answer'] or '-'}", w - 14), 9.5, SOFT)
 
 
 def fit(text: str, width: float, size: float = 10.5) -> str:
@@ -162,7 +162,7 @@ def accuracies(sheet: Sheet, result: dict[str, Any]) -> None:
     sheet.line([(left + 2, y + 6), (left + 2, y + 18)], INK, 1.2)
     sheet.text(left + 9, y + 6, "chance", 9.5, SOFT)
     ring(sheet, left + 62, y + 12)
-    sheet.text(left + 71, y + 6, "the same questions with every pixel grey", 9.5, SOFT)
+    sheet.text(left + 71, y + 6, "the same questions with every pixel black", 9.5, SOFT)
 
 
 def ring(sheet: Sheet, x: float, y: float) -> None:

@@ -29,7 +29,7 @@ class Example:
     asked: Question
     answer: str
     blanked_answer: str | None
-    """The answer with every pixel grey; None where that was not asked."""
+    """The answer with every pixel black; None where that was not asked."""
 
     @property
     def correct(self) -> bool:

@@ -105,7 +105,7 @@ def _scores(result: Report) -> str:
         '<span><svg width="8" height="18"><line class="chance" x1="4" x2="4" y2="18"/></svg>chance: the best guess '
         "without pixels</span>"
         '<span><svg width="12" height="12"><circle class="blanked" cx="6" cy="6" r="4.5"/></svg>control: the same '
-        "questions with every pixel grey</span></p>"
+        "questions with every pixel black</span></p>"
         f"{_guess(result)}"
         f'<table class="scores"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
@@ -159,7 +159,7 @@ def _not_learned(result: Report) -> str:
     if above:
         sentences[-1] += f" Above it: {escape(listing(above))}; here the words give the answer away."
     if below:
-        sentences[-1] += f" Below it: {escape(listing(below))}; here grey pixels get something that is no answer."
+        sentences[-1] += f" Below it: {escape(listing(below))}; here black pixels get something that is no answer."
     return "".join(f"<p>{sentence}</p>" for sentence in sentences)
 
 
@@ -238,7 +238,7 @@ def _answer(example: Report) -> str:
     else:
         parts = f'<p class="wrong">✗ {said}</p><p>truth: {escape(example["truth"])}</p>'
     if example["blanked_answer"] is not None:
-        parts += f"<p><small>with grey pixels: {escape(example['blanked_answer']) or '(nothing)'}</small></p>"
+        parts += f"<p><small>with black pixels: {escape(example['blanked_answer']) or '(nothing)'}</small></p>"
     return parts
 
 

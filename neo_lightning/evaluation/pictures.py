@@ -15,12 +15,15 @@ from torch import Tensor
 from ..types import PATCH
 
 GAP = 6
-MID_GREY = 128
 
 
 def blank(patches: Tensor) -> Tensor:
-    """Patches [P, 768] uint8 of the same sizes with every pixel mid-grey: the control that sees nothing."""
-    return torch.full_like(patches, MID_GREY)
+    """Patches [P, 768] uint8 of the same sizes with every pixel black: the control that sees nothing.
+
+    Black is an empty scene like others. Mid-grey, a ground that no scene has, is answered with words that fit no
+    question: exact match then lies far below chance and says nothing about what the wording gives away.
+    """
+    return torch.zeros_like(patches)
 
 
 def unpatchify(patches: Tensor, grids: Tensor) -> list[Image.Image]:

@@ -49,7 +49,7 @@ class Question:
 
     @property
     def blanked(self) -> Question:
-        """The same question with every pixel mid-grey."""
+        """The same question with every pixel black."""
         return replace(self, patches=blank(self.patches))
 
 

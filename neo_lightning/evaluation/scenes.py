@@ -1,6 +1,6 @@
 """Held-out questions with one right answer each: exact match per type, the blanked control, and the export's answers.
 
-Every batch is read once and answered up to three times: as it is, with every pixel grey (a type that can be answered
+Every batch is read once and answered up to three times: as it is, with every pixel black (a type that can be answered
 without looking shows here), and by the model loaded again from the exported folder, whose answers have to be the same.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..model.neo import Neo
 
 CONTROL_MARGIN = 0.12
-CONTROL_RULE = f"With every pixel grey, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
+CONTROL_RULE = f"With every pixel black, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
 
 
 class SceneEvaluation(Evaluation):
@@ -42,7 +42,7 @@ class SceneEvaluation(Evaluation):
         shards: held-out shards: a file name or a glob or brace pattern, or a list of them.
         name: key of the result in report.json.
         limit: at most this many questions of each type (None: all).
-        blank_control: ask again with every pixel grey.
+        blank_control: ask again with every pixel black.
         batch_size: questions answered together.
         max_new_tokens: longest answer, in tokens.
         goal: exact match (0-1) from which a type counts as learned.
@@ -170,13 +170,13 @@ class Tally:
         self.different: list[dict[str, str]] = []
 
     def add(self, asked: list[Question], said: list[str], hidden: list[str | None], again: list[str] | None) -> None:
-        """Count one batch: answers, answers to grey pixels (None: not asked), and the exported model's answers."""
+        """Count one batch: answers, answers to black pixels (None: not asked), and the exported model's answers."""
         self.scores.update(said, [item.truth for item in asked], [item.kind for item in asked])
-        for item, answer, grey in zip(asked, said, hidden, strict=True):
+        for item, answer, blind in zip(asked, said, hidden, strict=True):
             self.about.setdefault(item.kind, item)
-            if grey is not None:
-                self.blanked.update([grey], [item.truth], [item.kind])
-            self.gallery.add(Example(asked=item, answer=answer, blanked_answer=grey))
+            if blind is not None:
+                self.blanked.update([blind], [item.truth], [item.kind])
+            self.gallery.add(Example(asked=item, answer=answer, blanked_answer=blind))
         if again is not None:
             self.checked += len(asked)
             for item, before, after in zip(asked, said, again, strict=True):

@@ -27,7 +27,7 @@ def test_unpatchify_undoes_the_data_rooms_patchify() -> None:
 def test_blank_keeps_sizes_and_nothing_else() -> None:
     patches = torch.arange(768 * 2).reshape(2, 768).to(torch.uint8)
     assert blank(patches).shape == patches.shape
-    assert blank(patches).unique().tolist() == [128]
+    assert blank(patches).unique().tolist() == [0]
 
 
 def test_strips_hold_every_picture() -> None:

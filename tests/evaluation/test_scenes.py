@@ -21,7 +21,7 @@ from .test_report import check_page
 
 
 class Oracle(SceneEvaluation):
-    """Answers right where it sees something, and `?` to grey pixels."""
+    """Answers right where it sees something, and `?` to black pixels."""
 
     def _answers(self, model: Neo, tokenizer: Tokenizer, asked: list[Question]) -> list[str]:
         return ["?" if len(q.patches) and q.patches.unique().numel() == 1 else f" {q.truth}\n" for q in asked]
