@@ -16,8 +16,11 @@ from neo_lightning.model.neo import Neo
 from neo_lightning.training.stages import check_stages, parameter_table
 
 RECIPES = shipped("recipes")
-BILLIONS = {"neo_ov_2b": 2.585, "neo_2b": 2.585, "neo_ov_9b": 10.247, "neo_9b": 10.247, "finetune": 2.585}
-"""Parameters, neo.md's table (computed from the papers' shapes)."""
+SIZES = {
+    **dict.fromkeys(("neo_ov_2b", "neo_2b", "finetune"), (2.585, 12, 28)),
+    **dict.fromkeys(("neo_ov_9b", "neo_9b"), (10.247, 6, 36)),
+}
+"""Billions of parameters, pre-buffer and post-LLM layers (NEO paper; layers of both kinds are equally large)."""
 
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1"]
 
@@ -40,8 +43,10 @@ def build(name: str) -> tuple[NeoCLI, Neo]:
 def test_a_recipe_builds_its_network_and_its_stages_fit(name: str) -> None:
     cli, model = build(name)
     config = cli.model.config
-    if name in BILLIONS:
-        assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(BILLIONS[name], abs=5e-4)
+    if name in SIZES:
+        billions, pre_buffer, post = SIZES[name]
+        assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
+        assert (config.extra_num_layers, config.post_layers) == (pre_buffer, post)
     check_stages(model, cli.stages, config.extra_num_layers)
     assert cli.trainer.max_steps == sum(stage.steps for stage in cli.stages.values())
     assert cli.model.stages == cli.datamodule.stages == cli.stages
