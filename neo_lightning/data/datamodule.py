@@ -185,10 +185,6 @@ class NeoDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave a step's rows on the host: the module counts them there, and moves each when its turn comes."""
-        return batch
-
     def digest(self) -> dict[str, str]:
         """What the plan depends on, part by part."""
         self.setup()

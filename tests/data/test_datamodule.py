@@ -184,7 +184,11 @@ def test_a_copy_of_the_shards_elsewhere_is_the_same_plan(
 ) -> None:
     for file in manifest.parent.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    module(tmp_path / "m.yaml", tokenizer_folder).load_state_dict(module(manifest, tokenizer_folder).state_dict())
+    here, copy = module(manifest, tokenizer_folder), module(tmp_path / "m.yaml", tokenizer_folder)
+    here.next_step = 3
+    copy.load_state_dict(here.state_dict())
+    assert copy.next_step == 3
+    assert copy.digest() == here.digest()
 
 
 def test_validation_is_one_pass(manifest: Path, tokenizer_folder: Path) -> None:
