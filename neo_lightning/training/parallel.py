@@ -26,12 +26,13 @@ ActivationCheckpointing = Literal["none", "selective", "full"]
 _SAVED = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 """Selective recomputation keeps the outputs of these: projections cost the most to repeat per byte."""
 
-_OWN_OPERATORS = "neo_lightning::"
-"""Kernels of this package (attention on a GPU) are kept as well: repeating them costs as much as a projection."""
+_SAVED_KERNEL = "neo_lightning::interval_attention"
+"""The attention kernel's output is kept as well: repeating it costs more than a projection. The package's other kernels
+(norms, rotations, gate) only move memory, and are repeated."""
 
 
 def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    keep = operator in _SAVED or str(getattr(operator, "name", lambda: "")()).startswith(_OWN_OPERATORS)
+    keep = operator in _SAVED or getattr(operator, "name", str)() == _SAVED_KERNEL
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 

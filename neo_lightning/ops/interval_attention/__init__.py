@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neo_lightning.ops.backends import default_backend
 from neo_lightning.ops.interval_attention import reference, tiled
+from neo_lightning.ops.interval_attention import triton as triton_backend
 from neo_lightning.ops.interval_attention.cached import cached_attention
 
 __all__ = ["BACKENDS", "Backend", "choose_backend", "interval_attention", "prepare_intervals"]
@@ -37,6 +39,7 @@ class Backend:
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(prepare=reference.prepare, attend=reference.attend),
     "tiled": Backend(prepare=tiled.prepare, attend=tiled.attend),
+    "triton": Backend(prepare=triton_backend.prepare, attend=triton_backend.attend),
 }
 
 
@@ -47,7 +50,7 @@ def choose_backend(name: str, device: torch.device) -> str:
         ValueError: no such backend.
     """
     if name == "auto":
-        return "tiled"
+        return default_backend(device, otherwise="tiled")
     if name not in BACKENDS:
         raise ValueError(f"attention backend {name!r} is unknown; there are: auto, {', '.join(BACKENDS)}")
     return name

@@ -1,0 +1,37 @@
+"""The Triton kernels compiled for an H100 without one: nothing spills, and shared memory suffices."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+CASES = ["forward:256:128", "key_value:256:128", "query:256:128"]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.ops.sm90", *CASES]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-5000:]
+    return {row["case"]: row for row in map(json.loads, run.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_spills_and_all_fits(compiled, case):
+    found = compiled[case]
+    assert found["stack"] == found["spills"] == 0
+    assert found["registers"] <= 255
+    assert found["shared"] <= 227 * 1024
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.endswith(":256:128")])
+def test_products_use_hoppers_matrix_units(compiled, case):
+    assert compiled[case]["warpgroup_products"] > 0
