@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
-from neo_lightning.data.image import decode_image, fit, image_facts, patchify, smart_resize
+from neo_lightning.data.image import decode_image, image_facts, patchify, smart_resize
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.data.video import choose_moments, decode_frames, video_facts
 from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Media, Message, PixelBudget, VideoBudget
@@ -263,10 +263,10 @@ def read_patches(layout: Layout, media: Sequence[Media], facts: Sequence[MediaFa
         units = [piece for piece in segment if isinstance(piece, Unit)]
         if medium.kind != fact.kind:
             raise MediaError(f"a {medium.kind} was read where a {fact.kind} was planned")
+        size = units[0].height, units[0].width  # all frames of a clip share it
         if fact.kind == "image":
-            shown = [fit(decode_image(medium.data, fact), (units[0].height, units[0].width))]
+            shown = [decode_image(medium.data, fact, size)]
         else:
-            size = units[0].height, units[0].width  # all frames of a clip share it
             shown = decode_frames(medium.data, fact, [unit.frame for unit in units], size)
         patches += map(patchify, shown)
     return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)

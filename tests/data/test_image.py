@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from data_helpers import encoded, picture
 from PIL import Image
@@ -191,12 +193,47 @@ def test_patches_are_row_major_and_flattened_channel_row_column() -> None:
         assert torch.equal(patches[index], block.reshape(-1))
 
 
-def test_fit_leaves_the_right_size_alone_and_resizes_smoothly() -> None:
-    pixels = torch.from_numpy(np.asarray(picture(64, 64)).copy()).permute(2, 0, 1).contiguous()
-    assert fit(pixels, (64, 64)) is pixels
-    small = fit(pixels, (32, 32))
-    theirs = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((32, 32), Image.Resampling.BICUBIC)
-    assert (small.permute(1, 2, 0).int() - torch.from_numpy(np.asarray(theirs).copy()).int()).abs().max() <= 2
+def psnr(ours: torch.Tensor, theirs: Image.Image) -> float:
+    """dB between [3, h, w] and a picture of that size."""
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((ours.permute(1, 2, 0).numpy() - np.asarray(theirs, float)) ** 2)))
+
+
+def photo(name: str) -> Image.Image:
+    with Image.open(Path(skimage.data.__file__).parent / name) as image:
+        return image.convert("RGB")
+
+
+def test_fit_leaves_the_right_size_alone_and_equals_pillows_bicubic() -> None:
+    image = photo("motorcycle_left.png")  # fine textures
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert fit(pixels, (image.height, image.width)) is pixels
+    for width, height in ((608, 416), (192, 128), (800, 544)):
+        assert psnr(fit(pixels, (height, width)), image.resize((width, height), Image.Resampling.BICUBIC)) > 70
+
+
+@pytest.mark.parametrize(("name", "least"), [("motorcycle_left.png", 29.5), ("coffee.png", 40), ("astronaut.png", 40)])
+def test_a_jpeg_decoded_at_a_part_of_its_size_is_near_pillows_bicubic(name: str, least: float) -> None:
+    data = encoded(photo(name), "JPEG", quality=92)
+    with Image.open(io.BytesIO(data)) as whole:
+        facts = image_facts(data)
+        for part in (2, 2.7, 4, 8, 12):  # of the photograph's sides
+            size = int(facts.height / part), int(facts.width / part)
+            theirs = whole.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)
+            assert psnr(decode_image(data, facts, size), theirs) > least, part
+        near = facts.height * 5 // 9, facts.width * 5 // 9  # half the size would be too small: nothing is left out
+        theirs = whole.convert("RGB").resize((near[1], near[0]), Image.Resampling.BICUBIC)
+        assert psnr(decode_image(data, facts, near), theirs) > 70
+
+
+def test_a_turned_jpeg_is_turned_at_every_size() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    image = picture(403, 215)  # no multiple of the parts
+    data = encoded(image, "JPEG", exif=exif, quality=95)
+    shown = image.transpose(Image.Transpose.ROTATE_270)
+    for size in ((403, 215), (224, 128), (96, 32)):
+        pixels = decode_image(data, image_facts(data), size)
+        assert psnr(pixels, shown.resize((size[1], size[0]), Image.Resampling.BICUBIC)) > 35
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
