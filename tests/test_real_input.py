@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from neo_lightning.checkpoint.load import load_model
-from neo_lightning.data.index import ShardSource
+from neo_lightning.data.index import ShardSource, iterate_samples, sample_ids
 from neo_lightning.data.serialize import prompt_from_messages
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.evaluation.questions import open_shards
@@ -68,7 +68,7 @@ def sources(shards: Path) -> list[ShardSource]:
 
 
 def test_photographs_keep_their_size_and_aspect(shards: Path) -> None:
-    facts = [source.facts(i) for source in sources(shards) for i in range(len(source))]
+    facts = [source.facts(*at) for source in sources(shards) for at in sample_ids(source)]
     assert Counter(fact.modality for fact in facts) == {"image": 11, "multi_image": 2, "video": 2}
     sizes = [tuple((m.width, m.height) for m in fact.media) for fact in facts]
     assert ((640, 427),) in sizes, "the rocket lies on its side in the file, and stands upright by its EXIF orientation"
@@ -83,8 +83,7 @@ def test_a_model_fine_tuned_on_photographs_answers_about_them(base: Path, shards
     model, tokenizer = load_model(shards / "export"), Tokenizer.load(shards / "export")
     wrong = []
     for source in sources(shards):
-        for i in range(len(source)):
-            sample = source.read(i)
+        for sample in iterate_samples(source):
             for turn, message in enumerate(sample.messages):
                 if message.role == "assistant":
                     answer = answer_of(model, tokenizer, sample.messages[:turn])

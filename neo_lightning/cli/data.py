@@ -1,8 +1,9 @@
-"""`neo-lightning data scenes | import | tokenizer`: make shards and tokenizers.
+"""`neo-lightning data scenes | import | tokenizer | index | check`: make shards and tokenizers, look at shards.
 
 scenes      drawn scenes with known answers, their manifest, and a tokenizer trained on their words
 import      a JSON file and a folder of media -> shards
 tokenizer   a Qwen3 tokenizer -> the same with NEO's special tokens; or a new one, trained on a manifest's words
+index       a manifest's shards -> their index; check: what of them is left out and why
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+from . import data_index
 from .errors import UserError, user_errors
 from .recipe import shipped
 
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--vocab-size", type=int, default=VOCABULARY, help="with --manifest")
     words.add_argument("--out", type=Path, required=True)
     words.set_defaults(function=_tokenizer)
+    data_index.add_commands(commands)
     return parser
 
 
@@ -108,7 +111,7 @@ def _tokenizer(args: argparse.Namespace) -> None:
 
 def _train_tokenizer(manifest: Path, vocab_size: int, out: Path) -> int:
     """Train on all text of a manifest's sources as it is serialised; returns the vocabulary's size."""
-    from ..data.index import open_source
+    from ..data.index import open_source, sample_ids
     from ..data.manifest import load_manifest
     from ..data.serialize import text_runs
     from ..data.tokenizer import train_tokenizer
@@ -117,7 +120,5 @@ def _train_tokenizer(manifest: Path, vocab_size: int, out: Path) -> int:
     loaded = load_manifest(manifest)
     sources = [open_source(loaded, name) for name in loaded.sources]
     video = VideoBudget()
-    texts = (
-        text for source in sources for index in range(len(source)) for text in text_runs(source.facts(index), video)
-    )
+    texts = (text for source in sources for at in sample_ids(source) for text in text_runs(source.facts(*at), video))
     return train_tokenizer(texts, vocab_size, out).vocab_size

@@ -7,7 +7,6 @@ curriculum is refused with the difference.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from neo_lightning.data.dataset import PreparedSource, StepDataset, StepSampler
 from neo_lightning.data.index import Source, open_source
+from neo_lightning.data.index.progress import ProgressBar
 from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
 from neo_lightning.data.plan import PlanError, StepSpec, iterate_steps, one_pass
 from neo_lightning.data.tokenizer import Tokenizer
@@ -108,16 +108,9 @@ class NeoDataModule(pl.LightningDataModule):
             manifest.source(source)
 
     def _prepare(self, manifest: Manifest, name: str) -> PreparedSource:
-        shards = len(manifest.source(name).shards)
-        if self._rank_and_world()[0] == 0 and shards > 1:
-            from rich.progress import Progress
-
-            with Progress(transient=True) as bar:
-                task = bar.add_task(f"indexing {name}", total=shards)
-                source = open_source(manifest, name, progress=lambda done: bar.update(task, completed=done))
-        else:
-            source = open_source(manifest, name)
-        self.skipped += [(f"{name}/{key}", reason) for key, reason in getattr(source, "skipped", [])]
+        with ProgressBar(name) as progress:
+            source = open_source(manifest, name, tokenizer=self.tokenizer, progress=progress)
+        self.skipped += [(f"{name}/{key}", reason) for key, reason in source.skipped]
         return PreparedSource(name, source, self.tokenizer)
 
     def _rank_and_world(self) -> tuple[int, int]:
@@ -190,7 +183,7 @@ class NeoDataModule(pl.LightningDataModule):
         self.setup()
         parts = {"seed": str(self.seed), "tokenizer": self.tokenizer.digest}
         for name in sorted({source for stage in self.stages.values() for source in stage.mixture}):
-            parts[f"source {name}"] = _source_digest(self._sources[name])  # not those of the validation
+            parts[f"source {name}"] = self._sources[name].source.digest  # not those of the validation
         for number, (name, stage) in enumerate(self.stages.items()):
             fields = asdict(stage)
             shown = {field: fields[field] for field in _DATA_FIELDS} | {"mixture": dict(stage.mixture)}
@@ -235,18 +228,6 @@ def check_reachable(name: str, stage: Stage, modalities: Mapping[str, str]) -> N
 
 def _identity(item: Any) -> Any:
     return item
-
-
-def _source_digest(prepared: PreparedSource) -> str:
-    known = getattr(prepared.source, "digest", None)
-    if isinstance(known, str):
-        return known
-    hasher = hashlib.sha256()
-    for facts, outline in zip(prepared.facts, prepared.outlines, strict=True):
-        media = [(m.kind, m.width, m.height, m.duration) for m in facts.media]
-        hasher.update(repr((facts.key, facts.modality, media)).encode(errors="surrogateescape"))
-        hasher.update(outline.ids.tobytes())
-    return hasher.hexdigest()
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

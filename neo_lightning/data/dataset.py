@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from neo_lightning.data.collate import Document, collate
 from neo_lightning.data.facts import SampleError, SampleFacts
-from neo_lightning.data.index import Source
+from neo_lightning.data.index import Source, sample_ids
 from neo_lightning.data.plan import DocumentSpec, PackSpec, StepSpec
 from neo_lightning.data.serialize import Layout, build_sequence, make_layout, make_outlines, read_patches
 from neo_lightning.data.tokenizer import Tokenizer
@@ -31,7 +31,8 @@ class PreparedSource:
 
     def __init__(self, name: str, source: Source, tokenizer: Tokenizer) -> None:
         self.name, self.source, self.tokenizer = name, source, tokenizer
-        self.facts: list[SampleFacts] = [source.facts(i) for i in range(len(source))]
+        self.ids = list(sample_ids(source))
+        self.facts: list[SampleFacts] = [source.facts(*place) for place in self.ids]
         self.outlines = [
             outline
             for at in range(0, len(self.facts), _OUTLINE_BATCH)
@@ -111,7 +112,7 @@ class StepDataset(Dataset[list[PackedBatch]]):
         patches = torch.empty(0, 768, dtype=torch.uint8)
         if facts.media:
             try:
-                sample = prepared.source.read(spec.index)
+                sample = prepared.source.read(*prepared.ids[spec.index])
                 media = [part for m in sample.messages for part in m.parts if isinstance(part, Media)]
                 patches = read_patches(layout, media, facts.media)
             except SampleError as error:

@@ -1,6 +1,6 @@
 """What is known about a sample before anything is decoded: the index's output, the plan's and serialiser's input.
 
-In memory for now; a Parquet sidecar per shard can fill the same two dataclasses.
+One object a sample; many samples together are columns (`data.index.table`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ class MediaError(SampleError):
     """This image or clip cannot be used."""
 
 
+class ShardError(ValueError):
+    """The shard cannot be used; the message names the shard and the byte or member."""
+
+
+class RetryError(OSError):
+    """A store did not deliver until the deadline; nothing is known to be wrong, so trying again may help."""
+
+
 def reason_kind(reason: str) -> str:
     """A reason without the names and numbers that tell its cases apart: for counting by reason."""
     return re.sub(r"'[^']*'|\d+(\.\d+)?", "…", re.sub(r" \[[^]]*\]$", "", reason))
@@ -34,6 +42,10 @@ class MediaFacts:
     width: int
     """Pixels as shown: orientation or rotation applied."""
     height: int
+    format: str = ""
+    """Image: format by content, as Pillow names it."""
+    orientation: int = 1
+    """Image: EXIF orientation 1-8, already applied to width and height."""
     plain: bool = False
     """Image: JPEG or WebP that torchvision decodes as it is (no orientation, alpha or animation)."""
     ticks: np.ndarray | None = None

@@ -89,7 +89,12 @@ def image_facts(data: bytes) -> MediaFacts:
     if orientation in _SWAPS_SIDES:
         width, height = height, width
     return MediaFacts(
-        kind="image", width=width, height=height, plain=plain and not getattr(image, "is_animated", False)
+        kind="image",
+        width=width,
+        height=height,
+        format=str(image.format),
+        orientation=orientation,
+        plain=plain and not getattr(image, "is_animated", False),
     )
 
 

@@ -7,9 +7,13 @@
       clips:
         modality: video
         shards: ${oc.env:CLIPS}/*.tar                       # OmegaConf interpolations are resolved
+      far:
+        modality: image
+        shards: s3://bucket/set-{000..127}.tar              # any URL that fsspec knows
       mine:
-        class_path: my_package.MySource                     # anything that follows `data.index.Source`
+        class_path: my_package.MySource                     # anything that follows `data.index.source.UserSource`
         init_args: {folder: /somewhere}
+    store: {cache: /disk, cache_gb: 500, deadline: 600}     # optional, see data.store.StoreOptions
 
 Relative patterns start at the manifest's own folder, so that a manifest and its shards move together. Weights live in
 the stages of a recipe, not here: one manifest serves every stage.
@@ -22,15 +26,17 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from braceexpand import braceexpand
+from fsspec import available_protocols
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from neo_lightning.data.store import Store, StoreOptions, is_remote
 from neo_lightning.types import MODALITIES
 
 
@@ -45,8 +51,8 @@ class SourceSpec:
     name: str
     modality: str = ""
     """One of MODALITIES; empty for the user's own class, which says it itself."""
-    shards: tuple[Path, ...] = ()
-    """Tar files, sorted within each pattern, in the order of the patterns."""
+    shards: tuple[str, ...] = ()
+    """Paths and URLs of tar files, sorted within each pattern, in the order of the patterns."""
     class_path: str = ""
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,6 +63,8 @@ class Manifest:
 
     path: Path
     sources: Mapping[str, SourceSpec]
+    store: StoreOptions = field(default_factory=StoreOptions)
+    """How shards are read."""
 
     def source(self, name: str) -> SourceSpec:
         """The source called `name`.
@@ -82,6 +90,7 @@ def load_manifest(path: str | Path) -> Manifest:
 
     Raises:
         ManifestError: no such file, not YAML, unknown key or modality, or a pattern that matches no file.
+        RetryError: a store did not answer.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,12 +101,25 @@ def load_manifest(path: str | Path) -> Manifest:
         raise ManifestError(f"manifest {path}: {error}") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("sources"), dict) or not tree["sources"]:
         raise ManifestError(f"manifest {path}: expected a mapping `sources:` of source names")
-    _known_keys(tree, ("sources",), f"manifest {path}")
-    sources = {str(name): _source(path, str(name), node) for name, node in tree["sources"].items()}
-    return Manifest(path=path, sources=sources)
+    _known_keys(tree, ("sources", "store"), f"manifest {path}")
+    options = _store(path, tree.get("store") or {})
+    sources = {str(name): _source(path, str(name), node, options) for name, node in tree["sources"].items()}
+    return Manifest(path=path, sources=sources, store=options)
 
 
-def _source(path: Path, name: str, node: Any) -> SourceSpec:
+def _store(path: Path, node: Any) -> StoreOptions:
+    where = f"manifest {path}, `store`"
+    if not isinstance(node, dict):
+        raise ManifestError(f"{where}: expected a mapping")
+    _known_keys(node, tuple(option.name for option in fields(StoreOptions)), where)
+    try:
+        numbers = {key: float(node[key]) for key in ("cache_gb", "deadline") if key in node}
+        return StoreOptions(cache=str(node.get("cache", "")), **numbers)
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"{where}: {error}") from error
+
+
+def _source(path: Path, name: str, node: Any, options: StoreOptions) -> SourceSpec:
     where = f"manifest {path}, source {name!r}"
     if not isinstance(node, dict):
         raise ManifestError(f"{where}: expected a mapping with `modality` and `shards`")
@@ -113,25 +135,49 @@ def _source(path: Path, name: str, node: Any) -> SourceSpec:
         patterns = [patterns]
     if not patterns or not all(isinstance(p, str) for p in patterns):
         raise ManifestError(f"{where}: `shards` must be a file name, a pattern, or a list of them")
-    shards = [shard for pattern in patterns for shard in expand_pattern(path.parent, pattern, where)]
+    shards = [shard for pattern in patterns for shard in expand_pattern(path.parent, pattern, where, Store(options))]
     if repeated := [shard for shard, count in Counter(shards).items() if count > 1]:
         raise ManifestError(f"{where}: shard {repeated[0]} is named twice")
     return SourceSpec(name=name, modality=modality, shards=tuple(shards))
 
 
-def expand_pattern(folder: Path, pattern: str, where: str) -> list[Path]:
-    """Files that a brace and glob pattern stands for. Every brace alternative has to match something."""
+def expand_pattern(folder: Path, pattern: str, where: str, store: Store | None = None) -> list[str]:
+    """Shards that a brace and glob pattern stands for. Every brace alternative has to match something.
+
+    Raises:
+        ManifestError: nothing matches, or the pattern is no file name and no URL of a known kind.
+        RetryError: the store did not answer.
+    """
     try:
         alternatives = list(braceexpand(os.path.expanduser(pattern)))
     except ValueError as error:
         raise ManifestError(f"{where}: pattern {pattern!r}: {error}") from error
-    found: list[Path] = []
+    found: list[str] = []
     for alternative in alternatives:
-        files = sorted(glob.glob(str(folder / alternative), recursive=True))
-        if not files:
-            raise ManifestError(f"{where}: {alternative!r} matches no file (looked in {folder.resolve()})")
-        found += [Path(file) for file in files]
+        if is_remote(alternative) or alternative.startswith("pipe:"):
+            shards = _remote(alternative, where, store or Store())
+        else:
+            shards = sorted(glob.glob(str(folder / alternative), recursive=True))
+        if not shards:
+            looked = "" if is_remote(alternative) else f" (looked in {folder.resolve()})"
+            raise ManifestError(f"{where}: {alternative!r} matches no file{looked}")
+        found += shards
     return found
+
+
+def _remote(url: str, where: str, store: Store) -> list[str]:
+    """Shards that a URL stands for; only a plain address in a store, never one inside another, never a command."""
+    scheme = url.partition("://")[0]
+    if url.startswith("pipe:") or "::" in url:
+        raise ManifestError(f"{where}: {url!r}: commands and chained addresses are never run; name the shard's own URL")
+    if scheme not in available_protocols():
+        raise ManifestError(
+            f"{where}: {url!r}: unknown kind of address{nearest(scheme, ('s3', 'gs', 'http', 'https'))}"
+        )
+    try:
+        return store.find(url)
+    except ImportError as error:
+        raise ManifestError(f"{where}: {url!r}: {error}") from error
 
 
 def _known_keys(node: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:

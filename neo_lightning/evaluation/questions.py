@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..data.facts import SampleError
 from ..data.index import ShardSource
+from ..data.index.scan import modality_of
 from ..data.manifest import expand_pattern
 from ..data.serialize import prompt_from_messages
-from ..data.shards import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, scan_shard
 from ..model.generate import Prompt, generate
 from ..types import Media, Message, PixelBudget, Sample, Sequence, VideoBudget
 from .pictures import blank
@@ -63,23 +63,15 @@ def open_shards(patterns: Iterable[str]) -> list[ShardSource]:
     """
     sources = []
     for path in [path for pattern in patterns for path in expand_pattern(Path(), pattern, "evaluation")]:
-        source = ShardSource(path.stem, _modality(path), (path,))
-        if source.skipped:
-            key, reason = source.skipped[0]
+        source = ShardSource(Path(path).stem, modality_of(path), (path,))
+        if skipped := source.skipped:
+            key, reason = skipped[0]
             raise ValueError(
-                f"{path}: {len(source.skipped)} held-out samples cannot be used, the first being {key!r}: {reason} "
+                f"{path}: {len(skipped)} held-out samples cannot be used, the first being {key!r}: {reason} "
                 "(a held-out shard holds samples of one modality)"
             )
         sources.append(source)
     return sources
-
-
-def _modality(path: Path) -> str:
-    extensions = [member.extension for sample in scan_shard(path)[:1] for member in sample.members]
-    if any(extension in VIDEO_EXTENSIONS for extension in extensions):
-        return "video"
-    images = sum(extension in IMAGE_EXTENSIONS for extension in extensions)
-    return ("text", "image", "multi_image")[min(images, 2)]
 
 
 def question_type(sample: Sample) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
 
+from ..data.index import sample_ids
 from ..data.manifest import expand_pattern
 from ..types import Sample
 from .context import Evaluation, EvaluationContext
@@ -101,11 +102,11 @@ class SceneEvaluation(Evaluation):
         seen: Counter[str] = Counter()
         chosen: list[tuple[str, Callable[[], Sample]]] = []
         for source in open_shards(self.shards):
-            for place in range(len(source)):
-                kind = question_type(source.read(place))
+            for place in sample_ids(source):
+                kind = question_type(source.read(*place))
                 seen[kind] += 1
                 if self.limit is None or seen[kind] <= self.limit:
-                    chosen.append((kind, partial(source.read, place)))
+                    chosen.append((kind, partial(source.read, *place)))
         if unknown := set(self.goals) - set(seen):
             raise ValueError(
                 f"evaluation {self.name!r}: goals for {listing(sorted(unknown))}; the shards ask {listing(list(seen))}"

@@ -43,7 +43,7 @@ def lines(path: Path, records: list[Any]) -> Path:
 
 def read(manifest: Path, source: str) -> list[Sample]:
     opened = open_source(manifest, source)
-    assert opened.skipped == []  # type: ignore[attr-defined]
+    assert opened.skipped == []
     return list(iterate_samples(opened))
 
 

@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 def test_patterns(tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEO_TEST_SHARDS", str(tmp_path))
     manifest = load_manifest(write(tmp_path, f"sources:\n  a:\n    modality: image\n    shards: {shards}\n"))
-    assert [p.name for p in manifest.source("a").shards] == ["s-0.tar", "s-1.tar", "s-2.tar"]
+    assert [Path(p).name for p in manifest.source("a").shards] == ["s-0.tar", "s-1.tar", "s-2.tar"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neo_lightning.data.index import ShardSource
+from neo_lightning.data.index import ShardSource, iterate_samples
 from neo_lightning.data.scenes import write_scenes
 from neo_lightning.data.tokenizer import Tokenizer, train_tokenizer
 from neo_lightning.evaluation import EvaluationContext
@@ -32,7 +32,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokenizer_folder(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tokenizer")
     text = [ShardSource("x", "text", (shards / f"{task}-000000.tar",)) for task in ("copy", "lookup")]
-    words = [part for s in text for i in range(len(s)) for m in s.read(i).messages for part in m.parts]
+    words = [part for s in text for sample in iterate_samples(s) for m in sample.messages for part in m.parts]
     train_tokenizer([str(word) for word in words], 320, out)
     return out
 

@@ -21,9 +21,9 @@ from .conftest import CLIP, PER_TASK, SMALL
 @pytest.mark.parametrize("task", ["position", "same_shape", "motion", "lookup"])
 def test_question_holds_all_but_the_answer(task: str, shards: Path, tokenizer: Tokenizer) -> None:
     (source,) = open_shards([str(shards / f"{task}-*.tar")])
-    assert len(source) == PER_TASK
+    assert [source.unit_size(unit) for unit in range(source.units)] == [PER_TASK]
     scene = generate(task, seed=3, split="test", index=1)
-    asked = question(source.read(1), tokenizer, SMALL, CLIP)
+    asked = question(source.read(0, 1), tokenizer, SMALL, CLIP)
     assert (asked.kind, asked.modality, asked.truth) == (task, TASKS[task].modality, scene.questions[0].answer)
     assert (asked.chance, asked.guess) == (TASKS[task].chance, TASKS[task].guess)
     assert asked.text.endswith(scene.questions[0].text)
@@ -38,7 +38,7 @@ def test_question_holds_all_but_the_answer(task: str, shards: Path, tokenizer: T
 
 def test_missing_type_or_answer_is_refused(shards: Path, tokenizer: Tokenizer) -> None:
     (source,) = open_shards([str(shards / "copy-*.tar")])
-    sample = source.read(0)
+    sample = source.read(0, 0)
     for name in ("task", "chance"):
         meta = {key: value for key, value in sample.meta.items() if key != name}
         with pytest.raises(ValueError, match=f"copy-000000: `meta` lacks '{name}'"):

@@ -23,7 +23,7 @@ from neo_lightning.data.image import image_facts
 from neo_lightning.data.importers import llava, messages
 from neo_lightning.data.importers.record import Record, RecordError
 from neo_lightning.data.importers.writer import ModalityWriter
-from neo_lightning.data.shards import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from neo_lightning.data.index.tar import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from neo_lightning.data.video import video_facts
 from neo_lightning.types import MODALITIES
 

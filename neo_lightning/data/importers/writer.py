@@ -1,4 +1,4 @@
-"""Writes samples into one chain of shards per modality; a shard gets its name only when it is complete."""
+"""Writes samples into one chain of shards per modality; a shard gets its name, and its index, when it is complete."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import IO
 
 from webdataset import TarWriter
+
+from neo_lightning.data.index.scan import index_shard
 
 
 class ModalityWriter:
@@ -29,7 +31,7 @@ class ModalityWriter:
         if shard.samples >= self._most_samples or shard.bytes >= self._most_bytes:
             del self._open[modality]
             shard.close()
-            shard.name()
+            shard.name(modality)
 
     def __enter__(self) -> ModalityWriter:
         return self
@@ -37,10 +39,10 @@ class ModalityWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for shard in self._open.values():
+        for modality, shard in self._open.items():
             shard.close()
             if kind is None:
-                shard.name()
+                shard.name(modality)
 
 
 class _Shard:
@@ -61,5 +63,6 @@ class _Shard:
         os.fsync(self._file.fileno())
         self._file.close()
 
-    def name(self) -> None:
+    def name(self, modality: str) -> None:
         os.replace(self._partial, self._path)
+        index_shard(self._path, modality)

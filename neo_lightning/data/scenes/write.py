@@ -49,8 +49,10 @@ def encode_scene(scene: Scene) -> dict[str, bytes | str]:
 
 
 def write_shard(job: ShardJob) -> int:
-    """Write one shard and return its number of samples."""
-    from webdataset import TarWriter  # imports torch: only processes that write pay for it
+    """Write one shard and its index, and return its number of samples."""
+    from webdataset import TarWriter  # imports torch, as the index does: only processes that write pay for it
+
+    from ..index.scan import index_shard
 
     job.path.parent.mkdir(parents=True, exist_ok=True)
     partial = job.path.with_suffix(".tar.partial")
@@ -60,6 +62,7 @@ def write_shard(job: ShardJob) -> int:
             writer.write(encode_scene(generate(job.kind, seed=job.seed, split=job.split, index=index)))
         writer.close()
     os.replace(partial, job.path)
+    index_shard(job.path, TASKS[job.kind].modality if job.kind in TASKS else job.kind)
     return job.stop - job.start
 
 

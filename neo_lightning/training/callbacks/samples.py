@@ -22,7 +22,7 @@ from torch import Tensor
 
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import SampleError
-from neo_lightning.data.index import ShardSource, Source
+from neo_lightning.data.index import ShardSource, Source, sample_ids
 from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.serialize import prompt_from_messages
 from neo_lightning.data.tokenizer import Tokenizer
@@ -91,8 +91,8 @@ def _sources_of(datamodule: Any) -> dict[str, Source]:
 
 def _choose(source: Source, count: int) -> list[Sample]:
     """Up to `count` samples with a question and an answer, spread evenly over the source."""
-    step = max(1, len(source) // count)
-    samples = (source.read(i) for i in range(0, len(source), step))
+    total = sum(map(source.unit_size, range(source.units)))
+    samples = (source.read(*at) for at in islice(sample_ids(source), 0, None, max(1, total // count)))
     asked = (s for s in samples if len(s.messages) > 1 and s.messages[-1].role == "assistant")
     return list(islice(asked, count))
 

@@ -1,0 +1,106 @@
+"""Everything that a source leaves out, and why; on demand by decoding every image and frame.
+
+The index reads headers alone, so that a picture cut in its middle shows up as a tombstone while training. Decoding
+beforehand finds it at the price of a pass over all pixels.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from neo_lightning.data.facts import MediaError, MediaFacts
+from neo_lightning.data.image import decode_image
+from neo_lightning.data.index.make import Progress, survey
+from neo_lightning.data.index.source import ShardSource
+from neo_lightning.data.store import Store
+from neo_lightning.data.video import decode_frames
+from neo_lightning.types import Media
+
+_FRAMES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What one source holds."""
+
+    samples: int
+    """Usable."""
+    left_out: list[tuple[str, str]]
+    """(key, reason)."""
+    refused: dict[str, str]
+    """Shard -> reason."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"left_out": [{"key": key, "reason": reason} for key, reason in self.left_out]}
+
+
+def check_source(
+    shards: Sequence[str],
+    modality: str,
+    store: Store,
+    progress: Progress | None = None,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+) -> CheckReport:
+    """Index what is missing and collect what cannot be used; shards that are refused do not end it."""
+    index, failures = survey(shards, modality, store, None, progress, workers)
+    refused = {shard: str(error) for shard, error in failures.items()}
+    if not index.shards:
+        return CheckReport(samples=0, left_out=[], refused=refused)
+    source = ShardSource("check", modality, index.shards, store=store)
+    left_out = source.skipped
+    if decode:
+        left_out += [bad for found in _decode_all(source, workers) for bad in found]
+    damaged = len(left_out) - len(source.skipped)
+    return CheckReport(samples=index.samples - damaged, left_out=left_out, refused=refused)
+
+
+_source: ShardSource
+"""What a pool's processes read from; set in them only."""
+
+
+def _decode_all(source: ShardSource, workers: int | None) -> Iterator[list[tuple[str, str]]]:
+    workers = min(source.units, os.cpu_count() or 1 if workers is None else workers)
+    if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from (_decode(source, unit) for unit in range(source.units))
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(source,)) as pool:
+        yield from pool.map(_decode_in_pool, range(source.units))
+
+
+def _begin(source: ShardSource) -> None:
+    global _source
+    _source = source
+
+
+def _decode_in_pool(unit: int) -> list[tuple[str, str]]:
+    return _decode(_source, unit)
+
+
+def _decode(source: ShardSource, unit: int) -> list[tuple[str, str]]:
+    bad = []
+    for row in range(source.unit_size(unit)):
+        facts, sample = source.facts(unit, row), source.read(unit, row)
+        media = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
+        try:
+            for medium, fact in zip(media, facts.media, strict=True):
+                _decode_medium(medium, fact)
+        except MediaError as error:
+            bad.append((facts.key, f"{medium.name!r}: {error}"))
+    return bad
+
+
+def _decode_medium(medium: Media, facts: MediaFacts) -> None:
+    if facts.ticks is None:
+        decode_image(medium.data, facts)
+        return
+    for start in range(0, len(facts.ticks), _FRAMES_AT_ONCE):
+        decode_frames(medium.data, facts, range(start, min(start + _FRAMES_AT_ONCE, len(facts.ticks))), (32, 32))

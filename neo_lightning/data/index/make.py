@@ -1,0 +1,302 @@
+"""Makes what is missing of a source's index, in parallel, once for all processes that ask.
+
+    shards --stat--> which sidecars are of this version? --index the others--> summaries, and a root file of them
+
+The root file lets the next start ask nothing but each shard's size and date. A process that finds work to do takes a
+lock in the index folder first; others wait, and then find nothing left to do: so of many ranks one indexes, on each
+machine or shared folder, without their knowing of each other. Sidecars appear one by one, so a killed index goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from neo_lightning.data.facts import RetryError, ShardError
+from neo_lightning.data.index import sidecar
+from neo_lightning.data.index.scan import index_shard, members_digest
+from neo_lightning.data.index.sidecar import IndexDamaged, Summary
+from neo_lightning.data.index.table import SCHEMA
+from neo_lightning.data.index.tokens import write_tokens
+from neo_lightning.data.store import Stamp, Store, locked, replacing
+from neo_lightning.data.tokenizer import Tokenizer
+
+PARALLEL_FROM_BYTES = 16 << 20
+"""Smaller sets are indexed in this process."""
+
+
+class Progress:
+    """Told what an index does; this one keeps quiet."""
+
+    def waiting(self) -> None:
+        """Another process is indexing these shards."""
+
+    def begin(self, shards: int, total: int) -> None:
+        """So many of all shards have to be indexed."""
+
+    def advance(self) -> None:
+        """One of them is done."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
+
+Failure = ShardError | RetryError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """A source's shards, indexed."""
+
+    shards: tuple[str, ...]
+    files: tuple[Path, ...]
+    """Sidecars."""
+    summaries: tuple[Summary, ...]
+
+    @property
+    def samples(self) -> int:
+        """Usable samples."""
+        return sum(sum(summary.units) for summary in self.summaries)
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Usable samples by modality."""
+        counts: dict[str, int] = {}
+        for summary in self.summaries:
+            for modality, count in summary.modalities.items():
+                counts[modality] = counts.get(modality, 0) + count
+        return counts
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the plan depends on, whatever the shards' place or date."""
+        return hashlib.sha256("\0".join(summary.digest for summary in self.summaries).encode()).hexdigest()
+
+
+def ensure_index(
+    shards: Sequence[str],
+    modality: str,
+    store: Store,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Index:
+    """Index what is new or changed among the shards of one source; count tokens where a tokenizer is given.
+
+    Args:
+        shards: paths or URLs.
+        modality: of the source.
+        store: how shards are read.
+        tokenizer: whose token counts have to be there; None for none.
+        progress: told how it gets on.
+        workers: processes; default one a core. Small sets take one.
+
+    Raises:
+        ShardError: shards cannot be used (the others are indexed), or a key is in two of them.
+        RetryError: a shard was not delivered.
+    """
+    index, failures = survey(shards, modality, store, tokenizer, progress, workers)
+    if failures:
+        kind = RetryError if all(isinstance(e, RetryError) for e in failures.values()) else ShardError
+        more = f"\n(and {len(failures) - 5} more of {len(shards)} shards)" if len(failures) > 5 else ""
+        raise kind("\n".join(str(error) for error in list(failures.values())[:5]) + more)
+    return index
+
+
+def survey(
+    shards: Sequence[str],
+    modality: str,
+    store: Store,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> tuple[Index, dict[str, Failure]]:
+    """As `ensure_index`, but goes on: the index of the shards that can be used, and why the others cannot."""
+    progress = progress or Progress()
+    files = [sidecar.sidecar_of(shard, modality, store.options.folder) for shard in shards]
+    failures: dict[str, Failure] = {}
+    stamps = _stamps(shards, store, failures)
+    root = _root_file(files, modality)
+    known = _read_root(root, stamps, files, tokenizer)
+    if any(summary is None for summary in known):
+        with locked(root.with_suffix(".lock"), progress.waiting):
+            known = _read_root(root, stamps, files, tokenizer)
+            missing = [
+                (shard, file)
+                for shard, file, summary in zip(shards, files, known, strict=True)
+                if summary is None and shard not in failures
+            ]
+            progress.begin(len(missing), len(shards))
+            made: dict[str, Summary] = {}
+            for (shard, _), (outcome, notes) in zip(
+                missing, _run(missing, (modality, store, tokenizer), workers), strict=True
+            ):
+                if isinstance(outcome, Summary):
+                    made[shard] = outcome
+                else:
+                    failures[shard] = outcome
+                for note in notes:
+                    progress.note(note)
+                progress.advance()
+            known = [summary or made.get(shard) for shard, summary in zip(shards, known, strict=True)]
+            if not failures:
+                failures |= _repeated_keys(shards, files, known)
+            if not failures:
+                with replacing(root) as copy:
+                    copy.write_text(json.dumps(_totals(modality, _index(shards, files, known))), encoding="utf-8")
+    kept = [i for i, shard in enumerate(shards) if shard not in failures]
+    return _index([shards[i] for i in kept], [files[i] for i in kept], [known[i] for i in kept]), failures
+
+
+def _index(shards: Sequence[str], files: Sequence[Path], known: Sequence[Summary | None]) -> Index:
+    summaries = tuple(summary for summary in known if summary is not None)
+    return Index(shards=tuple(shards), files=tuple(files), summaries=summaries)
+
+
+def _stamps(shards: Sequence[str], store: Store, failures: dict[str, Failure]) -> list[Stamp]:
+    stamps = []
+    for shard in shards:
+        try:
+            stamps.append(store.stat(shard))
+        except RetryError as error:
+            failures[shard] = error
+            stamps.append(Stamp(-1, ""))
+    return stamps
+
+
+def _root_file(files: Sequence[Path], modality: str) -> Path:
+    name = hashlib.sha256("\0".join([modality, *(str(file) for file in files)]).encode()).hexdigest()[:16]
+    return files[0].with_name(f"root-{name}.json")
+
+
+def _read_root(
+    root: Path, stamps: Sequence[Stamp], files: Sequence[Path], tokenizer: Tokenizer | None
+) -> list[Summary | None]:
+    """Summaries that are up to date; None for each shard that has to be looked at. A damaged root counts as none."""
+    try:
+        entries = json.loads(root.read_text(encoding="utf-8"))["shards"]
+        found = [sidecar.make_summary(entry) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found = []
+    if len(found) != len(files):
+        return [None] * len(files)
+    there = {folder: set(os.listdir(folder)) for folder in {file.parent for file in files}}
+    fresh: list[Summary | None] = []
+    for summary, stamp, file in zip(found, stamps, files, strict=True):
+        needed = [file]
+        if tokenizer is not None:
+            needed.append(sidecar.tokens_of(file, tokenizer.digest, summary.digest))
+        ready = summary.stamp == stamp and all(name.name in there[name.parent] for name in needed)
+        fresh.append(summary if ready else None)
+    return fresh
+
+
+def _totals(modality: str, index: Index) -> dict[str, object]:
+    """The root file: totals for people and other programs, and each shard's summary."""
+    return {
+        "version": sidecar.VERSION,
+        "modality": modality,
+        "samples": index.samples,
+        "left_out": sum(summary.left_out for summary in index.summaries),
+        "bytes": sum(summary.size for summary in index.summaries),
+        "modalities": index.modalities,
+        "digest": index.digest,
+        "shards": [asdict(summary) for summary in index.summaries],
+    }
+
+
+_Job = tuple[str, Path]
+_Done = tuple[Summary | Failure, list[str]]
+"""Summary, or why there is none; and what a person should know."""
+
+_context: tuple[str, Store, Tokenizer | None]
+"""What all jobs of a pool share; set in its processes only, so that nothing large is sent with each job."""
+
+
+def _run(jobs: Sequence[_Job], context: tuple[str, Store, Tokenizer | None], workers: int | None) -> Iterator[_Done]:
+    total = sum(context[1].stat(shard).size for shard, _ in jobs)
+    workers = min(len(jobs), os.cpu_count() or 1 if workers is None else workers)
+    if workers < 2 or total < PARALLEL_FROM_BYTES or "fork" not in multiprocessing.get_all_start_methods():
+        yield from (_work(shard, file, *context) for shard, file in jobs)
+        return
+    # fork: a script without a main guard still works, and the children need nothing that a fork breaks
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("fork"), initializer=_begin, initargs=context
+    ) as pool:
+        yield from pool.map(_in_pool, jobs)
+
+
+def _begin(modality: str, store: Store, tokenizer: Tokenizer | None) -> None:
+    global _context
+    _context = (modality, store, tokenizer)
+
+
+def _in_pool(job: _Job) -> _Done:
+    shard, file = job
+    return _work(shard, file, *_context)
+
+
+def _work(shard: str, file: Path, modality: str, store: Store, tokenizer: Tokenizer | None) -> _Done:
+    """Bring one shard's index up to date."""
+    notes: list[str] = []
+    try:
+        summary = _existing(shard, file, store, notes) or index_shard(shard, modality, store)
+        if tokenizer is not None and not sidecar.tokens_of(file, tokenizer.digest, summary.digest).exists():
+            try:
+                write_tokens(file, summary, tokenizer)
+            except IndexDamaged as damage:
+                notes.append(f"{damage}: indexed again")
+                summary = index_shard(shard, modality, store)
+                write_tokens(file, summary, tokenizer)
+    except (ShardError, RetryError) as error:
+        return error, notes
+    return summary, notes
+
+
+def _existing(shard: str, file: Path, store: Store, notes: list[str]) -> Summary | None:
+    """The sidecar that is there, if it is of this shard: by size and date, else by content."""
+    try:
+        summary = sidecar.read_summary(file)
+    except FileNotFoundError:
+        return None
+    except IndexDamaged as damage:
+        notes.append(f"{damage}: indexed again")
+        return None
+    stamp = store.stat(shard)
+    if summary.stamp == stamp:
+        return summary
+    if summary.size != stamp.size or members_digest(shard, store, stamp) != summary.members:
+        return None
+    return replace(summary, tag=stamp.tag)
+
+
+def _repeated_keys(
+    shards: Sequence[str], files: Sequence[Path], summaries: Sequence[Summary | None]
+) -> dict[str, Failure]:
+    """A key that lies in two shards: one of them is a copy, or logs would name the wrong sample."""
+    hashes = [_column(file, summary, "key_hash").to_numpy() for file, summary in zip(files, summaries, strict=True)]
+    ordered = np.sort(np.concatenate(hashes))
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not repeated.size:
+        return {}
+    first, second = [i for i, own in enumerate(hashes) if (own == repeated[0]).any()][:2]
+    row = int(np.flatnonzero(hashes[first] == repeated[0])[0])
+    key = _column(files[first], summaries[first], "key")[row].as_py()
+    message = f"key {key!r} lies in both {shards[first]} and {shards[second]}; keys are unique in a source"
+    return {shards[second]: ShardError(message)}
+
+
+def _column(file: Path, summary: Summary | None, name: str) -> pa.ChunkedArray:
+    assert summary is not None
+    units = [sidecar.read_rows(file, unit, [name], summary.digest).column(0) for unit in range(len(summary.rows))]
+    return pa.chunked_array([chunk for unit in units for chunk in unit.chunks], SCHEMA.field(name).type)

@@ -1,0 +1,53 @@
+"""The text of indexed samples -> how many tokens each turn has, by one tokenizer.
+
+Kept apart from the facts, so that another tokenizer needs no new pass over the shards. Counted by the same code that
+makes a sample's outline: a turn's tokens are its marks, its role line and its text, without its media.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from neo_lightning.data.facts import Turn
+from neo_lightning.data.index import sidecar
+from neo_lightning.data.index.sidecar import Summary
+from neo_lightning.data.index.table import FACTS, FactsTable, parse_content, usable
+from neo_lightning.data.serialize import make_outlines
+from neo_lightning.data.tokenizer import Tokenizer
+
+
+def count_tokens(samples: Sequence[Sequence[Turn]], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Tokens of each turn of each sample, int32."""
+    counts = []
+    for outline in make_outlines(samples, tokenizer):
+        starts = np.flatnonzero(outline.ids == tokenizer.im_start_id)  # plain text cannot spell this token
+        counts.append(np.add.reduceat(outline.ids >= 0, starts, dtype=np.int32))
+    return counts
+
+
+def write_tokens(file: Path, summary: Summary, tokenizer: Tokenizer) -> Path:
+    """Count the tokens of an indexed shard and write them beside its sidecar; returns the file.
+
+    Raises:
+        FileNotFoundError, IndexDamaged: the sidecar cannot be read.
+    """
+    tokens: list[np.ndarray] = []
+    for unit in range(len(summary.units)):
+        table = usable(sidecar.read_rows(file, unit, [*FACTS, "content"], summary.digest))
+        try:
+            media = FactsTable.from_arrow(table).media_counts.tolist()
+            contents = table.column("content").to_pylist()
+            turns = [parse_content(text, count)[0] for text, count in zip(contents, media, strict=True)]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise sidecar.IndexDamaged(f"{file}: {error}") from error
+        tokens += count_tokens(turns, tokenizer)
+    target = sidecar.tokens_of(file, tokenizer.digest, summary.digest)
+    column = pa.array(tokens, pa.list_(pa.int32()))
+    metadata = json.dumps({"tokenizer": tokenizer.digest, "index": summary.digest})
+    sidecar.write_table(target, pa.table({"tokens": column}), summary.units, metadata)
+    return target
