@@ -79,9 +79,11 @@ class Stage:
     packs_per_step: int
     """Global batch, in packed rows: micro-batches per rank x ranks."""
     mixture: Mapping[str, float]
-    """Source name (from the manifest) -> weight, in samples."""
+    """Source name (from the manifest) -> weight, in `mixture_unit`."""
     lr: float
     """Peak learning rate."""
+    mixture_unit: Literal["samples", "tokens"] = "samples"
+    """What the weights of the mixture count; tokens of images and frames included."""
     trains: tuple[str, ...] = ("all",)
     """Names of parameter groups (`training.stages.GROUPS`) or glob patterns of parameter names."""
     warmup_ratio: float = 0.01

@@ -1,32 +1,32 @@
 """Manifest + stages + tokenizer -> Lightning's loaders: one item is one optimiser step of this rank.
 
-The only state is the number of steps done. It is set by a training callback (`next_step`), saved with the checkpoint
-together with a digest of everything that the plan depends on, and a resume under another manifest, tokenizer, seed or
-curriculum is refused with the difference.
+The state is the position in the plan behind the steps that were done, which a training callback counts (`next_step`);
+what workers have read ahead is no part of it. It is saved with the checkpoint together with a fingerprint of everything
+that the plan depends on, and a resume under another manifest, tokenizer, seed or curriculum is refused with the
+difference. Planning happens in the main process, on every rank alike; workers are handed lists of samples.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from neo_lightning.data.dataset import PreparedSource, StepDataset, StepSampler
+from neo_lightning.data.dataset import StepDataset, StepSampler
+from neo_lightning.data.fingerprint import differences, fingerprint, pack_parts, unpack_parts
 from neo_lightning.data.index import Source, open_source
 from neo_lightning.data.index.progress import ProgressBar
+from neo_lightning.data.lengths import UnitLengths
 from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
-from neo_lightning.data.plan import PlanError, StepSpec, iterate_steps, one_pass
+from neo_lightning.data.plan import Plan, PlanError, Position, StepSpec, one_pass
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.types import PackedBatch, Stage
 
-VERSION = 1
-_DATA_FIELDS = ("steps", "context", "packs_per_step", "mixture", "image", "video", "loss_weighting", "too_long")
+VERSION = 2
+"""Of the state."""
 
 
 class NeoDataModule(pl.LightningDataModule):
@@ -40,6 +40,13 @@ class NeoDataModule(pl.LightningDataModule):
         seed: of the shuffling.
         validation: sources that `validate`, `test` and `predict` read once, under the last stage's budgets.
         prefetch: steps that each worker prepares ahead.
+        lanes: chains of bundles side by side (see data.plan). With a multiple of the ranks each rank reads shards of
+            its own, at the price of planning one bundle a lane at the start; 1 where all ranks share a disk.
+        skip: ranges [first, last) of packs that are passed over, to go on behind data that broke a run. They may be
+            added when a run is resumed from a checkpoint in front of them; a checkpoint keeps them.
+
+    Raises:
+        PlanError: no stage, fewer than one lane, or a range that ends before it starts.
     """
 
     def __init__(
@@ -51,20 +58,26 @@ class NeoDataModule(pl.LightningDataModule):
         seed: int = 0,
         validation: list[str] | None = None,
         prefetch: int = 2,
+        lanes: int = 1,
+        skip: list[list[int]] | None = None,
     ) -> None:
         super().__init__()
         if not stages:
             raise PlanError("no stages: the curriculum is empty")
+        if lanes < 1:
+            raise PlanError(f"data.lanes must be at least 1, got {lanes}")
         self.manifest_path, self.stages, self.tokenizer_path = manifest, dict(stages), tokenizer
         self.num_workers, self.seed, self.prefetch = num_workers, seed, prefetch
         self.validation = list(validation or [])
+        self.lanes, self.skip = lanes, _ranges(skip or [])
         self.next_step = 0
+        """Steps done."""
         self.skipped: list[tuple[str, str]] = []
-        """(`source/key`, reason) of what was left out or shrunk; filled by `setup`."""
+        """(`source/key`, reason) of what was left out or shrunk: by the index, and in every unit measured so far."""
         self._tokenizer: Tokenizer | None = None
-        self._sources: dict[str, PreparedSource] = {}
-        self._lengths: dict[tuple[str, str], np.ndarray] = {}
-        self._validation_lengths: dict[str, np.ndarray] = {}
+        self._sources: dict[str, Source] = {}
+        self._plan: Plan | None = None
+        self._positions: dict[int, Position] = {}  # by steps done: where we started, and what was handed to the loader
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -74,28 +87,36 @@ class NeoDataModule(pl.LightningDataModule):
         return self._tokenizer
 
     def setup(self, stage: str = "fit") -> None:
-        """Index every source that a stage or the validation names, check the stages and derive all lengths. Once.
+        """Index every source that a stage or the validation names, check the stages and measure the sources. Once.
 
         Raises:
             ManifestError, ShardError, TokenizerError, PlanError: what the recipe names cannot be used.
         """
-        if self._sources:
+        if self._plan is not None:
             return
         manifest = load_manifest(self.manifest_path)
         self._check_names(manifest)
-        names = dict.fromkeys([s for stage_ in self.stages.values() for s in stage_.mixture] + self.validation)
-        sources = {name: self._prepare(manifest, name) for name in names}
+        names = dict.fromkeys([*self._trained(), *self.validation])
+        self._sources = {name: self._open(manifest, name) for name in names}
         for name, stage_ in self.stages.items():
-            check_reachable(name, stage_, {s: sources[s].source.modality for s in stage_.mixture})
-            for source in stage_.mixture:
-                lengths, notes = sources[source].lengths(stage_)
-                self._lengths[source, name] = lengths
-                self.skipped += [(f"{source}/{key}", f"stage {name}: {reason}") for key, reason in notes]
-        for source in self.validation:
-            lengths, notes = sources[source].lengths(list(self.stages.values())[-1])
-            self._validation_lengths[source] = lengths
-            self.skipped += [(f"{source}/{key}", f"validation: {reason}") for key, reason in notes]
-        self._sources = sources
+            check_reachable(name, stage_, {s: self._sources[s].modality for s in stage_.mixture})
+        names_of = {id(stage_): name for name, stage_ in self.stages.items()}
+
+        def note(sample: str, stage_: Stage, reason: str) -> None:
+            self.skipped.append((sample, f"stage {names_of[id(stage_)]}: {reason}"))
+
+        lengths_of = UnitLengths(self._sources, self.tokenizer, note)
+        self._plan = Plan(self.stages, self._sources, lengths_of, self.seed, lanes=self.lanes, skip=self.skip)
+
+    def _trained(self) -> list[str]:
+        return list(dict.fromkeys(source for stage in self.stages.values() for source in stage.mixture))
+
+    @property
+    def plan(self) -> Plan:
+        """The sequence of packs."""
+        self.setup()
+        assert self._plan is not None
+        return self._plan
 
     def _check_names(self, manifest: Manifest) -> None:
         for name, stage in self.stages.items():
@@ -107,11 +128,11 @@ class NeoDataModule(pl.LightningDataModule):
         for source in self.validation:
             manifest.source(source)
 
-    def _prepare(self, manifest: Manifest, name: str) -> PreparedSource:
+    def _open(self, manifest: Manifest, name: str) -> Source:
         with ProgressBar(name) as progress:
             source = open_source(manifest, name, tokenizer=self.tokenizer, progress=progress)
         self.skipped += [(f"{name}/{key}", reason) for key, reason in source.skipped]
-        return PreparedSource(name, source, self.tokenizer)
+        return source
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -121,35 +142,48 @@ class NeoDataModule(pl.LightningDataModule):
     def sources(self, *, validation: bool) -> dict[str, Source]:
         """The indexed sources, by name: those of the validation, or those that the stages name."""
         self.setup()
-        trained = dict.fromkeys(source for stage in self.stages.values() for source in stage.mixture)
-        return {name: self._sources[name].source for name in (self.validation if validation else trained)}
+        names = self.validation if validation else self._trained()
+        return {name: self._sources[name] for name in names}
 
-    def steps(self, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
-        """The plan as one rank sees it, from a step on; endless."""
-        self.setup()
-        names = {id(stage): name for name, stage in self.stages.items()}
-        return iterate_steps(
-            self.stages,
-            lambda source, stage: self._lengths[source, names[id(stage)]],
-            self.seed,
-            first_step=first_step,
-            rank=rank,
-            world=world,
-        )
+    def position(self) -> Position:
+        """Behind the steps that were done."""
+        plan = self.plan
+        known = [step for step in self._positions if step <= self.next_step]
+        position = plan.at(self.next_step, self._positions[max(known)] if known else plan.start())
+        self._positions[self.next_step] = position
+        return position
+
+    def steps(self, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
+        """The plan as one rank sees it, from `next_step` as it stands when iteration begins; endless."""
+        for spec, position in self.plan.steps(self.position(), rank, world):
+            done = max((step for step in self._positions if step <= self.next_step), default=0)
+            self._positions = {step: known for step, known in self._positions.items() if step >= done}
+            self._positions[position.step] = position
+            yield spec
 
     def train_dataloader(self) -> DataLoader[list[PackedBatch]]:
         """Endless; starts at `next_step` as it stands when iteration begins."""
         self.setup()
         rank, world = self._rank_and_world()
-        return self._loader(StepSampler(lambda: self.steps(self.next_step, rank, world)))
+        return self._loader(StepSampler(lambda: self.steps(rank, world)))
 
     def val_dataloader(self) -> Any:
         """One row an item, one pass over the validation sources; nothing where none is named."""
         if not self.validation:
             return []
         self.setup()
+        return self._loader(self._validation_steps(*self._rank_and_world()))
+
+    def _validation_steps(self, rank: int, world: int) -> list[StepSpec]:
         name, stage = list(self.stages.items())[-1]
-        return self._loader(one_pass(name, stage, self._validation_lengths, *self._rank_and_world()))
+        known = set(self.skipped)
+
+        def note(sample: str, _: Stage, reason: str) -> None:
+            if (entry := (sample, f"validation: {reason}")) not in known:
+                self.skipped.append(entry)
+
+        sources = {source: self._sources[source] for source in self.validation}
+        return one_pass(name, stage, sources, UnitLengths(sources, self.tokenizer, note), rank, world)
 
     def test_dataloader(self) -> Any:
         """As `val_dataloader`.
@@ -178,33 +212,39 @@ class NeoDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def digest(self) -> dict[str, str]:
-        """What the plan depends on, part by part."""
+    def digest(self) -> dict[str, Any]:
+        """What the plan depends on, part by part; sources of the validation are no part of it."""
         self.setup()
-        parts = {"seed": str(self.seed), "tokenizer": self.tokenizer.digest}
-        for name in sorted({source for stage in self.stages.values() for source in stage.mixture}):
-            parts[f"source {name}"] = self._sources[name].source.digest  # not those of the validation
-        for number, (name, stage) in enumerate(self.stages.items()):
-            fields = asdict(stage)
-            shown = {field: fields[field] for field in _DATA_FIELDS} | {"mixture": dict(stage.mixture)}
-            parts[f"stage {number} {name}"] = json.dumps(shown, sort_keys=True)
-        return parts
+        digests = {name: self._sources[name].digest for name in self._trained()}
+        return fingerprint(self.stages, digests, self.tokenizer.digest, seed=self.seed, lanes=self.lanes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Primitive values only, so that a checkpoint needs no unpickling."""
-        return {"version": VERSION, "next_step": self.next_step, "digest": self.digest()}
+        """Primitive values only, so that a checkpoint needs no unpickling; under 2 KB."""
+        skip = [list(pair) for pair in self.skip]
+        return {"version": VERSION, "digest": pack_parts(self.digest()), "skip": skip, **self.position().to_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the position.
 
         Raises:
-            PlanError: the plan would not be the one that the checkpoint was trained on; names every difference.
+            PlanError: the plan would not be the one that the checkpoint was trained on (names every difference), or
+                packs are to be skipped that it was trained on.
         """
         if state_dict.get("version") != VERSION:
             raise PlanError(f"data state of version {state_dict.get('version')}; this program reads {VERSION}")
-        if differences := _differences(state_dict["digest"], self.digest()):
-            raise PlanError("the checkpoint was trained on another plan:\n  " + "\n  ".join(differences))
-        self.next_step = int(state_dict["next_step"])
+        if found := differences(unpack_parts(state_dict["digest"]), self.digest()):
+            raise PlanError("the checkpoint was trained on another plan:\n  " + "\n  ".join(found))
+        position = Position.from_state(state_dict, self.lanes)
+        kept = _ranges(state_dict["skip"])
+        if late := [pair for pair in self.skip if pair not in kept and pair[0] < position.pack]:
+            raise PlanError(
+                f"data.skip: pack {late[0][0]} was trained on already, the checkpoint goes on with {position.pack}; "
+                "resume from an earlier checkpoint"
+            )
+        self.skip = tuple(sorted({*self.skip, *kept}))
+        self.plan.skip = self.skip
+        self.next_step = position.step
+        self._positions = {position.step: position}
 
 
 def check_reachable(name: str, stage: Stage, modalities: Mapping[str, str]) -> None:
@@ -230,14 +270,8 @@ def _identity(item: Any) -> Any:
     return item
 
 
-def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    lines = []
-    for part in dict.fromkeys([*old, *new]):
-        if part not in new or part not in old:
-            lines.append(f"{part}: only in {'the checkpoint' if part in old else 'this run'}")
-        elif old[part] != new[part] and part.startswith("stage "):
-            was, now = json.loads(old[part]), json.loads(new[part])
-            lines += [f"{part}: {k} was {was.get(k)}, is {now[k]}" for k in now if was.get(k) != now[k]]
-        elif old[part] != new[part]:
-            lines.append(f"{part}: was {old[part][:12]}, is {new[part][:12]}")
-    return lines
+def _ranges(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    for pair in pairs:
+        if len(pair) != 2 or not 0 <= pair[0] < pair[1]:
+            raise PlanError(f"data.skip: {list(pair)} is not a range [first, last) of packs")
+    return tuple(sorted((int(first), int(last)) for first, last in pairs))

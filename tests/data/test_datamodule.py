@@ -10,15 +10,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from data_helpers import chat, clip, encoded, picture, write_tar
 
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import RetryError, ShardError, reason_kind
+from neo_lightning.data.fingerprint import fingerprint, pack_parts, unpack_parts
 from neo_lightning.data.index import iterate_samples, make, open_source
 from neo_lightning.data.manifest import ManifestError
-from neo_lightning.data.plan import PlanError
+from neo_lightning.data.plan import PlanError, Position
 from neo_lightning.types import PackedBatch, PixelBudget, Stage, VideoBudget
 
 SMALL = PixelBudget(min_pixels=32 * 32, max_pixels=64 * 64)
@@ -133,6 +135,53 @@ def test_workers_and_resume_do_not_change_a_bit(manifest: Path, tokenizer_folder
     saved.next_step = 5
     resumed.load_state_dict(json.loads(json.dumps(saved.state_dict())))
     assert_same(take(resumed, 4), whole[5:])
+
+
+def test_the_position_is_that_of_steps_done_and_not_of_what_was_read_ahead(
+    manifest: Path, tokenizer_folder: Path
+) -> None:
+    data = module(manifest, tokenizer_folder, lanes=2)
+    take(data, 8)
+    data.next_step = 4
+    fresh = module(manifest, tokenizer_folder, lanes=2)
+    fresh.next_step = 4
+    assert data.state_dict() == fresh.state_dict()
+    assert_same(take(data, 4), take(fresh, 4))
+
+
+def test_the_state_stays_under_2_kb(manifest: Path, tokenizer_folder: Path) -> None:
+    """128 lanes in 4 stages of 8 sources, in a run of a million steps."""
+    data = module(manifest, tokenizer_folder)
+    weights = {f"source_number_{i}": 0.5 + i for i in range(8)}
+    many = {f"stage{i}": stage(steps=100_000 + i, context=16384, packs_per_step=128, mixture=weights) for i in range(4)}
+    random = np.random.RandomState(0)
+    lanes = np.stack([np.stack([random.randint(700, 712, 128), random.randint(0, 520, 128)]) for _ in many])
+    parts = fingerprint(many, dict.fromkeys(weights, "0123456789abcdef" * 4), data.tokenizer.digest, seed=1, lanes=128)
+    state = {**data.state_dict(), "digest": pack_parts(parts), **Position(400_000, 51_200_000, lanes).to_state()}
+    assert len(json.dumps(state)) < 2048
+    assert np.array_equal(Position.from_state(state, 128).lanes, lanes)
+    assert unpack_parts(state["digest"]) == parts
+
+
+def test_packs_can_be_skipped_ahead_of_a_checkpoint_only(manifest: Path, tokenizer_folder: Path) -> None:
+    whole = take(module(manifest, tokenizer_folder), 12)
+    saved = module(manifest, tokenizer_folder)
+    saved.next_step = 5  # 2, 2, 2, 4, 4 packs were done
+    state = json.loads(json.dumps(saved.state_dict()))
+    resumed = module(manifest, tokenizer_folder, skip=[[14, 16]])
+    resumed.load_state_dict(state)
+    rows = [row for step in take(resumed, 2) for row in step]
+    assert [row.info.index for row in rows if row.info] == [16, 17, 18, 19, 20, 21, 22]
+    assert_same([rows[:2]], [whole[5][2:]])
+    resumed.next_step = 6
+    again = module(manifest, tokenizer_folder)
+    again.load_state_dict(json.loads(json.dumps(resumed.state_dict())))
+    assert again.skip == ((14, 16),)
+    assert_same(take(again, 1), [rows[4:]])
+    with pytest.raises(PlanError, match="pack 13 was trained on already"):
+        module(manifest, tokenizer_folder, skip=[[13, 18]]).load_state_dict(state)
+    with pytest.raises(PlanError, match="not a range"):
+        module(manifest, tokenizer_folder, skip=[[5, 5]])
 
 
 def test_ranks_share_a_step(manifest: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

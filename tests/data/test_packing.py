@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neo_lightning.data.packing import best_fit, best_sums, pack_rows
+from neo_lightning.data.plan.packing import best_fit, best_sums, pack_rows
 
 
 def fill(rows: list[list[int]], lengths: list[int], context: int) -> float:

@@ -9,6 +9,7 @@ bits of an integer (bit s of `reach` is set where some of the lengths sum to s).
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Sequence
 
 FULL = 0.98
@@ -54,7 +55,10 @@ def best_fit(lengths: Sequence[int], context: int) -> list[list[int]]:
 
 
 def best_sums(lengths: Sequence[int], context: int) -> list[list[int]]:
-    """Row after row: the longest that is left, and the lengths whose sum comes nearest to the space behind it."""
+    """Row after row: the longest that is left, and the lengths whose sum comes nearest to the space behind it.
+
+    The best row stays the best while its lengths last, so it is looked for once and repeated.
+    """
     left: dict[int, list[int]] = {}
     for index in range(len(lengths) - 1, -1, -1):
         left.setdefault(lengths[index], []).append(index)
@@ -62,8 +66,10 @@ def best_sums(lengths: Sequence[int], context: int) -> list[list[int]]:
     while left:
         longest = max(left)
         chosen = [longest, *_best_sum({length: len(left[length]) for length in left}, longest, context - longest)]
-        rows.append([left[length].pop() for length in chosen])
-        for length in set(chosen):
+        copies = Counter(chosen)
+        for _ in range(min(len(left[length]) // count for length, count in copies.items())):
+            rows.append([left[length].pop() for length in chosen])
+        for length in copies:
             if not left[length]:
                 del left[length]
     return rows

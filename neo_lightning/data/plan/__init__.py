@@ -1,0 +1,25 @@
+"""Lengths of samples -> the run's endless sequence of packs, the same for any number of ranks, workers and stops.
+
+    source -> epochs of shuffled units, cut into slices  (streams.py)
+           -> slices of all sources, by weight: a bundle (mixture.py)
+           -> rows of a bundle, filled by best fit       (packing.py, bundle.py)
+           -> steps of packs, from any position          (plan.py, position.py)
+
+Bundles are closed: which packs a bundle makes depends on nothing before it, so a resume plans one bundle for each lane.
+"""
+
+from neo_lightning.data.plan.plan import Plan, one_pass
+from neo_lightning.data.plan.position import Position
+from neo_lightning.data.plan.specs import DocumentSpec, LengthsOf, PackSpec, PlanError, StepSpec, Units
+
+__all__ = [
+    "DocumentSpec",
+    "LengthsOf",
+    "PackSpec",
+    "Plan",
+    "PlanError",
+    "Position",
+    "StepSpec",
+    "Units",
+    "one_pass",
+]

@@ -1,0 +1,62 @@
+"""What the plan takes and gives: units and their lengths in, specifications of steps out. Nothing else passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from neo_lightning.types import Stage
+
+
+class PlanError(ValueError):
+    """The recipe and the data, or a checkpoint's position and the plan, do not fit together."""
+
+
+class Units(Protocol):
+    """What the plan needs of a source (see data.index): samples in units, which are read together."""
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+
+    def unit_size(self, unit: int) -> int:
+        """Samples (rows) of a unit; cheap."""
+
+
+LengthsOf = Callable[[str, int, Stage], np.ndarray]
+"""(source, unit, stage) -> tokens of each of the unit's samples [rows] int; 0 where a sample is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSpec:
+    """One sample in a pack."""
+
+    source: str
+    unit: int
+    row: int
+    """In its unit."""
+    length: int
+    """Tokens, as planned; checked when the sample is read."""
+    epoch: int = 0
+    """Passes over the source that were dealt before this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackSpec:
+    """One row to be filled: whose samples, in which order, under which stage's budgets."""
+
+    index: int
+    """Position in the run, from 0; -1 for an empty row that only evens out the ranks."""
+    stage: str
+    documents: tuple[DocumentSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """What one rank does in one optimiser step: one item of the dataset."""
+
+    step: int
+    packs: tuple[PackSpec, ...]
