@@ -18,6 +18,7 @@ from ..training.loggers import RunCSVLogger
 from ..training.stages import total_steps
 from ..training.strategy import NeoStrategy
 from ..types import Stage
+from .environment import share_cores
 from .recipe import RunSettings
 
 SETTINGS: dict[str, Any] = {
@@ -45,6 +46,8 @@ def trainer_settings(config: dict[str, Any], run: RunSettings, stages: Mapping[s
     config["default_root_dir"] = config.get("default_root_dir") or str(folder)
     if config.get("strategy") in (None, "auto"):
         config["strategy"] = NeoStrategy()
+    if config.get("accelerator") == "cpu" and str(config.get("devices")).isdecimal():
+        share_cores(int(config["devices"]))
     config["logger"] = _loggers(config.get("logger"), folder)
     config["callbacks"] = _callbacks(config.get("callbacks"), config)
     return config

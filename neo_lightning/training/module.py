@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
 from neo_lightning.model.config import NeoConfig
@@ -26,6 +27,7 @@ from neo_lightning.training.stages import apply_stage, learning_rate, stage_at
 from neo_lightning.training.step import (
     COUNTS,
     StepReport,
+    average_gradients,
     clip_gradients,
     count,
     modality_losses,
@@ -100,6 +102,8 @@ class NeoModule(LightningModule):
         """Steps of the whole run in which the optimiser did not move."""
         self.hooks_done = 0.0
         """`time.perf_counter()` when the last step's hooks had run: what follows is waiting for data."""
+        self._replicas: ProcessGroup | None = None
+        """The ranks that hold the same part of other copies of the model."""
         self._skips_in_a_row = 0
         self._validation = torch.zeros(2, dtype=torch.float64)
 
@@ -109,9 +113,8 @@ class NeoModule(LightningModule):
         """Build, shard and fill the model on this rank's device (nothing if it is there already)."""
         if self.model is not None:
             return
-        all_ranks = self.device_mesh
-        mesh = None if all_ranks is None else all_ranks["data_parallel"]
-        if mesh is None and self.trainer.world_size > 1:
+        grid = getattr(self.trainer.strategy, "grid", None)
+        if grid is None and self.trainer.world_size > 1:
             raise ValueError("several processes need strategy `neo_lightning.training.NeoStrategy`")
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
@@ -121,13 +124,15 @@ class NeoModule(LightningModule):
             self.init,
             stages=self.stages,
             device=self.trainer.strategy.root_device,
-            mesh=mesh,
+            mesh=None if grid is None else grid["shard"],
             bf16=precision == "bf16-mixed",
             activation_checkpointing=self.activation_checkpointing,
             compile_blocks=self.compile_blocks,
             attention=self.attention,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
         )
+        if grid is not None and grid.size(0) > 1:
+            self._replicas = grid.get_group("replica")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW over everything."""
@@ -175,6 +180,8 @@ class NeoModule(LightningModule):
             loss_sum, nll, index = self.model(on_device)
             self.manual_backward(loss_sum * scale)
             losses += modality_losses(on_device, nll, index)
+        if self._replicas is not None:
+            average_gradients(self.model.parameters(), self._replicas)
         norm = clip_gradients(self.model.parameters(), self.clip)
         stop = losses.new_tensor([float(self.stop_requested)])
         outcome = sum_over_ranks(torch.cat([losses, stop]))

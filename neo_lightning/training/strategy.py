@@ -1,7 +1,15 @@
 """Lightning strategy: data parallel over all ranks with FSDP2, checkpoints that are whole or absent.
 
-In: Lightning's calls. Out: the same code path for one CPU, one GPU or many; and checkpoints of this layout, committed
-by one rename (`checkpoint.commit`), readable by any number of ranks, with nothing in them that is unpickled into code:
+In: Lightning's calls. Out: the same code path for one CPU, one GPU or many. The ranks form a grid: those of a row share
+one copy of the model, every row holds a copy. Sharding saves memory and costs gathers of every layer twice a
+micro-batch; copies cost one sum of the gradients a step.
+
+             shard 0   shard 1
+    replica 0   rank 0    rank 1      replicas x shard_size = ranks; every rank reads other data
+    replica 1   rank 2    rank 3
+
+Checkpoints have this layout, are committed by one rename (`checkpoint.commit`), readable by any number of ranks, with
+nothing in them that is unpickled into code:
 
     step-00000120/
       rank-00000-of-00002.safetensors   this rank's rows of weights and optimiser state, its random states
@@ -25,6 +33,7 @@ import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -43,11 +52,18 @@ class CheckpointSaveError(RuntimeError):
 
 
 class NeoStrategy(ModelParallelStrategy):
-    """FSDP2 over all ranks, on any device, for `NeoModule`."""
+    """FSDP2 over all ranks or over groups of them, on any device, for `NeoModule`."""
 
-    def __init__(self, timeout_minutes: float = 30.0, process_group_backend: str | None = None) -> None:
+    def __init__(
+        self,
+        shard_size: int | None = None,
+        timeout_minutes: float = 30.0,
+        process_group_backend: str | None = None,
+    ) -> None:
         """
         Args:
+            shard_size: ranks that share one copy of the model; all of them if None. 1 gives every rank a whole copy:
+                the quickest where it fits. The GPUs of one machine are the usual choice on many machines.
             timeout_minutes: a collective that waits longer ends the run.
             process_group_backend: `nccl`, `gloo`; chosen by the device if None.
         """
@@ -57,6 +73,9 @@ class NeoStrategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timedelta(minutes=timeout_minutes),
         )
+        self.shard_size = shard_size
+        self.grid: DeviceMesh | None = None
+        """[replica, shard], once the process group stands."""
         self.random_states: dict[str, Tensor] = {}
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
 
@@ -68,6 +87,12 @@ class NeoStrategy(ModelParallelStrategy):
             backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         super().setup_environment()
+        world, size = self.world_size, self.shard_size or self.world_size
+        if world % size:
+            raise ValueError(f"strategy: shard_size {size} does not divide the number of ranks, {world}")
+        self.grid = init_device_mesh(
+            self.root_device.type, (world // size, size), mesh_dim_names=("replica", "shard")
+        )
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Nothing: micro-batches stay on the host until their turn in `NeoModule.training_step`."""
@@ -143,7 +168,9 @@ class NeoStrategy(ModelParallelStrategy):
             for key, value in state.items()
         }
         own = {f"{_RANDOM}{self.global_rank}/{key}": x for key, x in random_state(self.root_device).items()}
-        write_rank(folder, self.global_rank, self.world_size, {**weights, **states}, own)
+        assert self.grid is not None
+        shared = {**weights, **states} if self.grid.get_local_rank("replica") == 0 else {}  # all copies are equal
+        write_rank(folder, self.global_rank, self.world_size, shared, own)
         if self.is_global_zero:
             torch.save(checkpoint, folder / _META)
 

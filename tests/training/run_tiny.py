@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from neo_lightning.checkpoint.commit import latest
 from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.model.neo import Neo
+from neo_lightning.training.strategy import NeoStrategy
 from training import tiny
 
 
@@ -76,8 +77,9 @@ def run(devices: int, job: dict[str, Any]) -> None:
     run_stages = tiny.stages(*job.get("stages", (4, 8)))
     module = tiny.module(run_stages, **job.get("module", {}))
     data = tiny.TinyData(run_stages, num_workers=job.get("workers", 0))
+    options = {"strategy": NeoStrategy(shard_size=job.get("shard_size")), **job.get("trainer", {})}
     watch = [Tell(folder.name), *([DiesInSecondSave()] if job.get("dies_in_second_save") else [])]
-    trainer = tiny.trainer(folder, *watch, steps=job.get("steps", 12), devices=devices, **job.get("trainer", {}))
+    trainer = tiny.trainer(folder, *watch, steps=job.get("steps", 12), devices=devices, **options)
     resume = latest(folder / "checkpoints") if job.get("resume") else job.get("checkpoint")
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     weights = whole_weights(module.model)

@@ -255,3 +255,31 @@ def test_two_ranks_restart_exactly_and_agree_with_one(whole: Any, tmp_path: Path
     assert sorted(rest) == list(range(6, 12))
     for step, loss in rest.items():
         assert loss == pytest.approx(seen[step], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_copies_of_the_model_agree_with_one(whole: Any, tmp_path: Path, ranks: int) -> None:
+    """Two copies, whole or shared by two ranks each: the losses of one process; checkpoints from one layout to another."""
+    folder, seen, weights = whole
+    full, rest, shared = (str(tmp_path / name) for name in ("full", "rest", "shared"))
+    half = {"shard_size": ranks // 2}
+    checkpoint = "checkpoints/step-00000006"
+    jobs = (
+        {"folder": full, **half},
+        {"folder": rest, "checkpoint": f"{full}/{checkpoint}", **half},
+        {"folder": shared, "checkpoint": f"{full}/{checkpoint}"},
+    )
+    with started(ranks, *jobs) as process:
+        lines = read_until(process, "shared done")
+        assert process.wait() == 0
+    for step, loss in losses(lines, "full").items():
+        assert seen[step] == pytest.approx(loss, rel=1e-5)
+    a, b = (load_file(Path(f) / "final.safetensors") for f in (full, rest))
+    assert all(torch.equal(a[name], b[name]) for name in weights)
+    assert sorted(losses(lines, "shared")) == list(range(6, 12))
+    for step, loss in losses(lines, "shared").items():
+        assert seen[step] == pytest.approx(loss, rel=1e-5)
+    alone, _ = fit(tmp_path, Path(full) / checkpoint)
+    for step, loss in alone.items():
+        assert loss == pytest.approx(seen[step], rel=1e-5)

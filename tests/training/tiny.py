@@ -115,7 +115,8 @@ class Steps(Dataset):
         first, last = list(self.run.values())
         now = first if step < first.steps else last
         rows = range(step * now.packs_per_step, (step + 1) * now.packs_per_step)
-        return [make_row(i, now.context, images=i % 3) for i in rows if i % self.world == self.rank]
+        own = [make_row(i, now.context, images=i % 3) for i in rows if i % self.world == self.rank]
+        return own or [without_weight(make_row(rows[0], now.context))]  # every rank runs every module in every step
 
 
 class From(Sampler):
@@ -184,6 +185,11 @@ def trainer(folder: Path, *callbacks: Any, steps: int = 12, save_every: int = 3,
         ],
     }
     return Trainer(**{**defaults, **options})
+
+
+def without_weight(batch: PackedBatch) -> PackedBatch:
+    """The same row, nothing of which is trained on."""
+    return replace(batch, weights=torch.zeros_like(batch.weights), targets=torch.full_like(batch.targets, IGNORE))
 
 
 def without_info(batch: PackedBatch) -> PackedBatch:

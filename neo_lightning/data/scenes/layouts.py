@@ -204,6 +204,7 @@ class Album:
 
     kinds: ClassVar[tuple[str, ...]] = (
         "which_image",
+        "which_of_three",
         "find_colours",
         "image_colour",
         "list_colours",
@@ -250,6 +251,7 @@ class Album:
         i = int(rng.integers(len(self.colours)))
         text, answer = {
             "which_image": (f"Which image is {self.colours[i]}?", str(i + 1)),
+            "which_of_three": (f"Which image is {self.colours[i]}?", str(i + 1)),
             "image_colour": (f"What colour is image {i + 1}?", self.colours[i]),
             "find_colours": find(self.colours, rng),
             "list_colours": ("List the colours in order.", " ".join(self.colours)),
