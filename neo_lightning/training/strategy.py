@@ -90,9 +90,7 @@ class NeoStrategy(ModelParallelStrategy):
         world, size = self.world_size, self.shard_size or self.world_size
         if world % size:
             raise ValueError(f"strategy: shard_size {size} does not divide the number of ranks, {world}")
-        self.grid = init_device_mesh(
-            self.root_device.type, (world // size, size), mesh_dim_names=("replica", "shard")
-        )
+        self.grid = init_device_mesh(self.root_device.type, (world // size, size), mesh_dim_names=("replica", "shard"))
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Nothing: micro-batches stay on the host until their turn in `NeoModule.training_step`."""
