@@ -260,8 +260,8 @@ def test_two_ranks_restart_exactly_and_agree_with_one(whole: Any, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_copies_of_the_model_agree_with_one(whole: Any, tmp_path: Path, ranks: int) -> None:
-    """Two copies, whole or shared by two ranks each: the losses of one process; checkpoints from one layout to another."""
-    folder, seen, weights = whole
+    """Copies that are whole, or shared by two ranks each: the losses of one process; checkpoints fit every layout."""
+    _, seen, weights = whole
     full, rest, shared = (str(tmp_path / name) for name in ("full", "rest", "shared"))
     half = {"shard_size": ranks // 2}
     checkpoint = "checkpoints/step-00000006"
