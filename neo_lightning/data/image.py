@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+import zlib
 
 import numpy as np
 import torch
@@ -180,6 +181,9 @@ def _decode_any(data: bytes, facts: MediaFacts, part: int) -> Tensor:
     if part > 1:
         image.draft(None, (image.width // part, image.height // part))
     image.load()
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    if image.format == "PNG" and last_row.getbbox() is None and _ends_early(data):
+        raise MediaError("damaged image: fewer rows than the header says")
     if image.mode.startswith("I") or image.mode == "F":
         levels = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
         image = Image.fromarray(levels.astype(np.uint8))
@@ -189,6 +193,22 @@ def _decode_any(data: bytes, facts: MediaFacts, part: int) -> Tensor:
     if image.mode != "RGB":
         image = image.convert("RGB")
     return torch.from_numpy(np.ascontiguousarray(_turn(np.array(image), orientation))).permute(2, 0, 1)
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether a PNG holds fewer rows than its header says, as Pillow does not: it leaves them 0."""
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]  # of a pixel
+    missing = height * (1 + (width * bits + 7) // 8)  # bytes, each row with its filter; an interlaced one has more
+    inflate, at = zlib.decompressobj(), 8
+    while at < len(data) and missing > 0:
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        rest = data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+        while rest and missing > 0:
+            missing -= len(inflate.decompress(rest, 1 << 20))
+            rest = inflate.unconsumed_tail
+        at += 12 + length
+    return missing > 0
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:

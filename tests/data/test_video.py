@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
+import skimage.data
 import torch
-from data_helpers import clip
+from data_helpers import clip, picture
+from PIL import Image
 
 from neo_lightning.data.facts import MediaError, MediaFacts
 from neo_lightning.data.video import choose_moments, decode_frames, video_facts
+from neo_lightning.data.video.decoder import groups
 from neo_lightning.types import VideoBudget
 
 
@@ -49,10 +57,71 @@ def test_variable_frame_rate_is_sampled_by_time() -> None:
     assert levels(data, facts, frames.tolist()) == frames.tolist()
 
 
-def test_far_frames_are_reached_by_seeking() -> None:
-    data = clip(16, ticks=[1800 * i for i in range(16)])  # three seconds between frames
+@dataclass
+class Packet:
+    pts: int
+    is_keyframe: bool
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([0], [(0, 1)]),
+        ([1, 2], [(0, 4)]),  # shown in another order than decoded
+        ([5], [(4, 6)]),  # the group before is passed over
+        ([0, 5], [(0, 1), (4, 6)]),
+        ([3, 4, 9], [(0, 2), (4, 5), (8, 9)]),
+        ([7], [(4, 10)]),  # an open group: shown before its key frame, leans on the group before
+        ([7, 9], [(4, 10)]),
+        ([11], [(8, 11)]),
+        ([], []),
+    ],
+)
+def test_only_groups_with_wanted_frames_are_decoded_and_only_as_far(
+    wanted: list[int], expected: list[tuple[int, int]]
+) -> None:
+    in_decoding_order = [0, 3, 1, 2, 4, 5, 6, 8, 9, 7, 11, 10]
+    packets = [Packet(pts, i in (0, 4, 8)) for i, pts in enumerate(in_decoding_order)]
+    assert groups(packets, wanted) == expected
+
+
+@pytest.mark.parametrize("x264", ["open-gop=1", "open-gop=0", "intra-refresh=1"])
+def test_passing_over_frames_changes_no_pixel(x264: str) -> None:
+    """Frames that nothing leans on are not decoded, and groups are passed over: against decoding everything."""
+    scene = np.asarray(picture(128, 64, 3))
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"bf": "3", "b-pyramid": "normal", "b-adapt": "0", "x264-params": x264}
+        stream = container.add_stream("libx264", rate=12, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 64, "yuv420p", 10
+        for i in range(40):
+            window = np.ascontiguousarray(scene[:, i : i + 64])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(window, format="rgb24")))
+        container.mux(stream.encode())
+    data = buffer.getvalue()
     facts = video_facts(data)
-    assert levels(data, facts, [0, 5, 6, 14, 15]) == [0, 5, 6, 14, 15]
+    everything = decode_frames(data, facts, range(40))
+    for wanted in ([5], [9, 10, 11], [0, 19, 38], list(range(1, 40, 7)), [39]):
+        assert all(map(torch.equal, decode_frames(data, facts, wanted), [everything[i] for i in wanted])), wanted
+
+
+def test_frames_are_resized_as_pillow_does() -> None:
+    with Image.open(Path(skimage.data.__file__).parent / "astronaut.png") as image:
+        photo = image.convert("RGB")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=1, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = 512, 512, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_image(photo)))
+        container.mux(stream.encode())
+    data = buffer.getvalue()
+    facts = video_facts(data)
+    (whole,) = decode_frames(data, facts, [0])
+    for side in (224, 256, 448):
+        (frame,) = decode_frames(data, facts, [0], (side, side))
+        shown = Image.fromarray(whole.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC)
+        error = np.mean((frame.permute(1, 2, 0).numpy() - np.asarray(shown, float)) ** 2)
+        assert 10 * np.log10(255**2 / error) > 38
 
 
 def test_every_cut_is_dropped_or_fails_when_read() -> None:

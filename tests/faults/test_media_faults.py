@@ -1,0 +1,454 @@
+"""Bad images and clips, by the numbers of the table of faults: what must happen, on real damaged files.
+
+DROP means that the header readers, which the index calls, refuse the file; TOMB that decoding does.
+"""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from neo_lightning.data.facts import MediaError
+from neo_lightning.data.image import decode_image, image_facts, smart_resize
+from neo_lightning.data.video import choose_moments, decode_frames, video_facts
+from neo_lightning.data.video.process import ClipDecoder
+from neo_lightning.types import PixelBudget, VideoBudget
+from tests.data.data_helpers import clip, encoded, picture
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def shown(data: bytes) -> np.ndarray:
+    return decode_image(data, image_facts(data)).permute(1, 2, 0).numpy()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, rows: bytes, *, bits: int = 8, colour: int = 2, more: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return PNG + chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def textured(
+    frames: int = 24, *, size: tuple[int, int] = (96, 64), gop: int = 12, codec: str = "libx264", format: str = "mp4"
+) -> bytes:
+    """A clip whose picture moves, so that frames lean on each other."""
+    scene = np.asarray(picture(size[0] * 2, size[1], 1)).copy()
+    scene[::4] //= 2
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=format) as container:
+        stream = container.add_stream(codec, rate=12)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.gop_size = gop
+        for i in range(frames):
+            window = np.ascontiguousarray(np.roll(scene, -2 * i, 1)[:, : size[0]])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(window, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+class Pipe:
+    """A file that cannot go back to write the duration into its head, as in a live recording."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self.parts.append(bytes(data))
+        return len(data)
+
+    def getvalue(self) -> bytes:
+        return b"".join(self.parts)
+
+
+def muxed(packets: list[tuple[bytes, bool]], width: int, height: int, stream_to: Pipe | None = None) -> bytes:
+    """VP9 frames (data, is a key frame), ten a second, as a WebM clip."""
+    buffer = stream_to or io.BytesIO()
+    with av.open(buffer, "w", format="webm") as container:
+        stream = container.add_stream("libvpx-vp9", rate=10)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i, (data, key) in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, 100 * i, 100 * i, Fraction(1, 1000)
+            packet.duration, packet.is_keyframe = 100, key
+            container.mux_one(packet)
+    return buffer.getvalue()
+
+
+def vp9_key_frame(width: int, height: int) -> bytes:
+    encoder = av.CodecContext.create("libvpx-vp9", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "yuv420p", Fraction(1, 10)
+    encoder.options = {"deadline": "realtime", "cpu-used": "8"}
+    grey = av.VideoFrame(width, height, "yuv420p")
+    for plane in grey.planes:
+        plane.update(bytes([90]) * plane.buffer_size)
+    grey.pts = 0
+    return bytes([*encoder.encode(grey), *encoder.encode()][0])
+
+
+@pytest.fixture(scope="module")
+def endless() -> bytes:
+    """A clip of some kilobytes that takes many seconds to decode: a large key frame, many times over."""
+    return muxed([(vp9_key_frame(2048, 2048), True)] * 600, 2048, 2048)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.98])
+def test_fault_08_a_zero_byte_or_cut_jpeg_is_refused(keep: float) -> None:
+    data = encoded(picture(640, 480), "JPEG", quality=95)
+    with pytest.raises(MediaError):
+        shown(data[: int(len(data) * keep)])
+
+
+@pytest.mark.parametrize("size", [(480, 640), (224, 320), (32, 64)])
+def test_fault_08_a_cut_is_found_at_every_size_that_is_decoded(size: tuple[int, int]) -> None:
+    data = encoded(picture(640, 480), "JPEG", quality=95)
+    facts = image_facts(data)
+    with pytest.raises(MediaError, match="damaged"):
+        decode_image(data[: len(data) // 2], facts, size)
+
+
+def test_fault_09_content_decides_the_format() -> None:
+    image = picture(40, 24)
+    assert np.array_equal(shown(encoded(image, "PNG")), np.asarray(image)), "a PNG, whatever its name says"
+    for data in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+        encoded(image, "TIFF"),
+        encoded(image, "ICO"),
+        encoded(image, "PDF"),
+        b"<!DOCTYPE html><html><body>404</body></html>",
+    ):
+        with pytest.raises(MediaError, match="not an image in one of the formats"):
+            image_facts(data)
+
+
+def test_fault_10_golden_pixels_of_cmyk_alpha_palette_grey_and_one_bit() -> None:
+    cmyk = Image.merge("CMYK", [Image.new("L", (8, 8), level) for level in (255, 0, 0, 0)])
+    assert np.abs(shown(encoded(cmyk, "JPEG", quality=100))[4, 4].astype(int) - [0, 255, 255]).max() <= 2
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([200, 10, 20, 0, 90, 0, 1, 2, 3])
+    palette.putdata([0, 1, 2])
+    data = encoded(palette, "PNG", transparency=bytes([255, 128, 0]))
+    assert shown(data)[0].tolist() == [[200, 10, 20], [127, 172, 127], [255, 255, 255]]
+    grey = Image.fromarray(np.array([[0, 100, 255]], np.uint8))
+    assert shown(encoded(grey, "PNG"))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+    one_bit = Image.fromarray(np.array([[True, False]]))
+    assert shown(encoded(one_bit, "PNG"))[0].tolist() == [[255] * 3, [0] * 3]
+    with_alpha = Image.fromarray(np.array([[[10, 255], [10, 0], [10, 51]]], np.uint8), "LA")
+    assert shown(encoded(with_alpha, "PNG"))[0].tolist() == [[10] * 3, [255] * 3, [206] * 3]
+    keyed = png(2, 1, b"\0" + bytes([9, 8, 7, 1, 2, 3]), more=chunk(b"tRNS", struct.pack(">HHH", 9, 8, 7)))
+    assert shown(keyed)[0].tolist() == [[255, 255, 255], [1, 2, 3]]
+
+
+def test_fault_11_sixteen_bits_are_scaled() -> None:
+    levels = np.arange(0, 65536, 257, dtype=np.uint16)[None]
+    assert np.array_equal(shown(encoded(Image.fromarray(levels), "PNG"))[0, :, 0], np.arange(256))
+    colours = b"\0" + struct.pack(">HHH", 0x1212, 0x8080, 0xFFFF)
+    assert shown(png(1, 1, colours, bits=16))[0, 0].tolist() == [0x12, 0x80, 0xFF]
+
+
+def test_fault_12_orientation_is_known_before_planning_and_broken_exif_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[274] = 8
+    data = encoded(picture(64, 32), "JPEG", exif=exif)
+    facts = image_facts(data)
+    assert (facts.width, facts.height) == (32, 64)
+    assert decode_image(data, facts).shape == (3, 64, 32)
+    at = data.index(b"Exif\0\0") + 6
+    for junk in (b"\xff" * 8, b"II*\0\xff\xff\xff\x7f", b"\0" * 8):
+        assert shown(data[:at] + junk + data[at + 8 :]).shape == (32, 64, 3)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_fault_13_an_animation_gives_its_first_frame(format: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ((250, 0, 0), (0, 0, 250))]
+    first = shown(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+    assert first.shape == (16, 16, 3)
+    assert first[..., 0].min() > 200
+    assert first[..., 2].max() < 50
+
+
+def test_fault_14_a_line_of_pixels_is_refused_before_it_is_planned() -> None:
+    facts = image_facts(encoded(Image.new("RGB", (20000, 1)), "PNG"))
+    with pytest.raises(MediaError, match="aspect ratio of 20000x1"):
+        smart_resize(facts.height, facts.width, PixelBudget())
+    facts = image_facts(data := encoded(Image.new("RGB", (6400, 32)), "PNG"))
+    size = smart_resize(facts.height, facts.width, PixelBudget(min_pixels=1024, max_pixels=1 << 20))
+    assert decode_image(data, facts, size).shape[1:] == size, "what is not refused has its planned size"
+
+
+def gif_bomb() -> bytes:
+    return b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0, 0, 0) + b"\x2c" + b"\0" * 40
+
+
+def webp_bomb() -> bytes:
+    data = encoded(Image.new("RGB", (16, 16), (1, 2, 3)), "WEBP", lossless=True)
+    at = data.index(b"VP8L") + 9  # 14 bits each of width - 1 and height - 1
+    return data[:at] + b"\xff\xff\xff" + bytes([data[at + 3] | 0x0F]) + data[at + 4 :]
+
+
+def jpeg_bomb() -> bytes:
+    data = encoded(picture(64, 64), "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", 65000, 65000) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        lambda: png(20000, 20000, b"\0" * 60001 * 200),
+        lambda: png(64, 64, b"\0" * 64, more=chunk(b"zTXt", b"k\0\0" + zlib.compress(b"\0" * (1 << 25), 9))),
+        gif_bomb,
+        webp_bomb,
+        jpeg_bomb,
+        lambda: encoded(Image.new("RGB", (8, 8)), "BMP").replace(
+            struct.pack("<ii", 8, 8), struct.pack("<ii", 1 << 30, 8)
+        ),
+    ],
+    ids=["png", "png-text", "gif", "webp", "jpeg", "bmp"],
+)
+def test_fault_15_a_decompression_bomb_is_refused_in_little_memory_and_time(bomb: Callable[[], bytes]) -> None:
+    data = bomb()
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    start = time.process_time()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (taken + (512 << 20), before[1]))
+        with pytest.raises(MediaError):
+            shown(data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert time.process_time() - start < 1.0
+
+
+def test_fault_15_a_jpeg_of_endless_scans_is_refused() -> None:
+    data = encoded(picture(2000, 2000), "JPEG", progressive=True)
+    assert image_facts(data).width == 2000, "an honest progressive JPEG"
+    scan = data.rindex(b"\xff\xda")
+    with pytest.raises(MediaError, match="scans"):
+        image_facts(data[:-2] + data[scan:-2] * 600 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_fault_16_another_size_than_the_planned_one_is_a_tombstone(format: str) -> None:
+    facts = image_facts(encoded(picture(64, 48), format))
+    for other in (picture(48, 64), picture(65, 48), picture(640, 480)):
+        with pytest.raises(MediaError, match="expected were 64x48"):
+            decode_image(encoded(other, format), facts)
+
+
+def test_fault_16_a_png_with_too_few_rows_is_a_tombstone() -> None:
+    row = b"\0" + b"\1" * 192
+    assert shown(png(64, 48, row * 48)).shape == (48, 64, 3)
+    assert shown(png(64, 48, (b"\0" + b"\0" * 192) * 48)).max() == 0, "black to its last row"
+    short = png(64, 4000, row * 48)
+    with pytest.raises(MediaError, match="fewer rows"):
+        decode_image(short, image_facts(short))
+
+
+def test_fault_16_a_clip_that_changes_its_size_is_a_tombstone() -> None:
+    data = muxed([(vp9_key_frame(64, 48), True)] * 3 + [(vp9_key_frame(96, 64), True)] * 3, 64, 48)
+    facts = video_facts(data)
+    assert decode_frames(data, facts, [0, 2])[0].shape == (3, 48, 64)
+    with pytest.raises(MediaError, match="96x64"):
+        decode_frames(data, facts, [0, 4])
+
+
+def test_fault_17_damage_that_the_decoder_hides_is_found() -> None:
+    """A decoder conceals what it cannot read. Wanted are frames behind the damage, which look whole."""
+    data = textured()
+    facts = video_facts(data)
+    whole = decode_frames(data, facts, [3, 11, 20])
+    random = np.random.RandomState(0)
+    start, stop = data.index(b"mdat") + 800, data.index(b"moov") - 8
+    refused = equal = 0
+    for _ in range(30):
+        damaged = bytearray(data)
+        for place in random.randint(start, stop, 6):
+            damaged[place] ^= 1 << random.randint(8)
+        try:
+            frames = decode_frames(bytes(damaged), facts, [3, 11, 20])
+        except MediaError:
+            refused += 1
+        else:
+            equal += all(map(torch.equal, frames, whole))
+    assert refused >= 24
+    assert refused + equal >= 28, "H.264 has no checksums: a change that is valid again cannot be seen"
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [({"cpu_seconds": 0.3}, "processor time"), ({"wall_seconds": 0.3}, "0.3 s")]
+)
+def test_fault_17_a_decoder_that_comes_to_no_end_is_ended(endless: bytes, limit: dict[str, float], said: str) -> None:
+    decoder = ClipDecoder(**limit)
+    good = textured(4)
+    assert decoder.facts(good)["width"] == 96
+    ticks = list(range(0, 60000, 100))
+    with pytest.raises(MediaError, match=said):
+        decoder.frames(endless, ticks=ticks, stored=[2048, 2048], size=[32, 32], rotation=0)
+    assert decoder.facts(good)["width"] == 96, "the next clip has a new decoder"
+
+
+def test_fault_17_a_decoder_that_wants_all_memory_or_dies_costs_one_clip(endless: bytes) -> None:
+    good = textured(4)
+    probe = ClipDecoder()
+    probe.facts(good)
+    child = probe._child
+    assert child is not None
+    status = Path(f"/proc/{child.pid}/status").read_text()
+    peak = int(status.partition("VmPeak:")[2].split()[0]) << 10
+    small = ClipDecoder(memory=peak + (8 << 20))
+    with pytest.raises(MediaError, match="memory"):
+        small.frames(endless, ticks=[0], stored=[2048, 2048], size=[2048, 2048], rotation=0)
+    assert small.facts(good)["width"] == 96
+    child.kill()
+    child.wait()
+    with pytest.raises(MediaError, match="SIGKILL"):
+        probe.facts(good)
+    assert probe.facts(good)["width"] == 96
+
+
+def test_fault_18_a_cut_clip_is_refused_by_the_index() -> None:
+    for data in (clip(24, faststart=True), textured(48, format="matroska")):
+        assert video_facts(data)
+        for share in (0.3, 0.6, 0.9):
+            with pytest.raises(MediaError):
+                video_facts(data[: int(len(data) * share)])
+
+
+def test_fault_19_frames_of_a_variable_rate_are_chosen_by_time() -> None:
+    data = clip(12, ticks=[60 * i for i in range(10)] + [600, 5940], format="matroska")  # in 1/600 s
+    facts = video_facts(data)
+    _, frames = choose_moments(facts, VideoBudget(fps=None, max_frames=5))
+    assert frames.tolist()[1:4] == [10, 10, 10]
+    greys = [round((float(p.float().mean()) - 10) / 15) for p in decode_frames(data, facts, frames.tolist())]
+    assert greys == frames.tolist()
+
+
+def test_fault_20_rotation_is_the_same_in_the_index_and_in_pixels() -> None:
+    upright = textured(3)
+    at = upright.index(b"tkhd") + 44
+    one = 0x10000
+    matrix = b"".join(n.to_bytes(4, "big", signed=True) for n in (0, -one, 0, one, 0, 0, 0, 0, 0x40000000))
+    turned = upright[:at] + matrix + upright[at + 36 :]
+    facts = video_facts(turned)
+    assert (facts.width, facts.height, facts.rotation) == (64, 96, 90)
+    (frame,), (plain,) = decode_frames(turned, facts, [1]), decode_frames(upright, video_facts(upright), [1])
+    assert torch.equal(frame, torch.rot90(plain, 1, (1, 2)))
+    (small,) = decode_frames(turned, facts, [1], (96, 32))
+    assert small.shape == (3, 96, 32)
+
+
+def test_fault_21_no_video_or_no_duration_is_dropped_and_a_long_clip_is_subsampled() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        silence = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        silence.planes[0].update(bytes(silence.planes[0].buffer_size))
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    with pytest.raises(MediaError, match="no video stream"):
+        video_facts(buffer.getvalue())
+    with pytest.raises(MediaError, match="no duration"):
+        video_facts(muxed([(vp9_key_frame(64, 48), True)] * 3, 64, 48, stream_to=Pipe()))
+    facts = video_facts(clip(60, fps=30))
+    seconds, frames = choose_moments(facts, VideoBudget(fps=30.0, max_frames=7))
+    again = choose_moments(facts, VideoBudget(fps=30.0, max_frames=7))
+    assert len(frames) == 7
+    assert np.array_equal(frames, again[1])
+    assert np.allclose(np.diff(seconds), facts.duration / 7)
+
+
+def test_fault_22_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(clip(3))
+    for data in (
+        f"#EXTM3U\n#EXTINF:5,\n{secret}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile {secret}\n",
+        f"<MPD><Period><BaseURL>{secret}</BaseURL></Period></MPD>",
+        f"v=0\nc=IN IP4 127.0.0.1\na=control:{secret}\n",
+    ):
+        for bytes_ in (data.encode(), b"\0\0\0\x18ftypisom" + data.encode()):
+            with pytest.raises(MediaError):
+                video_facts(bytes_)
+
+
+def mutations(data: bytes) -> st.SearchStrategy[bytes]:
+    """A file with some bytes replaced, a piece cut out and a tail."""
+    change = st.tuples(st.integers(0, len(data) - 1), st.integers(0, 255))
+    cut = st.tuples(st.integers(0, len(data)), st.integers(0, 40))
+
+    def apply(changes: list[tuple[int, int]], hole: tuple[int, int], tail: bytes) -> bytes:
+        out = bytearray(data)
+        for place, value in changes:
+            out[place] = value
+        del out[hole[0] : hole[0] + hole[1]]
+        return bytes(out) + tail
+
+    return st.builds(apply, st.lists(change, max_size=12), cut, st.binary(max_size=16))
+
+
+FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_fuzz_of_image_readers_raises_only_media_errors(format: str) -> None:
+    @FUZZ
+    @given(mutations(encoded(picture(40, 24), format)))
+    def check(data: bytes) -> None:
+        for size in (None, (32, 32)):
+            try:
+                facts = image_facts(data)
+                if facts.width * facts.height < 1 << 20:
+                    pixels = decode_image(data, facts, size)
+                    assert tuple(pixels.shape) == (3, *(size or (facts.height, facts.width)))
+            except MediaError:
+                continue
+
+    check()
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+def test_fuzz_of_video_readers_raises_only_media_errors_and_kills_no_decoder(format: str) -> None:
+    decoder = ClipDecoder(cpu_seconds=5)
+    good = textured(6, size=(64, 48), format=format)
+    stored = [64, 48]
+    known = decoder.facts(good)
+    child = decoder._child
+
+    @FUZZ
+    @given(mutations(good))
+    def check(data: bytes) -> None:
+        for read in (
+            lambda: decoder.facts(data),
+            lambda: decoder.frames(data, ticks=known["ticks"][::2], stored=stored, size=stored, rotation=0),
+        ):
+            try:
+                read()
+            except MediaError:
+                continue
+
+    check()
+    assert decoder._child is child, "no input made the decoder crash or hang"
