@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.ops.interval_attention import interval_attention
 from neo_lightning.ops.qk_norm_rope import Rope, qk_norm_rope
-from neo_lightning.ops.rms_norm import rms_norm
+from neo_lightning.ops.rms_norm import add_rms_norm, rms_norm
+from neo_lightning.ops.swiglu import swiglu
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,6 +72,10 @@ class RMSNorm(nn.Module):
         """[..., width] -> the same, normalised."""
         return rms_norm(x, self.weight, self.eps)
 
+    def after(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """x + delta, and the same normalised."""
+        return add_rms_norm(x, delta, self.weight, self.eps)
+
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=False)
@@ -116,7 +120,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Layer(nn.Module):
@@ -131,5 +135,6 @@ class Layer(nn.Module):
 
     def forward(self, x_TE: Tensor, row: Row) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        x_TE = x_TE + self.self_attn(self.input_layernorm(x_TE), row)
-        return x_TE + self.mlp(self.post_attention_layernorm(x_TE))
+        attended_TE = self.self_attn(self.input_layernorm(x_TE), row)
+        x_TE, normed_TE = self.post_attention_layernorm.after(x_TE, attended_TE)
+        return x_TE + self.mlp(normed_TE)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+Choice = TypeVar("Choice")
 
 
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def default_backend(device: torch.device, otherwise: str) -> str:
-    """ "triton" for a CUDA device where Triton is installed, else `otherwise`."""
-    return "triton" if device.type == "cuda" and _has_triton() else otherwise
+    """`triton` for a CUDA device where Triton is installed, else `otherwise`."""
+    return "triton" if device.type == "cuda" and HAS_TRITON else otherwise
+
+
+def choose(backends: Mapping[str, Choice], name: str, x: Tensor, otherwise: str) -> Choice:
+    """The entry that `name` means for `x`; "auto" goes by its device, and float64 has no kernel.
+
+    Raises:
+        ValueError: no such backend.
+    """
+    if name == "auto":
+        name = otherwise if x.dtype == torch.float64 else default_backend(x.device, otherwise)
+    if name not in backends:
+        raise ValueError(f"backend {name!r} is unknown; there are: auto, {', '.join(backends)}")
+    return backends[name]

@@ -20,6 +20,12 @@ from triton.compiler import ASTSource
 
 from neo_lightning.ops.interval_attention import kernels as attention
 from neo_lightning.ops.interval_attention.triton import blocks
+from neo_lightning.ops.qk_norm_rope import kernels as qk_norm_rope
+from neo_lightning.ops.qk_norm_rope import triton as qk_norm_rope_launch
+from neo_lightning.ops.rms_norm import kernels as rms_norm
+from neo_lightning.ops.rms_norm import triton as rms_norm_launch
+from neo_lightning.ops.swiglu import kernels as swiglu
+from neo_lightning.ops.swiglu import triton as swiglu_launch
 
 
 def compile_kernel(
@@ -67,8 +73,33 @@ def attention_case(name: str, d: int, e: int, dtype: str = "bf16", arch: int = 9
     return compile_kernel(getattr(attention, f"{name}_kernel"), types, constants, cut.warps, cut.stages, arch)
 
 
+def streaming_case(kernel: Any, constants: dict[str, Any], float32: tuple[str, ...] = ()) -> dict[str, int]:
+    """One kernel of the memory-bound operations on bfloat16; pointers named in `float32` are that."""
+    types = {name: "*fp32" if name in float32 else "*bf16" for name in kernel.arg_names if name.endswith("_ptr")}
+    types |= {"T": "i32", "E": "i32", "N": "i32", "COUNT": "i32", "eps": "fp32"}
+    warps = constants.pop("num_warps")
+    return compile_kernel(kernel, types, constants, warps, 3)
+
+
+def compile_case(case: str) -> dict[str, int]:
+    """`operation:kernel:sizes...`, as the launchers would have it."""
+    operation, name, *rest = case.split(":")
+    sizes = [int(x) for x in rest]
+    if operation == "attention":
+        return attention_case(name, *sizes)
+    if operation == "qk_norm_rope":
+        heads, d = sizes
+        constants = qk_norm_rope_launch.sizes(heads, d)
+        return streaming_case(getattr(qk_norm_rope, f"{name}_kernel"), constants, ("cos_ptr", "sin_ptr", "dw_ptr"))
+    if operation == "rms_norm":
+        constants = rms_norm_launch.sizes(*sizes) | {"ADD": True}
+        if name == "backward":
+            constants["ROWS"] = rms_norm_launch.ROWS
+        return streaming_case(getattr(rms_norm, f"{name}_kernel"), constants, ("dw_ptr",))
+    constants = {"BLOCK": swiglu_launch.BLOCK, "num_warps": swiglu_launch.WARPS}
+    return streaming_case(getattr(swiglu, f"{name}_kernel"), constants)
+
+
 if __name__ == "__main__":
     for case in sys.argv[1:]:
-        kind, *rest = case.split(":")
-        found = attention_case(kind, *(int(x) for x in rest))
-        print(json.dumps({"case": case, **found}), flush=True)
+        print(json.dumps({"case": case, **compile_case(case)}), flush=True)

@@ -34,3 +34,22 @@ def skip_unless_it_runs(backend: str, dtype: torch.dtype = torch.float32) -> Non
         pytest.skip("Triton's interpreter multiplies the bit patterns of bfloat16")
     if backend == "flash" and dtype == torch.float32:
         pytest.skip("flash-attn takes half dtypes only")
+
+
+def compare(function, leaves, exact_function, gradients, bound):
+    """Outputs and all gradients of `function` against those of `exact_function` on the same values in float64.
+
+    Args: leaves, tensors of which those in a float dtype get gradients; gradients, of the outputs; bound, the largest
+    error allowed, relative to the largest exact value of a result (at least 1).
+    """
+    outcomes = []
+    for fn, dtype in ((function, leaves[0].dtype), (exact_function, torch.float64)):
+        inputs = [x.detach().to(dtype).requires_grad_() for x in leaves]
+        outputs = fn(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        assert all(y.dtype == dtype for y in outputs)
+        given = [g.to(dtype) for g in gradients]
+        outcomes.append((*outputs, *torch.autograd.grad(outputs, inputs, given)))
+    for i, (a, b) in enumerate(zip(*outcomes, strict=True)):
+        error = (a.double() - b).abs().max()
+        assert error <= bound * max(1.0, float(b.abs().max())), f"result {i}: {error}"

@@ -63,7 +63,7 @@ def run(fn, q, k, v, do):
     return o.detach(), *torch.autograd.grad(o, (q, k, v), do)
 
 
-LENGTHS = [(1, 0), (63, 1), (111, 2)] + [(300, 3), (515, 4)] * (not INTERPRETED)  # which takes long there
+LENGTHS = [(1, 0), (63, 1), (111, 2)] + [(300, 3)] * (not INTERPRETED)  # which takes long there
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Of the largest value (at least 1): sums of up to 360 terms in float32; half dtypes round scores' weights to 11 or 8
@@ -94,6 +94,24 @@ def test_values_and_gradients(backend, length, seed, dtype):
 def test_any_heads_and_widths(backend, heads, widths):
     skip_unless_it_runs(backend, torch.float16)
     check(backend, *layout(270, 5), inputs(270, 5, torch.float16, heads, widths), scale=widths[1] ** -0.5)
+
+
+@pytest.mark.parametrize(("length", "seed"), [(256, 6), (515, 4)])
+def test_flex_computes_the_same_and_skips_blocks(length, seed):
+    """Its forward pass runs on a CPU too, uncompiled; which blocks it visits shows in the mask."""
+    start, limit = layout(length, seed)
+    q, k, v, _ = inputs(length, seed)
+    mask = prepare_intervals(start, limit, "flex")
+    with torch.no_grad():
+        o = interval_attention(q, k, v, start, limit, scale=SCALE, backend="flex", prepared=mask)
+    assert (o - by_definition(q, k, v, start, limit)).abs().max() < BOUNDS[torch.float32]
+    n = -(-length // 128)
+    visible = torch.zeros(128 * n, 128 * n, dtype=torch.bool, device=DEVICE)
+    j = torch.arange(length, device=DEVICE)
+    visible[:length, :length] = (j >= start[:, None]) & (j < limit[:, None])
+    blocks = visible.view(n, 128, n, 128).transpose(1, 2).flatten(2)
+    assert torch.equal(mask.to_dense()[0, 0].bool(), blocks.any(-1))
+    assert int(mask.full_kv_num_blocks.sum()) == int(blocks.all(-1).sum())
 
 
 def test_triton_refuses_float64_and_says_what_takes_it():
@@ -168,7 +186,7 @@ def test_activation_checkpointing_and_autocast_change_nothing(backend):
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     q, k, v, _ = inputs(3)
     bounds = torch.zeros(3, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
-    with pytest.raises(ValueError, match="'flesh' is unknown; there are: auto, reference, tiled, triton"):
+    with pytest.raises(ValueError, match="'flesh' is unknown; there are: auto, reference, tiled, triton, flex"):
         interval_attention(q, k, v, *bounds, scale=1.0, backend="flesh")
 
 

@@ -12,7 +12,21 @@ import pytest
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
-CASES = ["forward:256:128", "key_value:256:128", "query:256:128"]
+ATTENTION = [f"attention:{kernel}:256:128" for kernel in ("forward", "key_value", "query")]
+CASES = [
+    *ATTENTION,
+    *(
+        case
+        for kernel in ("forward", "backward")
+        for case in (
+            f"qk_norm_rope:{kernel}:16:128",
+            f"rms_norm:{kernel}:2048",
+            f"rms_norm:{kernel}:4096",
+            f"swiglu:{kernel}",
+        )
+    ),
+]
+"""The released models' sizes: heads of 128, hidden 2048 (2B) and 4096 (9B)."""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +46,6 @@ def test_nothing_spills_and_all_fits(compiled, case):
     assert found["shared"] <= 227 * 1024
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.endswith(":256:128")])
+@pytest.mark.parametrize("case", ATTENTION)
 def test_products_use_hoppers_matrix_units(compiled, case):
     assert compiled[case]["warpgroup_products"] > 0

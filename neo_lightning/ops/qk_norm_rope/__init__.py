@@ -10,13 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from neo_lightning.ops.qk_norm_rope.eager import EagerQKNormRope
+from neo_lightning.ops.backends import choose
+from neo_lightning.ops.qk_norm_rope.eager import qk_norm_rope_eager
 from neo_lightning.ops.qk_norm_rope.reference import Rope, qk_norm_rope_reference, rope_table
+from neo_lightning.ops.qk_norm_rope.triton import qk_norm_rope_triton
 
-__all__ = ["Rope", "qk_norm_rope", "qk_norm_rope_reference", "rope_table"]
+__all__ = ["BACKENDS", "Rope", "qk_norm_rope", "rope_table"]
+
+BACKENDS = {"reference": qk_norm_rope_reference, "eager": qk_norm_rope_eager, "triton": qk_norm_rope_triton}
 
 
-def qk_norm_rope(x_t: Tensor, x_hw: Tensor, weights: tuple[Tensor, Tensor, Tensor], rope: Rope, eps: float) -> Tensor:
+def qk_norm_rope(
+    x_t: Tensor,
+    x_hw: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    rope: Rope,
+    eps: float,
+    *,
+    backend: str = "auto",
+) -> Tensor:
     """Normalise each axis with its own weight, then rotate it by its own position.
 
     Args:
@@ -25,9 +37,10 @@ def qk_norm_rope(x_t: Tensor, x_hw: Tensor, weights: tuple[Tensor, Tensor, Tenso
         weights: RMSNorm weights of T [head_dim], H and W [head_dim / 2].
         rope: from `rope_table`.
         eps: of RMSNorm.
+        backend: "auto" or a name in BACKENDS; triton takes no float64.
 
     Returns:
         [T, N, 2 * head_dim] ([T | H | W]) in the dtype of `x_t`; computed in float32 (float64 for float64 inputs).
     """
     with torch.autocast(x_t.device.type, enabled=False):
-        return EagerQKNormRope.apply(x_t, x_hw, *weights, *rope, eps)
+        return choose(BACKENDS, backend, x_t, "eager")(x_t, x_hw, weights, rope, eps)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neo_lightning.ops.qk_norm_rope.reference import Rope
+
 
 class EagerQKNormRope(torch.autograd.Function):
     """(x_t, x_hw [T, N, D], w_t [D], w_h, w_w [D / 2], cos, sin [T, 2 D], swap [8], eps) -> [T, N, 2 D]."""
@@ -65,6 +67,13 @@ class EagerQKNormRope(torch.autograd.Function):
         dz_hw, z_hw = (x[..., d:].unflatten(-1, (2, -1)) for x in (dz, z))
         dx_hw = torch.addcmul(dz_hw, z_hw, mean_hw.view(t, n, 2, 1), value=-1).mul_(r_hw[..., None]).flatten(-2)
         return dx_t.to(ctx.dtypes[0]), dx_hw.to(ctx.dtypes[0]), *dws, None, None, None, None
+
+
+def qk_norm_rope_eager(
+    x_t: Tensor, x_hw: Tensor, weights: tuple[Tensor, Tensor, Tensor], rope: Rope, eps: float
+) -> Tensor:
+    """See `qk_norm_rope`."""
+    return EagerQKNormRope.apply(x_t, x_hw, *weights, *rope, eps)
 
 
 def _normalised(x_t: Tensor, x_hw: Tensor, r_t: Tensor, r_hw: Tensor) -> Tensor:

@@ -1,24 +1,45 @@
-"""RMSNorm: x / sqrt(mean(x^2) + eps) * weight over the last axis (Qwen3, modeling_qwen3.py)."""
+"""RMSNorm: x / sqrt(mean(x^2) + eps) * weight over the last axis (Qwen3, modeling_qwen3.py), alone or behind a sum."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from neo_lightning.ops.rms_norm.eager import EagerRMSNorm
-from neo_lightning.ops.rms_norm.reference import rms_norm_reference
+from neo_lightning.ops.backends import choose
+from neo_lightning.ops.rms_norm.eager import add_rms_norm_eager, rms_norm_eager
+from neo_lightning.ops.rms_norm.reference import add_rms_norm_reference, rms_norm_reference
+from neo_lightning.ops.rms_norm.triton import add_rms_norm_triton, rms_norm_triton
 
-__all__ = ["rms_norm", "rms_norm_reference"]
+__all__ = ["BACKENDS", "add_rms_norm", "rms_norm", "rms_norm_reference"]
+
+BACKENDS = {"reference": rms_norm_reference, "eager": rms_norm_eager, "triton": rms_norm_triton}
+_ADDING = {"reference": add_rms_norm_reference, "eager": add_rms_norm_eager, "triton": add_rms_norm_triton}
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str = "auto") -> Tensor:
     """Normalise the last axis.
 
     Args:
         x: [..., E]; weight: [E]; eps: added to the mean square.
+        backend: "auto" or a name in BACKENDS; triton takes no float64.
 
     Returns:
         [..., E] in the dtype of `x`; computed in float32 (float64 for float64 inputs).
     """
     with torch.autocast(x.device.type, enabled=False):
-        return EagerRMSNorm.apply(x.reshape(-1, x.shape[-1]), weight, eps).view(x.shape)
+        return choose(BACKENDS, backend, x, "eager")(x, weight, eps)
+
+
+def add_rms_norm(
+    x: Tensor, delta: Tensor, weight: Tensor, eps: float, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Add to the residual stream, then normalise: one pass, and one gradient for both summands.
+
+    Args:
+        x, delta: [..., E] of one dtype; the others as in `rms_norm`.
+
+    Returns:
+        x + delta and its norm, [..., E] each in the dtype of `x`.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return choose(_ADDING, backend, x, "eager")(x, delta, weight, eps)
