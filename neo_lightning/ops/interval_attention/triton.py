@@ -34,15 +34,21 @@ class Blocks(NamedTuple):
     stages: int
 
 
-def blocks(kernel: str, d: int, itemsize: int) -> Blocks:
-    """Blocks of `forward`, `key_value` or `query` for width `d`; chosen so that nothing spills and all fits sm_90."""
+def blocks(kernel: str, d: int, itemsize: int, *, hopper: bool = True) -> Blocks:
+    """Blocks of `forward`, `key_value` or `query` for width `d`: in half dtypes up to 256 wide everything fits into
+    shared memory and nothing spills. float32 is for checks: right, but slow."""
     if itemsize == 4 or d > 256:
         return Blocks(32, 32, 4, 1)
-    return {
-        "forward": Blocks(128, 64, 8, 3),
-        "key_value": Blocks(64, 64, 8, 2),
-        "query": Blocks(128, 64, 8, 2),
-    }[kernel]
+    if hopper:
+        chosen = {"forward": Blocks(128, 64, 8, 3), "key_value": Blocks(64, 64, 8, 2), "query": Blocks(128, 64, 8, 2)}
+    else:  # two thirds of the shared memory, and products that keep their operands in registers
+        chosen = {"forward": Blocks(128, 32, 8, 2), "key_value": Blocks(32, 64, 8, 1), "query": Blocks(64, 32, 8, 2)}
+    return chosen[kernel]
+
+
+def _blocks_for(kernel: str, q: Tensor) -> Blocks:
+    hopper = not q.is_cuda or torch.cuda.get_device_capability(q.device)[0] >= 9
+    return blocks(kernel, q.shape[-1], q.element_size(), hopper=hopper)
 
 
 def prepare(start: Tensor, limit: Tensor) -> Bounds:
@@ -107,9 +113,9 @@ def _forward(
     """o [T, H, E] and the log2 of each row's sum of exponentials [H, T]."""
     from neo_lightning.ops.interval_attention import kernels
 
-    t, heads, d = q.shape
+    t, heads = q.shape[:2]
     o, lse = v.new_empty(t, heads, v.shape[2]), q.new_empty(heads, t, dtype=torch.float32)
-    cut = blocks("forward", d, q.element_size())
+    cut = _blocks_for("forward", q)
     inputs = _descriptor(q, cut.rows), _descriptor(k, cut.keys), _descriptor(v, cut.keys)
     programs = -(-t // cut.rows), heads
     _launch(kernels.forward_kernel, programs, cut, q, v, *inputs, o, lse, start, limit, t, heads, scale)
@@ -143,7 +149,7 @@ def _backward(
     """Gradients of q, k and v."""
     from neo_lightning.ops.interval_attention import kernels
 
-    t, heads, d = q.shape
+    t, heads = q.shape[:2]
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     do, delta = do.contiguous(), torch.empty_like(lse)
     with torch.cuda.device_of(q):
@@ -153,10 +159,10 @@ def _backward(
         sizes = cut.rows, cut.keys, cut.keys, cut.rows
         return [*(_descriptor(x, n) for x, n in zip((q, k, v, do), sizes, strict=True)), lse, delta]
 
-    cut = blocks("key_value", d, q.element_size())
+    cut = _blocks_for("key_value", q)
     programs = -(-t // cut.keys), k.shape[1]
     _launch(kernels.key_value_kernel, programs, cut, q, v, *inputs(cut), seen_from, seen_to, dk, dv, t, scale)
-    cut = blocks("query", d, q.element_size())
+    cut = _blocks_for("query", q)
     programs = -(-t // cut.rows), heads
     _launch(kernels.query_kernel, programs, cut, q, v, *inputs(cut), start, limit, dq, t, heads, scale)
     return dq, dk, dv
