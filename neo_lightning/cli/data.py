@@ -1,9 +1,10 @@
-"""`neo-lightning data scenes | import | tokenizer | index | check`: make shards and tokenizers, look at shards.
+"""`neo-lightning data scenes | import | tokenizer | index | check | plan | stats`: make shards, look at shards.
 
 scenes      drawn scenes with known answers, their manifest, and a tokenizer trained on their words
 import      a JSON file and a folder of media -> shards
 tokenizer   a Qwen3 tokenizer -> the same with NEO's special tokens; or a new one, trained on a manifest's words
 index       a manifest's shards -> their index; check: what of them is left out and why
+plan        what each stage of a recipe will show; stats: what a manifest holds
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from . import data_index
+from . import data_index, data_plan
 from .errors import UserError, user_errors
 from .recipe import shipped
 
@@ -23,7 +24,11 @@ VOCABULARY = 512
 
 def main(argv: list[str]) -> int:
     """Run one of the data commands."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and args.command != "plan":  # which takes a recipe's
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    args.overrides = overrides
     with user_errors(f"neo-lightning data {args.command}"):
         return int(args.function(args) or 0)
 
@@ -57,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--out", type=Path, required=True)
     words.set_defaults(function=_tokenizer)
     data_index.add_commands(commands)
+    data_plan.add_commands(commands)
     return parser
 
 

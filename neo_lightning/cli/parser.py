@@ -127,7 +127,7 @@ class NeoCLI(LightningCLI):
         self.config = parser.parse_args(args)
         below = self.config.get(str(self.config.get("subcommand")), self.config)
         for name, stage in (below.get("stages") or {}).items():
-            _check_stage(name, stage.as_dict())
+            build_stage(name, stage.as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Hyperparameters in a checkpoint never override the recipe."""
@@ -156,12 +156,12 @@ class NeoCLI(LightningCLI):
         return super()._instantiate_trainer(defaults.trainer_settings(dict(config), run, stages), callbacks)
 
 
-def _check_stage(name: str, fields: dict[str, Any]) -> None:
-    """Build one stage to have its errors said with its name."""
+def build_stage(name: str, fields: dict[str, Any]) -> Stage:
+    """Build one stage; its errors are said with its name."""
     try:
         for key, kind in (("image", PixelBudget), ("video", VideoBudget)):
             fields[key] = kind(**fields[key])
-        Stage(**fields)
+        return Stage(**fields)
     except (ValueError, TypeError) as error:
         raise UserError(f"stages.{name}: {str(error).removeprefix('stage: ')}") from error
 

@@ -57,8 +57,9 @@ class Plan:
         self._stages, self._lengths_of, self._seed = list(stages.items()), lengths_of, seed
         self.lanes, self.skip = lanes, tuple(skip)
         self._names = list(dict.fromkeys(source for stage in stages.values() for source in stage.mixture))
-        self._streams = {name: Stream(name, sources[name], seed, lanes) for name in self._names}
-        self._mixtures = [Mixture(name, stage, self._streams, lengths_of) for name, stage in self._stages]
+        self.sources = {name: Stream(name, sources[name], seed, lanes) for name in self._names}
+        """Streams of the stages' sources, by name."""
+        self._mixtures = [Mixture(name, stage, self.sources, lengths_of) for name, stage in self._stages]
         self._ends = np.cumsum([stage.steps for _, stage in self._stages])
         self._bundles: dict[int, tuple[int, int, Bundle]] = {}  # lane -> stage, number, its latest bundle
 
@@ -139,7 +140,7 @@ class Plan:
         for source in self._stages[stage][1].mixture:
             before = sum(self._mixtures[s].drawn(source, lane, int(lanes[s, BUNDLE, lane]) + 1) for s in range(stage))
             first, last = (before + self._mixtures[stage].drawn(source, lane, number + i) for i in (0, 1))
-            taken = self._streams[source].take(lane, first, last)
+            taken = self.sources[source].take(lane, first, last)
             table = np.zeros((len(taken), 5), dtype=np.int64)
             table[:, SOURCE], table[:, SOURCE + 1 : LENGTH] = self._names.index(source), taken
             parts.append(self._measured(table, stage))

@@ -1,0 +1,169 @@
+"""`neo-lightning data plan | stats`: what a recipe will train on, and what a manifest holds; nothing is decoded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..data.datamodule import NeoDataModule
+    from ..data.index import Source
+    from ..data.index.table import FactsTable
+    from ..data.plan.report import StageReport
+
+PACKS = 2048
+"""Looked at in each stage."""
+
+UNITS = 64
+"""Looked at in each source."""
+
+_BAR = 40
+
+
+def add_commands(commands: Any) -> None:
+    """Add both to the data commands' parser."""
+    plan = commands.add_parser("plan", help="what each stage of a recipe will show: fill, mixture, epochs, balance")
+    plan.add_argument("recipe", help="a file or a shipped name; overrides follow it, as for `lightning run`")
+    plan.add_argument("--ranks", type=int, default=1, help="share each step's packs among so many")
+    plan.add_argument("--packs", type=int, default=PACKS, help=f"to look at in each stage; {PACKS}")
+    plan.set_defaults(function=_plan)
+
+    stats = commands.add_parser("stats", help="lengths, turns, image sizes and clips of a manifest's samples")
+    stats.add_argument("manifest")
+    stats.add_argument("--tokenizer", help="count tokens instead of characters: a folder or a hub repository")
+    stats.set_defaults(function=_stats)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ..data.lengths import UnitLengths
+    from ..data.plan import Plan
+    from ..data.plan.report import look_at_stage
+    from .errors import UserError
+
+    if args.ranks < 1:
+        raise UserError(f"--ranks must be at least 1, got {args.ranks}")
+    data = _data_of([args.recipe, *args.overrides])
+    sources = data.sources(validation=False)
+    lengths = UnitLengths(sources, data.tokenizer, lambda sample, stage, reason: None)
+    console = Console()
+    for name, stage in data.stages.items():
+        plan = Plan({name: stage}, sources, lengths, data.seed, lanes=data.lanes)
+        found = look_at_stage(plan, stage, lengths.measures, ranks=args.ranks, most_packs=args.packs)
+        console.print(_stage_table(name, found, {s: sources[s].modality for s in stage.mixture}, stage.mixture_unit))
+        million = found.tokens / 1e6
+        looked = "" if found.planned == found.packs else f" (looked at {found.planned:,})"
+        balance = f", balance over {args.ranks} ranks {found.balance:.2f} (mean/max of attention pairs)"
+        console.print(
+            f"{stage.steps:,} steps, {found.packs:,} packs of {stage.context:,}{looked}: fill {found.fill:.2%}, "
+            f"{million:,.1f} M tokens, {found.supervised:.1%} supervised{balance if args.ranks > 1 else ''}\n",
+            highlight=False,
+        )
+
+
+def _data_of(argv: list[str]) -> NeoDataModule:
+    """A recipe's data module, built without its model and trainer."""
+    from ..data.datamodule import NeoDataModule
+    from .arguments import parse
+    from .errors import UserError
+    from .parser import NeoCLI, build_stage
+
+    class DataOnly(NeoCLI):
+        def instantiate_classes(self) -> None:
+            """Build the data module alone."""
+            stages = {name: build_stage(name, stage.as_dict()) for name, stage in self.config["stages"].items()}
+            settings = {k: v for k, v in self.config["data"].as_dict().items() if k != "stages"}
+            if self._datamodule_class is not NeoDataModule:
+                raise UserError("data.class_path: only NeoDataModule has a plan")
+            self.datamodule = NeoDataModule(stages=stages, **settings)
+
+    return DataOnly(parse(argv, positional=True)).datamodule
+
+
+def _stage_table(name: str, found: StageReport, modalities: Mapping[str, str], unit: str) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"Stage {escape(name)}", title_justify="left")
+    columns = ("source", "modality", f"asked ({unit})", "samples", "tokens", "supervised", "epochs", "left out")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("source", "modality") else "right")
+    for source, report in found.sources.items():
+        table.add_row(
+            escape(source),
+            modalities[source],
+            *(f"{share:.1%}" for share in (report.asked, report.samples, report.tokens, report.supervised)),
+            f"{report.epochs:.2f}",
+            f"{report.left_out:,} of {report.looked_at:,}",
+        )
+    return table
+
+
+def _stats(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ..data.index import open_source
+    from ..data.index.progress import ProgressBar
+    from ..data.manifest import load_manifest
+    from ..data.tokenizer import Tokenizer
+
+    manifest = load_manifest(args.manifest)
+    tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
+    console = Console()
+    for name in manifest.sources:
+        with ProgressBar(name) as progress:
+            source = open_source(manifest, name, tokenizer=tokenizer, progress=progress)
+        total = sum(map(source.unit_size, range(source.units)))
+        console.print(f"\n{name} ({source.modality}): {total:,} samples", style="bold", markup=False, highlight=False)
+        for title, values in facts_of(source, "tokens" if tokenizer else "characters").items():
+            for line in histogram(title, values):
+                console.print(line, markup=False, highlight=False)
+
+
+def facts_of(source: Source, text: str) -> dict[str, np.ndarray]:
+    """Title -> a number for each sample, image or clip, from up to 64 units spread evenly over a source."""
+    tables = [source.unit_facts(unit) for unit in range(0, source.units, max(1, -(-source.units // UNITS)))]
+    found = {f"{text} of text": _joined(_text(table, text) for table in tables)}
+    found["turns"] = _joined(np.diff(table.turn_splits) for table in tables)
+    media = _joined(table.media_counts for table in tables)
+    clips = _joined(table.media_kind for table in tables) == 1
+    sides = [
+        _joined(getattr(table, f"media_{side}") for table in tables).astype(np.float64) for side in ("width", "height")
+    ]
+    if len(clips):
+        found["images and clips a sample"] = media
+        found["image: megapixels"] = (sides[0] * sides[1] / 1e6)[~clips]
+        found["image: width / height"] = (sides[0] / sides[1])[~clips]
+        found["clip: seconds"] = _joined(table.media_duration for table in tables)[clips]
+        found["clip: frames"] = _joined(np.diff(table.tick_splits) for table in tables)[clips]
+        found["clip: height"] = sides[1][clips]
+    return {title: values for title, values in found.items() if len(values)}
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+
+def _text(table: FactsTable, unit: str) -> np.ndarray:
+    if unit == "tokens":
+        return table.text_tokens
+    total = np.concatenate([[0], np.cumsum(table.turn_characters, dtype=np.int64)])
+    return np.diff(total[table.turn_splits])
+
+
+def histogram(title: str, values: np.ndarray) -> Iterator[str]:
+    """Lines of a histogram with bins that double."""
+    middle, high = np.percentile(values, [50, 99])
+    yield f"  {title}: mean {values.mean():.4g}, median {middle:.4g}, 99% {high:.4g}, most {values.max():.4g}"
+    exponents = np.floor(np.log2(np.maximum(values, 2.0**-10))).astype(int)
+    counts = np.bincount(exponents - exponents.min())
+    if len(counts) == 1:
+        return
+    for i, count in enumerate(counts.tolist()):
+        low = 2.0 ** (exponents.min() + i)
+        bar = "█" * round(_BAR * count / counts.max()) or "▏" * (count > 0)
+        yield f"    {low:>8.4g} - {2 * low:<8.4g} {bar} {count:,}"

@@ -1,0 +1,113 @@
+"""A recipe's plan, looked at without reading a sample: what each stage will show, how full, how evenly.
+
+In: a plan of one stage and what is known of its units. Out: `StageReport`. Only the first packs of a stage are planned
+(thousands are enough to tell); epochs are scaled up to the whole stage, and say so by being estimates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from neo_lightning.data.lengths import Measures
+from neo_lightning.data.plan.plan import Plan
+from neo_lightning.types import Stage
+
+MeasuresOf = Callable[[str, int, Stage], Measures]
+"""(source, unit, stage) -> measures of the unit's samples."""
+
+LOOKED_AT_UNITS = 64
+"""Units of a source that left-out samples are counted in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """One source in a stage."""
+
+    asked: float
+    """Share of the mixture that the recipe asks for, in its unit."""
+    samples: float
+    """Share of the planned samples."""
+    tokens: float
+    """Share of the planned tokens."""
+    supervised: float
+    """Share of the planned supervised tokens."""
+    epochs: float
+    """Passes over the source in the whole stage."""
+    left_out: int
+    """Samples that the stage cannot use, among `looked_at`."""
+    looked_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReport:
+    """One stage."""
+
+    packs: int
+    """In the whole stage."""
+    planned: int
+    """That were looked at."""
+    fill: float
+    """Tokens over room for tokens."""
+    tokens: int
+    """In the whole stage."""
+    supervised: float
+    """Part of the tokens that is supervised."""
+    balance: float
+    """Mean over maximum of the ranks' attention pairs in a step, averaged over the steps."""
+    sources: Mapping[str, SourceReport]
+
+
+def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: int, most_packs: int) -> StageReport:
+    """Plan the first steps of a stage. Args: `plan` has this stage alone; at least one step is planned."""
+    steps = max(1, min(stage.steps, most_packs // stage.packs_per_step))
+    samples: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    supervised: Counter[str] = Counter()
+    balances = []
+    walk = plan.steps(plan.start())
+    for _ in range(steps):
+        spec, _ = next(walk)
+        cost = np.zeros(ranks)
+        for place, pack in enumerate(spec.packs):
+            for document in pack.documents:
+                measures = measures_of(document.source, document.unit, stage)
+                samples[document.source] += 1
+                tokens[document.source] += document.length
+                supervised[document.source] += int(measures.supervised[document.row])
+                cost[place % ranks] += int(measures.pairs[document.row])
+        balances.append(cost.mean() / cost.max())
+    planned, scale = steps * stage.packs_per_step, stage.steps / steps
+    weights = sum(stage.mixture.values())
+    sources = {}
+    for source, weight in stage.mixture.items():
+        left_out, looked_at = _left_out(plan, source, stage, measures_of)
+        usable = plan.sources[source].rows * (1 - left_out / max(1, looked_at))
+        sources[source] = SourceReport(
+            asked=weight / weights,
+            samples=samples[source] / samples.total(),
+            tokens=tokens[source] / tokens.total(),
+            supervised=supervised[source] / max(1, supervised.total()),
+            epochs=samples[source] * scale / usable,
+            left_out=left_out,
+            looked_at=looked_at,
+        )
+    return StageReport(
+        packs=stage.steps * stage.packs_per_step,
+        planned=planned,
+        fill=tokens.total() / (planned * stage.context),
+        tokens=round(tokens.total() * scale),
+        supervised=supervised.total() / tokens.total(),
+        balance=float(np.mean(balances)),
+        sources=sources,
+    )
+
+
+def _left_out(plan: Plan, source: str, stage: Stage, measures_of: MeasuresOf) -> tuple[int, int]:
+    units = plan.sources[source].units
+    chosen = range(0, units, -(-units // LOOKED_AT_UNITS))
+    lengths = [measures_of(source, unit, stage).length for unit in chosen]
+    return sum(int((own == 0).sum()) for own in lengths), sum(map(len, lengths))
