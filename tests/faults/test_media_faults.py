@@ -297,16 +297,16 @@ def test_fault_17_damage_that_the_decoder_hides_is_found() -> None:
     assert refused + equal >= 28, "H.264 has no checksums: a change that is valid again cannot be seen"
 
 
-@pytest.mark.parametrize(
-    ("limit", "said"), [({"cpu_seconds": 0.3}, "processor time"), ({"wall_seconds": 0.3}, "0.3 s")]
-)
-def test_fault_17_a_decoder_that_comes_to_no_end_is_ended(endless: bytes, limit: dict[str, float], said: str) -> None:
-    decoder = ClipDecoder(**limit)
+@pytest.mark.parametrize(("limit", "said"), [("cpu_seconds", "0.3 s of processor time"), ("wall_seconds", "0.3 s")])
+def test_fault_17_a_decoder_that_comes_to_no_end_is_ended(endless: bytes, limit: str, said: str) -> None:
+    decoder = ClipDecoder()
     good = textured(4)
     assert decoder.facts(good)["width"] == 96
-    ticks = list(range(0, 60000, 100))
-    with pytest.raises(MediaError, match=said):
-        decoder.frames(endless, ticks=ticks, stored=[2048, 2048], size=[32, 32], rotation=0)
+    before = getattr(decoder, limit)
+    setattr(decoder, limit, 0.3)
+    with pytest.raises(MediaError, match=f"more than {said}"):
+        decoder.frames(endless, ticks=list(range(0, 60000, 100)), stored=[2048, 2048], size=[32, 32], rotation=0)
+    setattr(decoder, limit, before)
     assert decoder.facts(good)["width"] == 96, "the next clip has a new decoder"
 
 
