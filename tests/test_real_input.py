@@ -59,7 +59,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     media = str(collect(run / "media"))
     for kind, name in (("llava", "photos.json"), ("messages", "clips_and_pairs.jsonl")):
         source, out = str(HERE / name), str(run / name.partition(".")[0])
-        neo("data", "import", "--format", kind, "--json", source, "--media", media, "--out", out, "--strict")
+        neo("data", "import", "--format", kind, "--input", source, "--media", media, "--out", out, "--strict")
     return run
 
 

@@ -1,7 +1,7 @@
 """`neo-lightning data scenes | import | tokenizer | index | check | plan | stats`: make shards, look at shards.
 
 scenes      drawn scenes with known answers, their manifest, and a tokenizer trained on their words
-import      a JSON file and a folder of media -> shards
+import      JSON, Parquet or a folder of captions, and media -> shards
 tokenizer   a Qwen3 tokenizer -> the same with NEO's special tokens; or a new one, trained on a manifest's words
 index       a manifest's shards -> their index; check: what of them is left out and why
 plan        what each stage of a recipe will show; stats: what a manifest holds
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from . import data_index, data_plan
@@ -46,12 +47,18 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--workers", type=int, default=None, help="processes; default one a core")
     scenes.set_defaults(function=_scenes)
 
-    load = commands.add_parser("import", help="turn a JSON file and a folder of media into shards")
-    load.add_argument("--format", choices=("llava", "messages"), required=True)
-    load.add_argument("--json", type=Path, required=True, help="a JSON list, or JSON lines")
-    load.add_argument("--media", type=Path, required=True, help="folder that the JSON's file names start at")
+    load = commands.add_parser("import", help="turn records and media into shards; goes on where it was killed")
+    load.add_argument("--format", choices=("llava", "messages", "parquet", "folder"), required=True)
+    load.add_argument("--input", type=Path, nargs="+", required=True, help="files, or folders of them")
+    load.add_argument("--media", type=Path, help="folder that file names start at (--format folder: the input)")
     load.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    load.add_argument("--caption", metavar="COLUMN", help="of the caption, where it is neither `text` nor `caption`")
     load.add_argument("--strict", action="store_true", help="refuse instead of leaving bad records out")
+    load.add_argument("--samples-per-shard", type=int, default=4096)
+    load.add_argument(
+        "--shard-size", type=_bytes, default=1 << 30, metavar="SIZE", help="500MB, 2GB, ...; default 1GiB"
+    )
+    load.add_argument("--workers", type=int, default=None, help="processes; default one a core")
     load.set_defaults(function=_import)
 
     words = commands.add_parser("tokenizer", help="give a Qwen3 tokenizer NEO's special tokens, or train a new one")
@@ -102,7 +109,27 @@ def _counts(text: str) -> dict[str, int]:
 def _import(args: argparse.Namespace) -> None:
     from ..data.importers import import_dataset
 
-    print(import_dataset(args.format, args.json, args.media, args.out, strict=args.strict))
+    report = import_dataset(
+        args.format,
+        args.input,
+        args.out,
+        media=args.media,
+        caption=args.caption,
+        strict=args.strict,
+        samples_per_shard=args.samples_per_shard,
+        bytes_per_shard=args.shard_size,
+        workers=args.workers,
+        progress=True,
+    )
+    print(report)
+
+
+def _bytes(text: str) -> int:
+    """`500MB` or `1.5GiB` -> bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GiB, got {text!r}")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
 
 
 def _tokenizer(args: argparse.Namespace) -> None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from neo_lightning.data.importers.record import Record, RecordError, address_list, record_meta
+from neo_lightning.data.importers.record import Record, RecordError, medium_list, record_meta
 
 
 def read_record(item: dict[str, Any]) -> Record:
     """One record in common form.
 
     Raises:
-        RecordError: there are no `conversations`, or the media are not paths.
+        RecordError: there are no `conversations`, or the media are neither paths nor bytes.
     """
     if "conversations" not in item:
         raise RecordError(f"no `conversations` (found {', '.join(item) or 'nothing'}); is this --format messages?")
     return Record(
         tree={"conversations": item["conversations"]},
-        images=address_list(item, "image", "images"),
-        videos=address_list(item, "video", "videos"),
+        images=medium_list(item, "image", "images"),
+        videos=medium_list(item, "video", "videos"),
         meta=record_meta(item),
     )

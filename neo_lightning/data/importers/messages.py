@@ -4,14 +4,15 @@
                   {"role": "assistant", "content": "..."}]}
     {"messages": [{"role": "user", "content": "<image>..."}, ...], "images": ["a.jpg"], "videos": ["b.mp4"]}
 
-A part without an address takes the next one of `images` or `videos`. Addresses are paths: nothing is downloaded.
+A part without an address takes the next one of `images` or `videos`. An address is a path, or a `data:` URL
+that holds the file itself: nothing is downloaded.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from neo_lightning.data.importers.record import Record, RecordError, address_list, record_meta
+from neo_lightning.data.importers.record import Medium, Record, RecordError, medium_list, record_meta
 
 _KINDS = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 
@@ -24,9 +25,9 @@ def read_record(item: dict[str, Any]) -> Record:
     """
     if not isinstance(item.get("messages"), list):
         raise RecordError(f"no `messages` list (found {', '.join(item) or 'nothing'}); is this --format llava?")
-    found: dict[str, list[str]] = {"image": [], "video": []}
+    found: dict[str, list[Medium]] = {"image": [], "video": []}
     turns = [_without_addresses(message, found) for message in item["messages"]]
-    listed = {"image": address_list(item, "images", "image"), "video": address_list(item, "videos", "video")}
+    listed = {"image": medium_list(item, "images", "image"), "video": medium_list(item, "videos", "video")}
     for kind, addresses in listed.items():
         if addresses and found[kind]:
             raise RecordError(f"{kind} addresses stand both in the parts and in a list")
@@ -38,7 +39,7 @@ def read_record(item: dict[str, Any]) -> Record:
     )
 
 
-def _without_addresses(message: Any, found: dict[str, list[str]]) -> Any:
+def _without_addresses(message: Any, found: dict[str, list[Medium]]) -> Any:
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
         return message
     parts = []
