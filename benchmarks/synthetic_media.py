@@ -7,6 +7,7 @@ detail as one from a camera; a clip is a window that pans over such a mosaic.
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from neo_lightning.data import video
 from neo_lightning.evaluation.machine import machine_facts, version_facts
 
 PHOTOS = ("astronaut.png", "coffee.png", "motorcycle_left.png", "chelsea.png", "motorcycle_right.png")
@@ -64,3 +66,12 @@ def versions(*more: str) -> str:
     names = ("python", "torch", "torchvision", "pillow", "av", "numpy")
     packages = ", ".join([*(f"{name} {found[name]}" for name in names if name in found), *more])
     return f"{machine['processor']}, {machine['cores']} cores, one thread used; {packages}"
+
+
+def processor_time() -> float:
+    """Seconds that this process and its decoder of clips have spent."""
+    child = video._decoder()._child
+    if child is None:
+        return time.process_time()
+    running = Path(f"/proc/{child.pid}/schedstat").read_text().split()[0]
+    return time.process_time() + int(running) / 1e9

@@ -20,18 +20,15 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from synthetic_media import clip, versions
+from synthetic_media import clip, processor_time, versions
 
-from neo_lightning.data import video
 from neo_lightning.data.facts import MediaFacts
 from neo_lightning.data.video import decode_frames, video_facts
 
@@ -133,15 +130,6 @@ def race(sides: dict[str, Side]) -> dict[str, float]:
             path()
             best[side] = min(best[side], processor_time() - start)
     return best
-
-
-def processor_time() -> float:
-    """Seconds of this process and of the decoder's."""
-    child = video._decoder()._child
-    if child is None:
-        return time.process_time()
-    fields = Path(f"/proc/{child.pid}/schedstat").read_text().split()
-    return time.process_time() + int(fields[0]) / 1e9
 
 
 if __name__ == "__main__":
