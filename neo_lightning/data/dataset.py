@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from neo_lightning.data.collate import Document, collate
-from neo_lightning.data.facts import SampleError
+from neo_lightning.data.facts import SampleError, SampleFacts
 from neo_lightning.data.index import Source
 from neo_lightning.data.lengths import fitted_layout
 from neo_lightning.data.plan import DocumentSpec, PackSpec, StepSpec
-from neo_lightning.data.serialize import build_sequence, make_outlines, read_patches
+from neo_lightning.data.serialize import Outline, build_sequence, make_outlines, read_patches
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.types import Media, PackedBatch, Stage
 
@@ -33,18 +33,18 @@ class StepDataset(Dataset[list[PackedBatch]]):
 
     def _pack(self, pack: PackSpec) -> PackedBatch:
         stage = self._stages[pack.stage]
+        facts = [self._sources[spec.source].facts(spec.unit, spec.row) for spec in pack.documents]
+        outlines = make_outlines([fact.turns for fact in facts], self._tokenizer)  # a row's text in one batch
+        parts = zip(pack.documents, facts, outlines, strict=True)
         return collate(
-            [self._document(document, stage) for document in pack.documents],
+            [self._document(spec, fact, outline, stage) for spec, fact, outline in parts],
             context=stage.context,
             pad_id=self._tokenizer.pad_id,
             weighting=stage.loss_weighting,
             index=pack.index,
         )
 
-    def _document(self, spec: DocumentSpec, stage: Stage) -> Document:
-        source = self._sources[spec.source]
-        facts = source.facts(spec.unit, spec.row)
-        outline = make_outlines([facts.turns], self._tokenizer)[0]
+    def _document(self, spec: DocumentSpec, facts: SampleFacts, outline: Outline, stage: Stage) -> Document:
         layout, _ = fitted_layout(outline, facts.media, self._tokenizer, stage)
         sequence = build_sequence(layout, self._tokenizer)
         if sequence.input_ids.numel() != spec.length:
@@ -52,7 +52,7 @@ class StepDataset(Dataset[list[PackedBatch]]):
         patches = torch.empty(0, 768, dtype=torch.uint8)
         if facts.media:
             try:
-                sample = source.read(spec.unit, spec.row)
+                sample = self._sources[spec.source].read(spec.unit, spec.row)
                 media = [part for m in sample.messages for part in m.parts if isinstance(part, Media)]
                 patches = read_patches(layout, media, facts.media)
             except SampleError as error:
