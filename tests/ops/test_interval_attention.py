@@ -186,7 +186,7 @@ def test_activation_checkpointing_and_autocast_change_nothing(backend):
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     q, k, v, _ = inputs(3)
     bounds = torch.zeros(3, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
-    with pytest.raises(ValueError, match="'flesh' is unknown; there are: auto, reference, tiled, triton, flex"):
+    with pytest.raises(ValueError, match="'flesh' is unknown; there are: auto, reference, tiled, triton, flex, flash"):
         interval_attention(q, k, v, *bounds, scale=1.0, backend="flesh")
 
 

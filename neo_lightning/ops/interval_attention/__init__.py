@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from neo_lightning.ops.backends import default_backend
-from neo_lightning.ops.interval_attention import flex, reference, tiled
+from neo_lightning.ops.interval_attention import flash, flex, reference, tiled
 from neo_lightning.ops.interval_attention import triton as triton_backend
 from neo_lightning.ops.interval_attention.cached import cached_attention
 
@@ -41,6 +41,7 @@ BACKENDS: dict[str, Backend] = {
     "tiled": Backend(prepare=tiled.prepare, attend=tiled.attend),
     "triton": Backend(prepare=triton_backend.prepare, attend=triton_backend.attend),
     "flex": Backend(prepare=flex.prepare, attend=flex.attend),
+    "flash": Backend(prepare=flash.prepare, attend=flash.attend),
 }
 
 
