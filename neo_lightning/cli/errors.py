@@ -15,7 +15,7 @@ from pickle import UnpicklingError
 USER_ERROR = 2
 """Exit status: the input is wrong, and trying again will not help."""
 TRY_AGAIN = 75
-"""Exit status (EX_TEMPFAIL): the run was asked to stop and saved; the same command goes on from there."""
+"""Exit status (EX_TEMPFAIL): asked to stop and saved, or a store did not deliver; the same command goes on."""
 
 
 class UserError(Exception):
@@ -30,10 +30,14 @@ def user_errors(doing: str) -> Iterator[None]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    from ..data.facts import RetryError
+
     known = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError, ArgumentError, YAMLError)
     refused = (OmegaConfBaseException, MisconfigurationException, UnpicklingError)
     try:
         yield
+    except RetryError:  # nothing for the user to mend: `main` ends with TRY_AGAIN
+        raise
     except (*known, *refused) as error:
         raise UserError(f"{doing}: {describe(error)}") from error
 

@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from .. import __version__
-from .errors import USER_ERROR, UserError, nearest
+from .errors import TRY_AGAIN, USER_ERROR, UserError, nearest
 
 COMMANDS = {
     "run": ("run", "train a recipe to the end: stages, final evaluation, export; goes on where it was stopped"),
@@ -44,7 +44,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit status (0 done, 2 bad input, 75 stopped and saved, 130 interrupted)."""
+    """Run one command line and return its exit status (0 done, 2 bad input, 75 try again, 130 interrupted)."""
     args = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"]
@@ -73,6 +73,13 @@ def main(argv: list[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        from ..data.facts import RetryError
+
+        if traceback or not isinstance(error, RetryError):
+            raise
+        print(f"error: {error}\ntry again: the same command goes on from there", file=sys.stderr)
+        return TRY_AGAIN
 
 
 if __name__ == "__main__":

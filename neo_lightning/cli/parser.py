@@ -96,6 +96,7 @@ class NeoCLI(LightningCLI):
             if "stages" in (keys.parameters(cls) or {})
         ]
         _check_files(arguments)
+        self._files = ", ".join(str(file) for file in arguments.files)
         self._subcommands = {subcommand: LightningCLI.subcommands()[subcommand]} if subcommand else {}
         mode = {"parser_mode": "omegaconf+"}
         super().__init__(
@@ -127,7 +128,10 @@ class NeoCLI(LightningCLI):
         self.config = parser.parse_args(args)
         below = self.config.get(str(self.config.get("subcommand")), self.config)
         for name, stage in (below.get("stages") or {}).items():
-            build_stage(name, stage.as_dict())
+            try:
+                build_stage(name, stage.as_dict())
+            except UserError as error:
+                raise UserError(f"{self._files}: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Hyperparameters in a checkpoint never override the recipe."""

@@ -107,6 +107,7 @@ class Run:
     def train(self) -> bool:
         """Train to the last step; False where this process has nothing more to do (`outcome` says how it ended)."""
         from ..checkpoint import commit
+        from ..data.facts import RetryError
 
         trainer = self.cli.trainer
         if self.checkpoint is not None and trainer.is_global_zero:
@@ -115,7 +116,7 @@ class Run:
         try:
             trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
         except (ValueError, OSError) as error:
-            if getattr(self.cli.model, "report", None) is not None:
+            if isinstance(error, RetryError) or getattr(self.cli.model, "report", None) is not None:
                 raise
             raise UserError(f"training cannot start: {describe(error)}") from error  # no step has been done
         interrupted = self.saver is not None and self.saver.interrupted

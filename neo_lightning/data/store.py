@@ -16,11 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,11 +29,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from neo_lightning.data.facts import RetryError, ShardError
-
-try:
-    import fcntl
-except ImportError:  # no advisory locks on this system: two processes may do the same work, never half of it
-    fcntl = None  # type: ignore[assignment]
+from neo_lightning.data.files import locked, replacing
 
 T = TypeVar("T")
 
@@ -81,49 +76,6 @@ class StoreOptions:
 def is_remote(shard: str) -> bool:
     """Whether a shard is named by a URL."""
     return "://" in shard
-
-
-@contextmanager
-def locked(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an advisory lock; without effect where the file system has none. `waiting` is called if another holds it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if fcntl is not None:
-            _take(descriptor, waiting)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, waiting: Callable[[], None] | None) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if waiting is not None:
-            waiting()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:  # some network file systems have no locks
-        pass
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A temporary path beside `file` that takes its place when the block ends well, and is removed otherwise."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    os.close(descriptor)
-    copy = Path(name)
-    try:
-        yield copy
-        copy.chmod(0o666 & ~_umask())
-        os.replace(copy, file)
-    finally:
-        copy.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class Store:

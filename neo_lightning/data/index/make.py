@@ -10,25 +10,25 @@ where it stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from neo_lightning.data.facts import RetryError, ShardError
+from neo_lightning.data.files import locked
 from neo_lightning.data.index import sidecar
-from neo_lightning.data.index.scan import index_shard, members_digest
+from neo_lightning.data.index.root import Index, read_root, root_file, write_root
+from neo_lightning.data.index.scan import index_shard, indexed_rows, members_digest
 from neo_lightning.data.index.sidecar import IndexDamaged, Summary
 from neo_lightning.data.index.table import SCHEMA
 from neo_lightning.data.index.tokens import write_tokens
-from neo_lightning.data.store import Stamp, Store, locked, replacing
+from neo_lightning.data.store import Stamp, Store
 from neo_lightning.data.tokenizer import Tokenizer
 
 PARALLEL_FROM_BYTES = 16 << 20
@@ -52,35 +52,6 @@ class Progress:
 
 
 Failure = ShardError | RetryError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Index:
-    """A source's shards, indexed."""
-
-    shards: tuple[str, ...]
-    files: tuple[Path, ...]
-    """Sidecars."""
-    summaries: tuple[Summary, ...]
-
-    @property
-    def samples(self) -> int:
-        """Usable samples."""
-        return sum(sum(summary.units) for summary in self.summaries)
-
-    @property
-    def modalities(self) -> dict[str, int]:
-        """Usable samples by modality."""
-        counts: dict[str, int] = {}
-        for summary in self.summaries:
-            for modality, count in summary.modalities.items():
-                counts[modality] = counts.get(modality, 0) + count
-        return counts
-
-    @property
-    def digest(self) -> str:
-        """Of everything that the plan depends on, whatever the shards' place or date."""
-        return hashlib.sha256("\0".join(summary.digest for summary in self.summaries).encode()).hexdigest()
 
 
 def ensure_index(
@@ -126,11 +97,11 @@ def survey(
     files = [sidecar.sidecar_of(shard, modality, store.options.folder) for shard in shards]
     failures: dict[str, Failure] = {}
     stamps = _stamps(shards, store, failures)
-    root = _root_file(files, modality)
-    known = _read_root(root, stamps, files, tokenizer)
+    root = root_file(files, modality)
+    known = read_root(root, stamps, files, tokenizer)
     if any(summary is None for summary in known):
         with locked(root.with_suffix(".lock"), progress.waiting):
-            known = _read_root(root, stamps, files, tokenizer)
+            known = read_root(root, stamps, files, tokenizer)
             missing = [
                 (shard, file)
                 for shard, file, summary in zip(shards, files, known, strict=True)
@@ -150,10 +121,9 @@ def survey(
                 progress.advance()
             known = [summary or made.get(shard) for shard, summary in zip(shards, known, strict=True)]
             if not failures:
-                failures |= _repeated_keys(shards, files, known)
+                failures |= _repeated_keys(_index(shards, files, known), modality, store)
             if not failures:
-                with replacing(root) as copy:
-                    copy.write_text(json.dumps(_totals(modality, _index(shards, files, known))), encoding="utf-8")
+                write_root(root, modality, _index(shards, files, known))
     kept = [i for i, shard in enumerate(shards) if shard not in failures]
     return _index([shards[i] for i in kept], [files[i] for i in kept], [known[i] for i in kept]), failures
 
@@ -172,47 +142,6 @@ def _stamps(shards: Sequence[str], store: Store, failures: dict[str, Failure]) -
             failures[shard] = error
             stamps.append(Stamp(-1, ""))
     return stamps
-
-
-def _root_file(files: Sequence[Path], modality: str) -> Path:
-    name = hashlib.sha256("\0".join([modality, *(str(file) for file in files)]).encode()).hexdigest()[:16]
-    return files[0].with_name(f"root-{name}.json")
-
-
-def _read_root(
-    root: Path, stamps: Sequence[Stamp], files: Sequence[Path], tokenizer: Tokenizer | None
-) -> list[Summary | None]:
-    """Summaries that are up to date; None for each shard that has to be looked at. A damaged root counts as none."""
-    try:
-        entries = json.loads(root.read_text(encoding="utf-8"))["shards"]
-        found = [sidecar.make_summary(entry) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        found = []
-    if len(found) != len(files):
-        return [None] * len(files)
-    there = {folder: set(os.listdir(folder)) for folder in {file.parent for file in files}}
-    fresh: list[Summary | None] = []
-    for summary, stamp, file in zip(found, stamps, files, strict=True):
-        needed = [file]
-        if tokenizer is not None:
-            needed.append(sidecar.tokens_of(file, tokenizer.digest, summary.digest))
-        ready = summary.stamp == stamp and all(name.name in there[name.parent] for name in needed)
-        fresh.append(summary if ready else None)
-    return fresh
-
-
-def _totals(modality: str, index: Index) -> dict[str, object]:
-    """The root file: totals for people and other programs, and each shard's summary."""
-    return {
-        "version": sidecar.VERSION,
-        "modality": modality,
-        "samples": index.samples,
-        "left_out": sum(summary.left_out for summary in index.summaries),
-        "bytes": sum(summary.size for summary in index.summaries),
-        "modalities": index.modalities,
-        "digest": index.digest,
-        "shards": [asdict(summary) for summary in index.summaries],
-    }
 
 
 _Job = tuple[str, Path]
@@ -280,23 +209,20 @@ def _existing(shard: str, file: Path, store: Store, notes: list[str]) -> Summary
     return replace(summary, tag=stamp.tag)
 
 
-def _repeated_keys(
-    shards: Sequence[str], files: Sequence[Path], summaries: Sequence[Summary | None]
-) -> dict[str, Failure]:
+def _repeated_keys(index: Index, modality: str, store: Store) -> dict[str, Failure]:
     """A key that lies in two shards: one of them is a copy, or logs would name the wrong sample."""
-    hashes = [_column(file, summary, "key_hash").to_numpy() for file, summary in zip(files, summaries, strict=True)]
+
+    def column(i: int, name: str) -> pa.ChunkedArray:
+        shard, summary = index.shards[i], index.summaries[i]
+        units = [indexed_rows(shard, modality, store, summary, u, [name]).column(0) for u in range(len(summary.rows))]
+        return pa.chunked_array([chunk for unit in units for chunk in unit.chunks], SCHEMA.field(name).type)
+
+    hashes = [column(i, "key_hash").to_numpy() for i in range(len(index.shards))]
     ordered = np.sort(np.concatenate(hashes))
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if not repeated.size:
         return {}
     first, second = [i for i, own in enumerate(hashes) if (own == repeated[0]).any()][:2]
     row = int(np.flatnonzero(hashes[first] == repeated[0])[0])
-    key = _column(files[first], summaries[first], "key")[row].as_py()
-    message = f"key {key!r} lies in both {shards[first]} and {shards[second]}; keys are unique in a source"
-    return {shards[second]: ShardError(message)}
-
-
-def _column(file: Path, summary: Summary | None, name: str) -> pa.ChunkedArray:
-    assert summary is not None
-    units = [sidecar.read_rows(file, unit, [name], summary.digest).column(0) for unit in range(len(summary.rows))]
-    return pa.chunked_array([chunk for unit in units for chunk in unit.chunks], SCHEMA.field(name).type)
+    key, owners = column(first, "key")[row].as_py(), (index.shards[first], index.shards[second])
+    return {owners[1]: ShardError(f"key {key!r} lies in both {owners[0]} and {owners[1]}; keys are unique in a source")}

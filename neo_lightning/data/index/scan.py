@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from neo_lightning.data.conversation import parse_turns
 from neo_lightning.data.facts import RetryError, SampleError, SampleFacts, ShardError
 from neo_lightning.data.image import image_facts
 from neo_lightning.data.index import sidecar, tar
-from neo_lightning.data.index.sidecar import Summary, split_rows
+from neo_lightning.data.index.sidecar import IndexDamaged, Summary, split_rows
 from neo_lightning.data.index.table import Columns
 from neo_lightning.data.store import Stamp, Store
 from neo_lightning.data.video import video_facts
@@ -46,6 +47,23 @@ def index_shard(shard: str | Path, modality: str, store: Store | None = None) ->
     table, summary = _scan(shard, modality, store, stamp)
     sidecar.write_sidecar(sidecar.sidecar_of(shard, modality, store.options.folder), table, summary)
     return summary
+
+
+def indexed_rows(shard: str, modality: str, store: Store, summary: Summary, unit: int, columns: list[str]) -> pa.Table:
+    """Columns of a unit; a sidecar that is gone or damaged is made again, and has to come out the same.
+
+    Raises:
+        ShardError: the shard is not the one that was indexed.
+        RetryError: it was not delivered.
+    """
+    file = sidecar.sidecar_of(shard, modality, store.options.folder)
+    try:
+        return sidecar.read_rows(file, unit, columns, summary.digest)
+    except (FileNotFoundError, IndexDamaged) as damage:
+        warnings.warn(f"index of {shard}: {damage}; indexed again", stacklevel=2)
+        if index_shard(shard, modality, store).digest != summary.digest:
+            raise ShardError(f"shard {shard} was replaced after it was indexed; start a new run") from damage
+        return sidecar.read_rows(file, unit, columns, summary.digest)
 
 
 def members_digest(shard: str, store: Store, stamp: Stamp) -> str:

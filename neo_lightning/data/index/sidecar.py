@@ -24,8 +24,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neo_lightning.data.files import replacing
 from neo_lightning.data.index.table import SCHEMA
-from neo_lightning.data.store import Stamp, is_remote, replacing
+from neo_lightning.data.store import Stamp, is_remote
 
 VERSION = 1
 """Of facts and layout: a sidecar of another version is made again."""

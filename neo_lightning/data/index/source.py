@@ -9,32 +9,27 @@ per sample: columns are read from the sidecar when a unit is asked for, and a fe
 from __future__ import annotations
 
 import hashlib
-import importlib
 import warnings
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol
 
 import pyarrow as pa
 
 from neo_lightning.data.facts import MediaFacts, SampleFacts, ShardError, Turn
 from neo_lightning.data.index import sidecar
+from neo_lightning.data.index.adapted import AdaptedSource, build_source
 from neo_lightning.data.index.make import Index, Progress, ensure_index
-from neo_lightning.data.index.scan import index_shard
+from neo_lightning.data.index.recent import UNITS_KEPT, Recent
+from neo_lightning.data.index.scan import indexed_rows
 from neo_lightning.data.index.sidecar import IndexDamaged
 from neo_lightning.data.index.table import CONTENT, FACTS, MEMBERS, FactsTable, parse_content, usable
-from neo_lightning.data.index.tokens import count_tokens, write_tokens
-from neo_lightning.data.manifest import Manifest, ManifestError, SourceSpec, load_manifest
+from neo_lightning.data.index.tokens import write_tokens
+from neo_lightning.data.manifest import Manifest, load_manifest
 from neo_lightning.data.store import Store
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.types import MODALITIES, Media, Message, Sample
-
-UNITS_KEPT = 32
-"""Units whose columns stay in memory, in each process."""
-
-T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -68,46 +63,6 @@ class Source(Protocol):
             ShardError: the shard is not the one that was indexed.
             RetryError: the store did not deliver.
         """
-
-
-@runtime_checkable
-class UserSource(Protocol):
-    """What a user's own class, named in a manifest by `class_path`, has to offer; it may also have a `digest: str`."""
-
-    @property
-    def modality(self) -> str:
-        """One of types.MODALITIES."""
-
-    def __len__(self) -> int:
-        """Number of usable samples."""
-
-    def facts(self, index: int) -> SampleFacts:
-        """Header facts; cheap."""
-
-    def read(self, index: int) -> Sample:
-        """The sample with its encoded media, in the order of the facts."""
-
-
-class _Recent:
-    """The last few values made by a function of a key."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[Any, Any] = OrderedDict()
-
-    def get(self, key: Any, make: Callable[[], T]) -> T:
-        if key not in self._values:
-            self._values[key] = make()
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def __getstate__(self) -> int:
-        return self._most
-
-    def __setstate__(self, most: int) -> None:
-        self.__init__(most)  # type: ignore[misc]
 
 
 class ShardSource:
@@ -145,7 +100,7 @@ class ShardSource:
         ]
         self.units = len(self._places)
         self.digest = hashlib.sha256(f"{modality}\0{self._index.digest}".encode()).hexdigest()
-        self._facts, self._contents, self._members = _Recent(UNITS_KEPT), _Recent(UNITS_KEPT), _Recent(UNITS_KEPT)
+        self._facts, self._contents, self._members = Recent(UNITS_KEPT), Recent(UNITS_KEPT), Recent(UNITS_KEPT)
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -174,7 +129,10 @@ class ShardSource:
         table = self.unit_facts(unit)
         contents = self._contents.get(unit, lambda: self._rows(unit, CONTENT))
         media = table.media(row)
-        turns, meta = parse_content(contents.column("content")[row].as_py(), len(media))
+        try:
+            turns, meta = parse_content(contents.column("content")[row].as_py(), len(media))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(unit, error) from error
         modality = MODALITIES[table.modality[row]]
         return SampleFacts(key=table.key(row), modality=modality, turns=turns, media=media, meta=meta)
 
@@ -210,8 +168,12 @@ class ShardSource:
 
     def _read_facts(self, unit: int) -> FactsTable:
         table = self._rows(unit, FACTS)
+        try:
+            facts = FactsTable.from_arrow(table)
+        except ValueError as error:
+            raise self._damaged(unit, error) from error
         if self._tokenizer is None:
-            return FactsTable.from_arrow(table)
+            return facts
         shard, group = self._places[unit]
         summary, file = self._index.summaries[shard], self._index.files[shard]
         counts = sidecar.tokens_of(file, self._tokenizer.digest, summary.digest)
@@ -222,6 +184,10 @@ class ShardSource:
             write_tokens(file, summary, self._tokenizer)
             return FactsTable.from_arrow(table, sidecar.read_tokens(counts, group))
 
+    def _damaged(self, unit: int, error: Exception) -> ShardError:
+        """A file whose checksums are right and whose content is not was not written by this program."""
+        return ShardError(f"index file {self._index.files[self._places[unit][0]]}: {error}; delete it to make it again")
+
     def _rows(self, unit: int, columns: list[str]) -> pa.Table:
         """Columns of a unit's usable samples."""
         shard, group = self._places[unit]
@@ -231,67 +197,8 @@ class ShardSource:
 
     def _table(self, shard: int, group: int, columns: list[str]) -> pa.Table:
         """Columns of a row group; a sidecar that is gone or damaged is made again, and has to come out the same."""
-        file, summary = self._index.files[shard], self._index.summaries[shard]
-        try:
-            return sidecar.read_rows(file, group, columns, summary.digest)
-        except (FileNotFoundError, IndexDamaged) as damage:
-            name = self._index.shards[shard]
-            warnings.warn(f"index of {name}: {damage}; indexed again", stacklevel=2)
-            if index_shard(name, self.modality, self._store).digest != summary.digest:
-                raise ShardError(f"shard {name} was replaced after it was indexed; start a new run") from damage
-            return sidecar.read_rows(file, group, columns, summary.digest)
-
-
-class AdaptedSource:
-    """A user's own class as a `Source`: units of equal size over its indices."""
-
-    def __init__(self, name: str, source: UserSource, tokenizer: Tokenizer | None = None) -> None:
-        self.name, self.modality, self._source, self._tokenizer = name, source.modality, source, tokenizer
-        self._starts = [0]
-        for rows in sidecar.split_rows(len(source)):
-            self._starts.append(self._starts[-1] + rows)
-        self.units = len(self._starts) - 1
-        self._facts = _Recent(UNITS_KEPT)
-        known = getattr(source, "digest", None)
-        self.digest = known if isinstance(known, str) else self._hash()
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """What the class itself says that it leaves out."""
-        return list(getattr(self._source, "skipped", []))
-
-    def unit_size(self, unit: int) -> int:
-        """Samples in a unit."""
-        return self._starts[unit + 1] - self._starts[unit]
-
-    def unit_facts(self, unit: int) -> FactsTable:
-        """Facts of a unit as columns."""
-        return self._facts.get(unit, lambda: self._read_facts(unit))
-
-    def facts(self, unit: int, row: int) -> SampleFacts:
-        """Facts of one sample."""
-        return self._source.facts(self._starts[unit] + row)
-
-    def read(self, unit: int, row: int) -> Sample:
-        """One sample."""
-        return self._source.read(self._starts[unit] + row)
-
-    def _samples(self, unit: int) -> list[SampleFacts]:
-        return [self._source.facts(index) for index in range(self._starts[unit], self._starts[unit + 1])]
-
-    def _read_facts(self, unit: int) -> FactsTable:
-        samples = self._samples(unit)
-        counts = None if self._tokenizer is None else count_tokens([s.turns for s in samples], self._tokenizer)
-        return FactsTable.from_samples(samples, counts)
-
-    def _hash(self) -> str:
-        hasher = hashlib.sha256(self.modality.encode())
-        for unit in range(self.units):
-            for facts in self._samples(unit):
-                media = [(m.kind, m.width, m.height, m.duration) for m in facts.media]
-                turns = [(turn.role, turn.parts) for turn in facts.turns]
-                hasher.update(repr((facts.key, facts.modality, media, turns)).encode(errors="surrogateescape"))
-        return hasher.hexdigest()
+        index = self._index
+        return indexed_rows(index.shards[shard], self.modality, self._store, index.summaries[shard], group, columns)
 
 
 def make_sample(facts: SampleFacts, media: list[Media]) -> Sample:
@@ -320,7 +227,7 @@ def open_source(
     manifest = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
     spec = manifest.source(name)
     if spec.class_path:
-        return AdaptedSource(name, _build(spec), tokenizer)
+        return AdaptedSource(name, build_source(spec), tokenizer)
     store = Store(manifest.store)
     return ShardSource(name, spec.modality, spec.shards, store=store, tokenizer=tokenizer, progress=progress)
 
@@ -333,17 +240,3 @@ def sample_ids(source: Source) -> Iterator[tuple[int, int]]:
 def iterate_samples(source: Source) -> Iterator[Sample]:
     """All samples of a source in order, media encoded as they lie in the shard."""
     return (source.read(unit, row) for unit, row in sample_ids(source))
-
-
-def _build(spec: SourceSpec) -> UserSource:
-    module, _, name = spec.class_path.rpartition(".")
-    where = f"source {spec.name!r}: class_path {spec.class_path!r}"
-    try:
-        built = getattr(importlib.import_module(module), name)(**spec.init_args)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ManifestError(f"{where}: {error}") from error
-    if not isinstance(built, UserSource):
-        raise ManifestError(f"{where}: needs `modality`, `__len__`, `facts(index)` and `read(index)`")
-    if built.modality not in MODALITIES:
-        raise ManifestError(f"{where}: modality {built.modality!r} is not one of {', '.join(MODALITIES)}")
-    return built

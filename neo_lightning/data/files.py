@@ -1,0 +1,57 @@
+"""Files that several processes make and read at once: locks, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no advisory locks on this system: two processes may do the same work, never half of it
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def locked(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold an advisory lock; without effect where the file system has none. `waiting` is called if another holds it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            _take(descriptor, waiting)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, waiting: Callable[[], None] | None) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting is not None:
+            waiting()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:  # some network file systems have no locks
+        pass
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary path beside `file` that takes its place when the block ends well, and is removed otherwise."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    os.close(descriptor)
+    copy = Path(name)
+    try:
+        yield copy
+        copy.chmod(0o666 & ~_umask())
+        os.replace(copy, file)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

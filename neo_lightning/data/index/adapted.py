@@ -1,0 +1,105 @@
+"""A user's own class, named in a manifest by `class_path`, as a `Source` of equal units over its indices."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from typing import Protocol, runtime_checkable
+
+from neo_lightning.data.facts import SampleFacts
+from neo_lightning.data.index import sidecar
+from neo_lightning.data.index.recent import UNITS_KEPT, Recent
+from neo_lightning.data.index.table import FactsTable
+from neo_lightning.data.index.tokens import count_tokens
+from neo_lightning.data.manifest import ManifestError, SourceSpec
+from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.types import MODALITIES, Sample
+
+
+@runtime_checkable
+class UserSource(Protocol):
+    """What a user's own class, named in a manifest by `class_path`, has to offer; it may also have a `digest: str`."""
+
+    @property
+    def modality(self) -> str:
+        """One of types.MODALITIES."""
+
+    def __len__(self) -> int:
+        """Number of usable samples."""
+
+    def facts(self, index: int) -> SampleFacts:
+        """Header facts; cheap."""
+
+    def read(self, index: int) -> Sample:
+        """The sample with its encoded media, in the order of the facts."""
+
+
+class AdaptedSource:
+    """A user's own class as a `Source`: units of equal size over its indices."""
+
+    def __init__(self, name: str, source: UserSource, tokenizer: Tokenizer | None = None) -> None:
+        self.name, self.modality, self._source, self._tokenizer = name, source.modality, source, tokenizer
+        self._starts = [0]
+        for rows in sidecar.split_rows(len(source)):
+            self._starts.append(self._starts[-1] + rows)
+        self.units = len(self._starts) - 1
+        self._facts = Recent(UNITS_KEPT)
+        known = getattr(source, "digest", None)
+        self.digest = known if isinstance(known, str) else self._hash()
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """What the class itself says that it leaves out."""
+        return list(getattr(self._source, "skipped", []))
+
+    def unit_size(self, unit: int) -> int:
+        """Samples in a unit."""
+        return self._starts[unit + 1] - self._starts[unit]
+
+    def unit_facts(self, unit: int) -> FactsTable:
+        """Facts of a unit as columns."""
+        return self._facts.get(unit, lambda: self._read_facts(unit))
+
+    def facts(self, unit: int, row: int) -> SampleFacts:
+        """Facts of one sample."""
+        return self._source.facts(self._starts[unit] + row)
+
+    def read(self, unit: int, row: int) -> Sample:
+        """One sample."""
+        return self._source.read(self._starts[unit] + row)
+
+    def _samples(self, unit: int) -> list[SampleFacts]:
+        return [self._source.facts(index) for index in range(self._starts[unit], self._starts[unit + 1])]
+
+    def _read_facts(self, unit: int) -> FactsTable:
+        samples = self._samples(unit)
+        counts = None if self._tokenizer is None else count_tokens([s.turns for s in samples], self._tokenizer)
+        return FactsTable.from_samples(samples, counts)
+
+    def _hash(self) -> str:
+        hasher = hashlib.sha256(self.modality.encode())
+        for unit in range(self.units):
+            for facts in self._samples(unit):
+                media = [(m.kind, m.width, m.height, m.duration) for m in facts.media]
+                turns = [(turn.role, turn.parts) for turn in facts.turns]
+                hasher.update(repr((facts.key, facts.modality, media, turns)).encode(errors="surrogateescape"))
+        return hasher.hexdigest()
+
+
+def build_source(spec: SourceSpec) -> UserSource:
+    """The user's own class of a manifest's source.
+
+    Raises:
+        ManifestError: it cannot be imported or built, or lacks something.
+    """
+    module, _, name = spec.class_path.rpartition(".")
+    where = f"source {spec.name!r}: class_path {spec.class_path!r}"
+    try:
+        built = getattr(importlib.import_module(module), name)(**spec.init_args)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ManifestError(f"{where}: {error}") from error
+    if not isinstance(built, UserSource):
+        raise ManifestError(f"{where}: needs `modality`, `__len__`, `facts(index)` and `read(index)`")
+    if built.modality not in MODALITIES:
+        raise ManifestError(f"{where}: modality {built.modality!r} is not one of {', '.join(MODALITIES)}")
+    return built
