@@ -40,8 +40,8 @@ class NeoDataModule(pl.LightningDataModule):
         seed: of the shuffling.
         validation: sources that `validate`, `test` and `predict` read once, under the last stage's budgets.
         prefetch: steps that each worker prepares ahead.
-        lanes: chains of bundles side by side (see data.plan). With a multiple of the ranks each rank reads shards of
-            its own, at the price of planning one bundle a lane at the start; 1 where all ranks share a disk.
+        lanes: chains of bundles side by side (see data.plan). With as many as ranks each rank reads shards of its own,
+            at the price of planning one bundle a lane at the start; 1 is best where all ranks share a disk.
         skip: ranges [first, last) of packs that are passed over, to go on behind data that broke a run. They may be
             added when a run is resumed from a checkpoint in front of them; a checkpoint keeps them.
 
@@ -131,7 +131,8 @@ class NeoDataModule(pl.LightningDataModule):
     def _open(self, manifest: Manifest, name: str) -> Source:
         with ProgressBar(name) as progress:
             source = open_source(manifest, name, tokenizer=self.tokenizer, progress=progress)
-        self.skipped += [(f"{name}/{key}", reason) for key, reason in source.skipped]
+        if self._rank_and_world()[0] == 0:  # the other ranks would have the same list
+            self.skipped += [(f"{name}/{key}", reason) for key, reason in source.skipped]
         return source
 
     def _rank_and_world(self) -> tuple[int, int]:

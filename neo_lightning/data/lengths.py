@@ -21,8 +21,8 @@ from neo_lightning.data.serialize import Layout, Outline, make_layout, time_labe
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, PixelBudget, Stage, VideoBudget
 
-REMEMBERED_UNITS = 512
-"""Units whose measures stay in memory: 44 MB where each has 4096 samples."""
+REMEMBERED_UNITS = 4096
+"""Units whose lengths stay in memory: 64 MB where each has 4096 samples."""
 
 _MAX_HALVINGS = 12
 
@@ -229,27 +229,27 @@ class UnitLengths:
         self._sources, self._tokenizer, self._note = sources, tokenizer, note
         self._labels = Labels(tokenizer)
         self._noted: set[tuple[str, int, int]] = set()
-        self._remembered: OrderedDict[tuple[str, int, int], Measures] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
 
     def __call__(self, source: str, unit: int, stage: Stage) -> np.ndarray:
         """[rows] int32 tokens of a unit's samples; 0 where one is left out."""
-        return self.measures(source, unit, stage).length
-
-    def measures(self, source: str, unit: int, stage: Stage) -> Measures:
-        """All that is known of a unit's samples under a stage."""
         key = source, unit, id(stage)
         if key in self._remembered:
             self._remembered.move_to_end(key)
             return self._remembered[key]
-        table = self._sources[source].unit_facts(unit)
-        found = measure(UnitShapes.of(table, self._labels), self._labels, stage)
+        found = self.measures(source, unit, stage)
         if key not in self._noted:
             self._noted.add(key)
             self._tell(source, unit, stage, found)
-        self._remembered[key] = found
+        self._remembered[key] = found.length
         if len(self._remembered) > REMEMBERED_UNITS:
             self._remembered.popitem(last=False)
-        return found
+        return found.length
+
+    def measures(self, source: str, unit: int, stage: Stage) -> Measures:
+        """All that is known of a unit's samples under a stage; measured anew each time."""
+        table = self._sources[source].unit_facts(unit)
+        return measure(UnitShapes.of(table, self._labels), self._labels, stage)
 
     def _tell(self, source: str, unit: int, stage: Stage, measures: Measures) -> None:
         for row in np.flatnonzero((measures.length == 0) | (measures.halvings > 0)).tolist():

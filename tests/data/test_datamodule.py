@@ -200,6 +200,27 @@ def test_ranks_share_a_step(manifest: Path, tokenizer_folder: Path, monkeypatch:
             assert filler.info.index == -1
 
 
+def test_restarts_on_1_3_and_2_ranks_read_the_same_rows(
+    manifest: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"text": 1, "image": 2, "pairs": 1}
+    two = {"warm": stage(steps=4, mixture=weights, packs_per_step=2), "mid": stage(mixture=weights, context=512)}
+    whole = take(module(manifest, tokenizer_folder, stages=two, lanes=2), 9)
+    state: dict[str, Any] = {}
+    for done, world, workers in ((0, 1, 0), (3, 3, 1), (6, 2, 2)):
+        shares = []
+        for rank in range(world):
+            data = module(manifest, tokenizer_folder, stages=two, lanes=2, num_workers=workers)
+            monkeypatch.setattr(data, "_rank_and_world", lambda rank=rank, world=world: (rank, world))
+            if state:
+                data.load_state_dict(json.loads(json.dumps(state)))
+            shares.append(take(data, 3))
+        for at, rows in enumerate(whole[done : done + 3]):
+            assert all(same(shares[i % world][at][i // world], row) for i, row in enumerate(rows))
+        data.next_step = done + 3
+        state = data.state_dict()
+
+
 def test_seed_changes_the_order(manifest: Path, tokenizer_folder: Path) -> None:
     a, b = (take(module(manifest, tokenizer_folder, seed=s), 1)[0][0].info for s in (0, 1))
     assert a is not None

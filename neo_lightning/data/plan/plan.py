@@ -7,7 +7,7 @@
 At the end of a stage each lane's bundle is cut short. Its samples that are in no pack yet come first in the lane's next
 bundle, measured anew; those of a source that the next stage does not draw wait for one that does.
 
-Trade-off: every process plans all lanes (0.1 to 0.3 ms a pack), which needs no exchange between ranks.
+Trade-off: every process plans all lanes (0.1 ms a pack, without the reading of facts), so ranks exchange nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Plan:
         sources: at least those that the stages name.
         lengths_of: see `LengthsOf`; asked about the same unit several times, so it should remember some.
         seed: of every shuffling.
-        lanes: chains of bundles side by side. With a multiple of the ranks each rank reads units of its own.
+        lanes: chains of bundles side by side. With as many as ranks each rank reads units of its own.
         skip: ranges [first, last) of packs that are passed over.
 
     Raises:

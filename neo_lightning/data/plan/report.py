@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,6 +22,8 @@ MeasuresOf = Callable[[str, int, Stage], Measures]
 
 LOOKED_AT_UNITS = 64
 """Units of a source that left-out samples are counted in."""
+
+KEPT_UNITS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ class StageReport:
 
 def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: int, most_packs: int) -> StageReport:
     """Plan the first steps of a stage. Args: `plan` has this stage alone; at least one step is planned."""
+    measures = lru_cache(KEPT_UNITS)(lambda source, unit: measures_of(source, unit, stage))
     steps = max(1, min(stage.steps, most_packs // stage.packs_per_step))
     samples: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -74,17 +78,17 @@ def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: i
         cost = np.zeros(ranks)
         for place, pack in enumerate(spec.packs):
             for document in pack.documents:
-                measures = measures_of(document.source, document.unit, stage)
+                unit = measures(document.source, document.unit)
                 samples[document.source] += 1
                 tokens[document.source] += document.length
-                supervised[document.source] += int(measures.supervised[document.row])
-                cost[place % ranks] += int(measures.pairs[document.row])
+                supervised[document.source] += int(unit.supervised[document.row])
+                cost[place % ranks] += int(unit.pairs[document.row])
         balances.append(cost.mean() / cost.max())
     planned, scale = steps * stage.packs_per_step, stage.steps / steps
     weights = sum(stage.mixture.values())
     sources = {}
     for source, weight in stage.mixture.items():
-        left_out, looked_at = _left_out(plan, source, stage, measures_of)
+        left_out, looked_at = _left_out(plan, source, measures)
         usable = plan.sources[source].rows * (1 - left_out / max(1, looked_at))
         sources[source] = SourceReport(
             asked=weight / weights,
@@ -106,8 +110,8 @@ def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: i
     )
 
 
-def _left_out(plan: Plan, source: str, stage: Stage, measures_of: MeasuresOf) -> tuple[int, int]:
+def _left_out(plan: Plan, source: str, measures: Callable[[str, int], Measures]) -> tuple[int, int]:
     units = plan.sources[source].units
     chosen = range(0, units, -(-units // LOOKED_AT_UNITS))
-    lengths = [measures_of(source, unit, stage).length for unit in chosen]
+    lengths = [measures(source, unit).length for unit in chosen]
     return sum(int((own == 0).sum()) for own in lengths), sum(map(len, lengths))

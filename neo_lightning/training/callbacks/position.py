@@ -2,7 +2,8 @@
 
 In: finished steps and their `PackInfo`s. Out: `datamodule.next_step`, which Lightning stores in each checkpoint, and
 `skipped.jsonl` in the run's folder: one JSON object per line with `step`, `sample`, `reason`. Samples that were dropped
-when the data was indexed have `step` null. The position is set here and not by a loader, because loaders prefetch.
+when the data was indexed or planned have `step` null; they are listed as the plan comes to them. The position is set
+here and not by a loader, because loaders prefetch.
 """
 
 from __future__ import annotations
@@ -32,23 +33,31 @@ class DataPosition(Callback):
         self.reasons: Counter[str] = Counter()
         """Kind of reason -> samples left out, on this rank, in this process."""
         self._path: Path | None = None
+        self._listed = 0  # entries of the data module's list that were seen
+        self._known: set[tuple[str, str]] = set()  # (sample, reason) of entries without a step
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Open the list: entries of steps that are about to be repeated go, as do those of the index."""
+        """Open the list: entries of steps that are about to be repeated go."""
         stem, suffix = os.path.splitext(self.file)
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         self._path = Path(trainer.default_root_dir) / f"{stem}{rank}{suffix}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = [] if not self._path.exists() else self._path.read_text(encoding="utf-8").splitlines()
-        entries = [entry for entry in map(_parse, kept) if (entry.get("step") or 0) < trainer.global_step]
-        entries = [entry for entry in entries if entry.get("step") is not None]
+        entries = [e for e in map(_parse, kept) if "sample" in e and (e.get("step") or 0) < trainer.global_step]
+        self._known = {(str(e.get("sample")), str(e.get("reason"))) for e in entries if e.get("step") is None}
+        self._listed = 0
+        entries += self._newly_left_out(trainer)
+        self.reasons = Counter(reason_kind(str(entry["reason"])) for entry in entries)
+        self._path.write_text("".join(map(_line, entries)), encoding="utf-8")
+
+    def _newly_left_out(self, trainer: Trainer) -> list[dict[str, Any]]:
+        """Entries for what the data module left out since the last look; on rank 0, as all ranks plan alike."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        at_index = () if trainer.global_rank else getattr(datamodule, "skipped", ())
-        first: list[dict[str, Any]] = [
-            {"step": None, "sample": sample, "reason": reason} for sample, reason in at_index
-        ]
-        self.reasons = Counter(reason_kind(str(entry["reason"])) for entry in [*first, *entries])
-        self._path.write_text("".join(map(_line, [*first, *entries])), encoding="utf-8")
+        found = () if trainer.global_rank else getattr(datamodule, "skipped", ())
+        new = [pair for pair in dict.fromkeys(found[self._listed :]) if pair not in self._known]
+        self._listed = len(found)
+        self._known.update(new)
+        return [{"step": None, "sample": sample, "reason": reason} for sample, reason in new]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note the position and this step's tombstones."""
@@ -61,11 +70,12 @@ class DataPosition(Callback):
             if isinstance(micro_batch, PackedBatch) and micro_batch.info is not None
             for sample, reason in micro_batch.info.tombstones
         ]
-        if found:
+        if entries := found + self._newly_left_out(trainer):
             assert self._path is not None
-            self.reasons.update(reason_kind(entry["reason"]) for entry in found)
+            self.reasons.update(reason_kind(entry["reason"]) for entry in entries)
             with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(map(_line, found))
+                file.writelines(map(_line, entries))
+        if found:
             rank_zero_warn(f"{len(found)} sample(s) proved bad and took no part: see {self._path}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
