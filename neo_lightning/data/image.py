@@ -122,7 +122,9 @@ def fit(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize [3, h, w] uint8 to `size` (height, width) by antialiased bicubic interpolation, where it differs."""
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    return F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
+    # a batch whose strides torch takes for interleaved; those of pixels[None] it does not, and it would copy
+    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size, mode="bicubic", antialias=True)[0]
 
 
 def patchify(pixels: Tensor) -> Tensor:

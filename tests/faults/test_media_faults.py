@@ -12,7 +12,9 @@ import time
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -22,12 +24,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import MediaError
 from neo_lightning.data.image import decode_image, image_facts, smart_resize
 from neo_lightning.data.video import choose_moments, decode_frames, video_facts
 from neo_lightning.data.video.process import ClipDecoder
-from neo_lightning.types import PixelBudget, VideoBudget
-from tests.data.data_helpers import clip, encoded, picture
+from neo_lightning.types import PixelBudget, Stage, VideoBudget
+from tests.data.data_helpers import chat, clip, encoded, make_tokenizer, picture, write_tar
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -393,6 +396,29 @@ def test_fault_22_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
         for bytes_ in (data.encode(), b"\0\0\0\x18ftypisom" + data.encode()):
             with pytest.raises(MediaError):
                 video_facts(bytes_)
+
+
+@pytest.mark.parametrize("too_long", ["drop", "rescale"])
+def test_fault_27_a_sample_longer_than_the_context_is_dropped_or_made_smaller_never_cut(
+    too_long: Literal["drop", "rescale"], tmp_path: Path
+) -> None:
+    image = encoded(picture(512, 512))
+    small = {"b.json": chat("<image>", "no"), "b.png": encoded(picture(64, 64))}
+    write_tar(tmp_path / "a.tar", {"a.json": chat("<image>", "yes"), "a.png": image, **small})
+    (tmp_path / "m.yaml").write_text("sources: {s: {modality: image, shards: a.tar}}\n")
+    make_tokenizer(tmp_path / "tokenizer")
+    budget = PixelBudget(min_pixels=1024, max_pixels=1 << 20)
+    stage = Stage(steps=1, context=128, packs_per_step=1, mixture={"s": 1.0}, lr=1e-3, image=budget, too_long=too_long)
+    data = NeoDataModule(str(tmp_path / "m.yaml"), {"only": stage}, str(tmp_path / "tokenizer"))
+    data.setup()
+    rows = [row for step in islice(iter(data.train_dataloader()), 4) for row in step]
+    keys = {key for row in rows for key in row.info.keys}
+    assert keys == ({"s/b"} if too_long == "drop" else {"s/a", "s/b"})
+    assert [key for key, _ in data.skipped] == ["s/a"]
+    for row in rows:
+        assert not row.info.tombstones
+        units = row.grids.long().prod(-1).sum()
+        assert row.patches.shape[0] == units == 4 * len(row.visual_index), "every image is whole"
 
 
 def mutations(data: bytes) -> st.SearchStrategy[bytes]:
