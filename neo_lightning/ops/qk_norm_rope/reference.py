@@ -19,6 +19,8 @@ class Rope(NamedTuple):
     """[T, 2 * head_dim] float32, negative in the first half of each axis."""
     swap: Tensor
     """[8] int64: with the columns cut in 8 blocks, the order that exchanges the halves of each axis."""
+    members: Tensor
+    """[2 * head_dim, 4] float32: 1 where a column is of a quarter's axis, the columns being cut in 4 (T has two)."""
 
 
 def rope_table(positions: Tensor, head_dim: int, theta: float, theta_hw: float) -> Rope:
@@ -42,10 +44,13 @@ def rope_table(positions: Tensor, head_dim: int, theta: float, theta_hw: float) 
     cos = [a.cos().float() for a in angles]
     sin = [a.sin().float() for a in angles]
     block = torch.arange(8, device=device)
+    axis = torch.tensor([0, 0, 1, 2], device=device)
+    members = axis.repeat_interleave(head_dim // 2)[:, None] == axis
     return Rope(
         torch.cat([x for c in cos for x in (c, c)], -1),
         torch.cat([x for s in sin for x in (-s, s)], -1),
         block ^ (2 - block // 4),  # 2 3 0 1 | 5 4 | 7 6
+        members.float(),
     )
 
 
