@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
 """Room -> rooms it may import, beside itself. What a room may import, it may reach through as well (see `allowed`)."""
 
 PURE_TORCH = ("model", "ops")
-"""Rooms that somebody can lift out: nothing but torch (in `ops` also Triton and flash-attn) and the standard library."""
+"""Rooms that somebody can lift out: nothing but torch (`ops`: Triton and flash-attn too) and the standard library."""
 
 
 def allowed(room: str) -> set[str]:

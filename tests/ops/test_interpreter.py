@@ -22,17 +22,8 @@ pytestmark = [
 @pytest.mark.slow
 def test_the_kernels_pass_this_folders_tests():
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-k",
-        "triton",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).parent),
-    ]
+    folder = str(Path(__file__).parent)
+    command = [sys.executable, "-m", "pytest", "-k", "triton", "-p", "no:cacheprovider", folder]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
     assert " passed" in run.stdout
