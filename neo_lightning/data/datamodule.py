@@ -8,6 +8,7 @@ difference. Planning happens in the main process, on every rank alike; workers a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -208,6 +209,7 @@ class NeoDataModule(pl.LightningDataModule):
             sampler=sampler,
             num_workers=workers,
             collate_fn=_identity,
+            worker_init_fn=_leave_signals_to_the_main_process,
             persistent_workers=workers > 0,
             prefetch_factor=self.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
@@ -269,6 +271,12 @@ def check_reachable(name: str, stage: Stage, modalities: Mapping[str, str]) -> N
 
 def _identity(item: Any) -> Any:
     return item
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A scheduler asks a whole job to stop; a worker that obeyed would take the main process's last save with it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _ranges(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 import tarfile
 from collections import Counter
 from dataclasses import fields, replace
@@ -135,6 +138,18 @@ def test_workers_and_resume_do_not_change_a_bit(manifest: Path, tokenizer_folder
     saved.next_step = 5
     resumed.load_state_dict(json.loads(json.dumps(saved.state_dict())))
     assert_same(take(resumed, 4), whole[5:])
+
+
+def test_workers_outlive_the_signal_that_asks_the_job_to_stop(manifest: Path, tokenizer_folder: Path) -> None:
+    """A scheduler sends it to every process; the steps until the save still need their rows."""
+    rows = iter(module(manifest, tokenizer_folder, num_workers=1).train_dataloader())
+    whole = take(module(manifest, tokenizer_folder), 9)
+    first = next(rows)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        os.kill(worker.pid, number)
+    assert_same([first, *islice(rows, 8)], whole)
 
 
 def test_the_position_is_that_of_steps_done_and_not_of_what_was_read_ahead(

@@ -84,7 +84,8 @@ class CommitCheckpoint(Checkpoint):
         if stop:
             self.interrupted = True
             trainer.should_stop = True
-            rank_zero_info(f"asked to stop: saved after step {done}, run the same command again to go on")
+            saved = "saved" if self._saved_at == done else "NOT saved"
+            rank_zero_info(f"asked to stop: {saved} after step {done}, run the same command again to go on")
 
     def _save(self, trainer: Trainer, pl_module: NeoModule) -> None:
         done, folder = trainer.global_step, self.folder_of(trainer)
