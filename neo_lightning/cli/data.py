@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
     load = commands.add_parser("import", help="turn records and media into shards; goes on where it was killed")
     load.add_argument("--format", choices=("llava", "messages", "parquet", "folder"), required=True)
-    load.add_argument("--input", type=Path, nargs="+", required=True, help="files, or folders of them")
+    load.add_argument("--input", "--json", type=Path, nargs="+", required=True, help="files, or folders of them")
     load.add_argument("--media", type=Path, help="folder that file names start at (--format folder: the input)")
     load.add_argument("--out", type=Path, required=True, help="folder for the shards")
     load.add_argument("--caption", metavar="COLUMN", help="of the caption, where it is neither `text` nor `caption`")
