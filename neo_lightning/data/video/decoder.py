@@ -1,7 +1,7 @@
 """The program that decodes clips, in a process of its own with a memory limit (see `process.py`, which starts it).
 
-On stdin: a line of JSON that says what to do, then the clip's bytes. On stdout: for each frame a line of JSON and its
-pixels; at the end a line of JSON with the facts, or with what is wrong with the clip.
+On stdin: a line of JSON that says what to do, then the clip's bytes. On stdout: for each frame a piece of JSON (behind
+its length in 4 bytes) and the pixels; at the end a piece of JSON with the facts, or with what is wrong with the clip.
 
 It imports nothing of this package, so that it starts in a fraction of a second and takes little memory. All packets of
 a clip are read first (a clip is in memory anyway). Of a group of pictures only what stands before the last wanted frame
@@ -229,7 +229,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _write(answers: BinaryIO, head: dict[str, Any]) -> None:
-    answers.write(json.dumps(head).encode() + b"\n")
+    line = json.dumps(head).encode()
+    answers.write(len(line).to_bytes(4, "big") + line)
 
 
 if __name__ == "__main__":

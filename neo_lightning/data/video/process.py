@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +61,17 @@ class ClipDecoder:
         return self._ask(data, {"do": "frames", "frames": wanted})[1]
 
     def _ask(self, data: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
-        child, expired = self._running(), threading.Event()
-
-        def end() -> None:
-            expired.set()
-            child.kill()
-
-        timer = threading.Timer(self.wall_seconds, end)
-        timer.start()
+        child = self._running()
         self._child = None  # until it has answered
         try:
             head = {**request, "bytes": len(data), "cpu_seconds": self.cpu_seconds}
-            answer, frames = _exchange(child, head, data)
+            answer, frames = _exchange(child, head, data, time.monotonic() + self.wall_seconds)
             self._child = child
-        except (OSError, ValueError) as error:  # the pipe is broken or ends: the child is gone
+        except (OSError, ValueError) as error:  # time is up, or the pipe is broken or ends: the child is gone
             child.kill()
-            raise MediaError(self._epitaph(child.wait(), expired.is_set())) from error
+            raise MediaError(self._epitaph(child.wait(), isinstance(error, TimeoutError))) from error
         finally:
-            timer.cancel()
-            timer.join()  # from here on it cannot end the child any more
-            if self._child is None or expired.is_set():
-                self._child = None
+            if self._child is None:
                 child.kill()
         if "error" in answer:
             raise MediaError(answer["error"])
@@ -108,19 +99,36 @@ class ClipDecoder:
 
 
 def _exchange(
-    child: subprocess.Popen[bytes], head: dict[str, Any], data: bytes
+    child: subprocess.Popen[bytes], head: dict[str, Any], data: bytes, deadline: float
 ) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(json.dumps(head).encode() + b"\n")
     child.stdin.write(data)
     child.stdin.flush()
+    pipe = child.stdout.fileno()
     frames: dict[int, np.ndarray] = {}
     while True:
-        answer = json.loads(child.stdout.readline())
+        length = bytearray(4)
+        _read(pipe, length, deadline)
+        line = bytearray(int.from_bytes(length, "big"))
+        _read(pipe, line, deadline)
+        answer = json.loads(line)
         if "tick" not in answer:
             return answer, frames
         pixels = np.empty(answer["shape"], np.uint8)
-        if child.stdout.readinto(pixels.data.cast("B")) != pixels.nbytes:  # type: ignore[attr-defined]
-            raise OSError("the answer breaks off")
+        _read(pipe, pixels.data.cast("B"), deadline)
         frames[answer["tick"]] = pixels
+
+
+def _read(pipe: int, into: bytearray | memoryview, deadline: float) -> None:
+    """Fill `into`; TimeoutError at the deadline, OSError where the pipe ends."""
+    rest, ready = memoryview(into), select.poll()
+    ready.register(pipe, select.POLLIN)
+    while rest:
+        if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+        count = os.readv(pipe, [rest])
+        if not count:
+            raise OSError("the answer breaks off")
+        rest = rest[count:]
