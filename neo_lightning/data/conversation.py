@@ -5,7 +5,7 @@ Understood JSON (one object a sample, `meta` optional everywhere):
     {"conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cat."}]}
     {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}, ...]}
     {"messages": [{"role": "user", "content": "<image>What is this?"}, ...]}
-    {"text": "A document or a caption."}
+    {"text": "A document or a caption."}        (or `caption`, as img2dataset writes it; a .txt beside it counts first)
 
 `<image>` and `<video>` in text take the sample's media in order; so do parts of type image, image_url, video and
 video_url (whatever address they carry: pixels come from the shard). One medium without a placeholder goes in front of
@@ -64,9 +64,9 @@ def _turns(tree: Mapping[str, Any], caption: str | None, literal: bool) -> list[
         return _conversation(tree["conversations"], "conversations", "from", "value", literal)
     if "messages" in tree:
         return _conversation(tree["messages"], "messages", "role", "content", literal)
-    text = caption if caption is not None else tree.get("text")
+    text = caption if caption is not None else tree.get("text", tree.get("caption"))
     if not isinstance(text, str):
-        raise SampleError("no `conversations`, `messages` or `text` in the JSON, and no .txt")
+        raise SampleError("no `conversations`, `messages`, `text` or `caption` in the JSON, and no .txt")
     return [("assistant", _split(text, literal))]
 
 

@@ -66,7 +66,7 @@ def test_text_sources_take_placeholders_literally() -> None:
         ({**llava(("gpt", "b")), **openai(("assistant", "b"))}, (), "both"),
         (openai(("user", [{"type": "audio"}]), ("assistant", "b")), (), "audio"),
         (openai(("user", 3), ("assistant", "b")), (), "string or a list"),
-        ({"caption": "a"}, (), "no `conversations`"),
+        ({"title": "a"}, (), "no `conversations`"),
         ({"text": 3}, (), "no `conversations`"),
     ],
 )
