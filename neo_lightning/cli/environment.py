@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import torch
-
 
 def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
     """`--trainer.key=value` arguments for what the launcher decided; empty when started by hand."""
@@ -35,6 +33,8 @@ def share_cores(processes: int) -> None:
     Lightning divides them by `torch.set_num_threads` and after it has started the other ranks. That does not reach
     every library: without the variable two ranks on two cores were seen to train at half the speed.
     """
+    import torch  # not at the top: `--help` must not wait for it
+
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, (os.cpu_count() or 1) // processes)
         os.environ["OMP_NUM_THREADS"] = str(threads)
