@@ -13,9 +13,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "neo_lightning"
 ROOMS: dict[str, set[str]] = {
     "types": set(),
     "sequence": {"types"},
+    "webpage": set(),
     "ops": set(),
     "model": {"ops", "sequence", "types"},
-    "data": {"sequence", "types"},
+    "data": {"sequence", "types", "webpage"},
     "checkpoint": {"model"},
     "training": {"data", "model", "checkpoint"},
     "evaluation": {"data", "model"},

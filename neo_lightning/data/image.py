@@ -137,6 +137,12 @@ def patchify(pixels: Tensor) -> Tensor:
     return torch.from_numpy(grid.view(np.uint8).reshape(rows * columns, 3 * PATCH * PATCH))
 
 
+def unpatchify(patches: Tensor, rows: int, columns: int) -> Tensor:
+    """The inverse of `patchify` for one unit of rows x columns patches: [P, 768] uint8 -> [3, H, W] uint8."""
+    grid = patches.cpu().view(rows, columns, 3, PATCH, PATCH)
+    return grid.permute(2, 0, 3, 1, 4).reshape(3, rows * PATCH, columns * PATCH)
+
+
 def _part(facts: MediaFacts, size: tuple[int, int]) -> int:
     """Which part of its sides a JPEG is decoded at to be shown at `size`: 1/8, 1/4, 1/2 or 1/1.
 

@@ -12,13 +12,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..webpage import document
 from .charts import Band, Line, accuracy_bar, line_chart
 from .metrics import EXACT_MATCH_LAYOUT
 from .style import CSS
 from .words import GROUPS, count, duration, label, listing, percent, points
 
 Report = Mapping[str, Any]
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def render(report: Report, folder: Path) -> str:
@@ -36,15 +36,8 @@ def render(report: Report, folder: Path) -> str:
         body += [_scores(result), _examples(result, folder)]
     body += [_other(name, result) for name, result in others.items()]
     body += [_charts(report), _making(report)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report['title'])}: {escape(report['headline'])}</title>\n"
-        f"<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    title = f"{report['title']}: {report['headline']}"
+    return document(title, "\n".join(part for part in body if part), css=CSS)
 
 
 def exact_match_results(report: Report) -> list[Report]:

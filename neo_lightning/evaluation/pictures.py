@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..types import PATCH
+from ..data.image import unpatchify as one_unit
 
 GAP = 6
 
@@ -35,9 +35,8 @@ def unpatchify(patches: Tensor, grids: Tensor) -> list[Image.Image]:
     """
     images, place = [], 0
     for rows, columns in (grids * 2).tolist():
-        unit = patches[place : place + rows * columns].cpu().view(rows, columns, 3, PATCH, PATCH)
-        pixels = unit.permute(0, 3, 1, 4, 2).reshape(rows * PATCH, columns * PATCH, 3)
-        images.append(Image.fromarray(pixels.contiguous().numpy()))
+        pixels = one_unit(patches[place : place + rows * columns], rows, columns)
+        images.append(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()))
         place += rows * columns
     if place != patches.shape[0]:
         raise ValueError(f"the grids hold {place} patches, but there are {patches.shape[0]}")

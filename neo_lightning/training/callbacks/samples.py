@@ -22,13 +22,14 @@ from torch import Tensor
 
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import SampleError
+from neo_lightning.data.image import unpatchify
 from neo_lightning.data.index import ShardSource, Source, sample_ids
 from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.serialize import prompt_from_messages
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.training.stages import stage_at, total_steps
-from neo_lightning.types import PATCH, Message, Sample, Stage
+from neo_lightning.types import Message, Sample, Stage
 
 _GAP = 4
 
@@ -73,8 +74,7 @@ def picture(patches: Tensor, grids: Tensor) -> Tensor:
     sizes = (grids.long() * 2).tolist()
     units = []
     for unit, (rows, columns) in zip(patches.split([r * c for r, c in sizes]), sizes, strict=True):
-        pixels = unit.cpu().view(rows, columns, 3, PATCH, PATCH)
-        units.append(pixels.permute(2, 0, 3, 1, 4).reshape(3, rows * PATCH, columns * PATCH))
+        units.append(unpatchify(unit, rows, columns))
     height, width = max(u.shape[1] for u in units), sum(u.shape[2] + _GAP for u in units) - _GAP
     whole = torch.full((3, height, width), 128, dtype=torch.uint8)
     left = 0
