@@ -1,10 +1,11 @@
-"""`neo-lightning data scenes | import | tokenizer | index | check | plan | stats`: make shards, look at shards.
+"""`neo-lightning data scenes | import | tokenizer | index | check | plan | stats | inspect`: make shards, look.
 
 scenes      drawn scenes with known answers, their manifest, and a tokenizer trained on their words
 import      JSON, Parquet or a folder of captions, and media -> shards
 tokenizer   a Qwen3 tokenizer -> the same with NEO's special tokens; or a new one, trained on a manifest's words
 index       a manifest's shards -> their index; check: what of them is left out and why
 plan        what each stage of a recipe will show; stats: what a manifest holds
+inspect     packs of a recipe as the model sees them: a page
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import re
 from pathlib import Path
 
-from . import data_index, data_plan
+from . import data_index, data_inspect, data_plan
 from .errors import UserError, user_errors
 from .recipe import shipped
 
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     """Run one of the data commands."""
     parser = _parser()
     args, overrides = parser.parse_known_args(argv)
-    if overrides and args.command != "plan":  # which takes a recipe's
+    if overrides and args.command not in ("plan", "inspect"):  # which take a recipe's
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     args.overrides = overrides
     with user_errors(f"neo-lightning data {args.command}"):
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     words.set_defaults(function=_tokenizer)
     data_index.add_commands(commands)
     data_plan.add_commands(commands)
+    data_inspect.add_commands(commands)
     return parser
 
 

@@ -47,7 +47,7 @@ def _plan(args: argparse.Namespace) -> None:
 
     if args.ranks < 1:
         raise UserError(f"--ranks must be at least 1, got {args.ranks}")
-    data = _data_of([args.recipe, *args.overrides])
+    data = data_of([args.recipe, *args.overrides])
     sources = data.sources(validation=False)
     lengths = UnitLengths(sources, data.tokenizer, lambda sample, stage, reason: None)
     console = Console()
@@ -65,7 +65,7 @@ def _plan(args: argparse.Namespace) -> None:
         )
 
 
-def _data_of(argv: list[str]) -> NeoDataModule:
+def data_of(argv: list[str]) -> NeoDataModule:
     """A recipe's data module, built without its model and trainer."""
     from ..data.datamodule import NeoDataModule
     from .arguments import parse

@@ -19,7 +19,7 @@ COMMANDS = {
     "test": ("fit", "LightningCLI: one test pass"),
     "predict": ("fit", "LightningCLI: one prediction pass"),
     "model": ("model", "init | import | export | info: make, convert and describe model folders"),
-    "data": ("data", "scenes | import | index | check | plan | stats: make shards, look at them"),
+    "data": ("data", "scenes | import | index | check | plan | stats | inspect: make shards, look at them"),
     "chat": ("chat", "talk to a model folder about text, images and clips"),
 }
 
