@@ -3,7 +3,7 @@
 # make check     format, lint, types, fast tests
 # make test      the whole test suite
 # make format    rewrite the sources in the project's format
-# make bench     the benchmarks
+# make bench     the benchmarks of single parts, one table each (the demo's is benchmarks/demo_seeds.py)
 
 VENV ?= .venv
 SEED ?= 0
@@ -44,4 +44,5 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in attention decode qk_norm_rope loss image_path video_path loader plan_scale; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
