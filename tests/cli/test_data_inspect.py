@@ -19,7 +19,7 @@ def test_the_runs_packs_or_a_stage_alone(micro: Path, tmp_path: Path, capsys: py
     assert "stage two, step 2:" in text
     assert main([*line, "--stage", "two", "--stages.two.context=256"]) == 0
     text = out.read_text(encoding="utf-8")
-    assert "Packs 0 to 1, as" in text
+    assert "Packs 0 to 1: what" in text
     assert text.count("of 256 tokens") == 2
     assert "stage two alone" in text
     assert str(out) in capsys.readouterr().out

@@ -37,7 +37,9 @@ def mixture_html(found: Inspected) -> str:
         f"{report.packs:,} packs, planned without the stages before it: {report.fill:.2%} full, "
         f"{report.supervised:.1%} of the tokens supervised.</p>"
         '<table><thead><tr><th scope="col">source</th>'
-        + "".join(f'<th scope="col" class="num">{head}</th>' for head in heads)
+        + "".join(
+            f'<th scope="col" class="{"share" if 0 < i < 4 else "num"}">{head}</th>' for i, head in enumerate(heads)
+        )
         + f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 

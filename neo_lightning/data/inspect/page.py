@@ -25,7 +25,7 @@ def render(found: Inspected, title: str) -> str:
     which = f"Pack {first:,}" if first == last else f"Packs {first:,} to {last:,}"
     body = "\n".join(
         (
-            f'<p class="kicker">NEO-ov, data of {plain(title)}</p><h1>{which}, as the model sees them</h1>',
+            f'<p class="kicker">NEO-ov, data of {plain(title)}</p><h1>{which}: what the model sees</h1>',
             '<p class="lead">A pack is one row of tokens, filled with whole documents that do not see each other. '
             "Choose a document in a strip to read it; point at a token or at a part of a picture for its place "
             "(t, h, w) and for what it sees; click to keep that in view.</p>",
