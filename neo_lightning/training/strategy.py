@@ -62,11 +62,12 @@ class NeoStrategy(ModelParallelStrategy):
     ) -> None:
         """
         Args:
-            shard_size: ranks that share one copy of the model; all of them if None. 1 gives every rank a whole copy:
-                the quickest where it fits. The GPUs of one machine are the usual choice on many machines.
+            shard_size: ranks that share one copy of the model; all of them if None. 1 gives every rank a whole copy.
             timeout_minutes: a collective that waits longer ends the run.
             process_group_backend: `nccl`, `gloo`; chosen by the device if None.
         """
+        if shard_size is not None and shard_size < 1:
+            raise ValueError(f"strategy: shard_size must be at least 1, got {shard_size}")
         super().__init__(
             data_parallel_size=1,
             tensor_parallel_size=1,

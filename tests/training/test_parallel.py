@@ -16,6 +16,7 @@ from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import PRESETS, Init, build_model, fill_parameters, read_config
 from neo_lightning.training.callbacks import Curriculum, DataPosition
 from neo_lightning.training.module import NeoModule
+from neo_lightning.training.strategy import NeoStrategy
 from neo_lightning.types import PackedBatch
 
 from .tiny import CONFIG, TinyData, make_row, module, stages, trainer
@@ -164,3 +165,8 @@ def test_weights_that_do_not_fit_are_listed() -> None:
         fill_parameters(model, values.items())
     for part in ("not in this model: extra", "norm.weight: shape [3], the model has [16]", "missing: language_model"):
         assert part in str(error.value)
+
+
+def test_a_size_that_no_group_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="shard_size must be at least 1, got 0"):
+        NeoStrategy(shard_size=0)

@@ -249,9 +249,10 @@ class Album:
 
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
         i = int(rng.integers(len(self.colours)))
+        search = (f"Which image is {self.colours[i]}?", str(i + 1))
         text, answer = {
-            "which_image": (f"Which image is {self.colours[i]}?", str(i + 1)),
-            "which_of_three": (f"Which image is {self.colours[i]}?", str(i + 1)),
+            "which_image": search,
+            "which_of_three": search,
             "image_colour": (f"What colour is image {i + 1}?", self.colours[i]),
             "find_colours": find(self.colours, rng),
             "list_colours": ("List the colours in order.", " ".join(self.colours)),
