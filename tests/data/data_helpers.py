@@ -92,3 +92,21 @@ def chat(question: str, answer: str, **more: Any) -> bytes:
 
 def make_tokenizer(folder: Path) -> Tokenizer:
     return train_tokenizer(CORPUS, 420, folder)
+
+
+def textured(
+    frames: int = 24, *, size: tuple[int, int] = (96, 64), gop: int = 12, codec: str = "libx264", format: str = "mp4"
+) -> bytes:
+    """A clip whose picture moves, so that frames lean on each other."""
+    scene = np.asarray(picture(size[0] * 2, size[1], 1)).copy()
+    scene[::4] //= 2
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=format) as container:
+        stream = container.add_stream(codec, rate=12)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.gop_size = gop
+        for i in range(frames):
+            window = np.ascontiguousarray(np.roll(scene, -2 * i, 1)[:, : size[0]])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(window, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
 import shutil
 import signal
-import tarfile
 from collections import Counter
 from dataclasses import fields, replace
 from itertools import islice
@@ -19,7 +17,7 @@ import torch
 from data_helpers import chat, clip, encoded, picture, write_tar
 
 from neo_lightning.data.datamodule import NeoDataModule
-from neo_lightning.data.facts import RetryError, ShardError, reason_kind
+from neo_lightning.data.facts import reason_kind
 from neo_lightning.data.fingerprint import fingerprint, pack_parts, unpack_parts
 from neo_lightning.data.index import iterate_samples, make, open_source
 from neo_lightning.data.manifest import ManifestError
@@ -377,32 +375,6 @@ def test_unknown_sources_name_the_nearest(manifest: Path, tokenizer_folder: Path
         module(manifest, tokenizer_folder, stages={"warm": stage(mixture={"texts": 1})}).setup()
     with pytest.raises(ManifestError, match="did you mean 'clips'"):
         module(manifest, tokenizer_folder, validation=["clip"]).setup()
-
-
-def test_the_same_key_in_two_shards_is_refused(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_tar(tmp_path / f"{name}.tar", {"x.txt": b"hello"})
-    (tmp_path / "m.yaml").write_text("sources: {t: {modality: text, shards: '*.tar'}}")
-    with pytest.raises(ShardError, match="lies in both"):
-        open_source(tmp_path / "m.yaml", "t")
-    (tmp_path / "b.tar").write_bytes(b"")
-    with pytest.raises(RetryError, match="zero bytes"):
-        open_source(tmp_path / "m.yaml", "t")
-
-
-def test_links_are_never_followed(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        body = chat("<image>", "a")
-        info = tarfile.TarInfo("x.json")
-        info.size = len(body)
-        tar.addfile(info, io.BytesIO(body))
-        link = tarfile.TarInfo("x.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    (tmp_path / "m.yaml").write_text("sources: {a: {modality: image, shards: a.tar}}")
-    source = open_source(tmp_path / "m.yaml", "a")
-    assert source.units == 0
-    assert "link" in source.skipped[0][1]
 
 
 def test_samples_of_a_source_keep_their_meta(manifest: Path) -> None:

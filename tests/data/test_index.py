@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neo_lightning.cli.main import main
-from neo_lightning.data.facts import MediaFacts, SampleFacts, ShardError, Turn
+from neo_lightning.data.facts import MediaFacts, RetryError, SampleFacts, ShardError, Turn
 from neo_lightning.data.files import locked
 from neo_lightning.data.index import ShardSource, iterate_samples, open_source, sample_ids, sidecar
 from neo_lightning.data.index.make import Progress
@@ -306,3 +308,29 @@ def test_all_bad_shards_are_named_at_once(manifest: Path) -> None:
     with pytest.raises(ShardError, match=r"(?s)a-0\.tar.*a-2\.tar"):
         open_source(manifest, "a")
     assert side(manifest, 1).exists()
+
+
+def test_the_same_key_in_two_shards_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", {"x.txt": b"hello"})
+    (tmp_path / "m.yaml").write_text("sources: {t: {modality: text, shards: '*.tar'}}")
+    with pytest.raises(ShardError, match="lies in both"):
+        open_source(tmp_path / "m.yaml", "t")
+    (tmp_path / "b.tar").write_bytes(b"")
+    with pytest.raises(RetryError, match="zero bytes"):
+        open_source(tmp_path / "m.yaml", "t")
+
+
+def test_links_are_never_followed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        body = chat("<image>", "a")
+        info = tarfile.TarInfo("x.json")
+        info.size = len(body)
+        tar.addfile(info, io.BytesIO(body))
+        link = tarfile.TarInfo("x.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    (tmp_path / "m.yaml").write_text("sources: {a: {modality: image, shards: a.tar}}")
+    source = open_source(tmp_path / "m.yaml", "a")
+    assert source.units == 0
+    assert "link" in source.skipped[0][1]
