@@ -212,7 +212,7 @@ class PackedBatch:
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
-        """Copy of this batch in page-locked memory (DataLoader calls it)."""
+        """Copy of this batch in page-locked memory."""
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, fn: Any) -> PackedBatch:

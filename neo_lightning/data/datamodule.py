@@ -8,19 +8,19 @@ difference. Planning happens in the main process, on every rank alike; workers a
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
 
 from neo_lightning.data.dataset import StepDataset, StepSampler
 from neo_lightning.data.fingerprint import differences, fingerprint, pack_parts, unpack_parts
 from neo_lightning.data.index import Source, open_source
 from neo_lightning.data.index.progress import ProgressBar
 from neo_lightning.data.lengths import UnitLengths
+from neo_lightning.data.loader import WatchedLoader
 from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
 from neo_lightning.data.plan import Plan, PlanError, Position, StepSpec, one_pass
 from neo_lightning.data.tokenizer import Tokenizer
@@ -45,6 +45,8 @@ class NeoDataModule(pl.LightningDataModule):
             at the price of planning one bundle a lane at the start; 1 is best where all ranks share a disk.
         skip: ranges [first, last) of packs that are passed over, to go on behind data that broke a run. They may be
             added when a run is resumed from a checkpoint in front of them; a checkpoint keeps them.
+        loader_timeout: seconds without a step's rows after which workers count as hanging and the run ends; more than
+            the manifest's `store.deadline` and the ten minutes that a clip may take.
 
     Raises:
         PlanError: no stage, fewer than one lane, or a range that ends before it starts.
@@ -61,6 +63,7 @@ class NeoDataModule(pl.LightningDataModule):
         prefetch: int = 2,
         lanes: int = 1,
         skip: list[list[int]] | None = None,
+        loader_timeout: float = 1200.0,
     ) -> None:
         super().__init__()
         if not stages:
@@ -70,6 +73,7 @@ class NeoDataModule(pl.LightningDataModule):
         self.manifest_path, self.stages, self.tokenizer_path = manifest, dict(stages), tokenizer
         self.num_workers, self.seed, self.prefetch = num_workers, seed, prefetch
         self.validation = list(validation or [])
+        self.loader_timeout = loader_timeout
         self.lanes, self.skip = lanes, _ranges(skip or [])
         self.next_step = 0
         """Steps done."""
@@ -96,6 +100,11 @@ class NeoDataModule(pl.LightningDataModule):
         if self._plan is not None:
             return
         manifest = load_manifest(self.manifest_path)
+        if self.loader_timeout <= manifest.store.deadline:
+            raise PlanError(
+                f"data.loader_timeout {self.loader_timeout:g} must be more than the store.deadline of "
+                f"{manifest.store.deadline:g} s in {self.manifest_path}, or a slow store looks like a hanging worker"
+            )
         self._check_names(manifest)
         names = dict.fromkeys([*self._trained(), *self.validation])
         self._sources = {name: self._open(manifest, name) for name in names}
@@ -163,7 +172,7 @@ class NeoDataModule(pl.LightningDataModule):
             self._positions[position.step] = position
             yield spec
 
-    def train_dataloader(self) -> DataLoader[list[PackedBatch]]:
+    def train_dataloader(self) -> WatchedLoader:
         """Endless; starts at `next_step` as it stands when iteration begins."""
         self.setup()
         rank, world = self._rank_and_world()
@@ -201,18 +210,14 @@ class NeoDataModule(pl.LightningDataModule):
         """As `test_dataloader`."""
         return self.test_dataloader()
 
-    def _loader(self, sampler: Iterable[StepSpec]) -> DataLoader[list[PackedBatch]]:
-        workers = self.num_workers
-        return DataLoader(
+    def _loader(self, specs: Iterable[StepSpec]) -> WatchedLoader:
+        return WatchedLoader(
             StepDataset(self._sources, self.stages, self.tokenizer),
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            collate_fn=_identity,
-            worker_init_fn=_leave_signals_to_the_main_process,
-            persistent_workers=workers > 0,
-            prefetch_factor=self.prefetch if workers else None,
-            pin_memory=torch.cuda.is_available(),
+            specs,
+            workers=self.num_workers,
+            timeout=self.loader_timeout,
+            ahead=self.prefetch,
+            finish=partial(_pinned, torch.cuda.current_device()) if torch.cuda.is_available() else None,
         )
 
     def digest(self) -> dict[str, Any]:
@@ -269,14 +274,10 @@ def check_reachable(name: str, stage: Stage, modalities: Mapping[str, str]) -> N
             )
 
 
-def _identity(item: Any) -> Any:
-    return item
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A scheduler asks a whole job to stop; a worker that obeyed would take the main process's last save with it."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+def _pinned(device: int, rows: Sequence[PackedBatch]) -> list[PackedBatch]:
+    """In page-locked memory, from where copies to the device run beside the model."""
+    with torch.cuda.device(device):  # the loader's threads would begin to use the first one
+        return [row.pin_memory() for row in rows]
 
 
 def _ranges(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:

@@ -60,3 +60,6 @@ class StepSpec:
 
     step: int
     packs: tuple[PackSpec, ...]
+
+    def __str__(self) -> str:
+        return f"packs {', '.join(str(pack.index) for pack in self.packs)} of step {self.step}"
