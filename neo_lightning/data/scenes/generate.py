@@ -142,13 +142,13 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
         rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(4)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
     if kind == "image":
-        if part < 0.2:
+        if part < 0.15:
             layout = _draw(lambda: Single.sample(rng), side)
-        elif part < 0.35:
+        elif part < 0.25:
             layout = _draw(lambda: Portrait.sample(rng), side)
-        elif part < 0.5:
+        elif part < 0.4:
             layout = _draw(lambda: Pair.sample(rng), side)
-        elif part < 0.7:
+        elif part < 0.57:
             layout = _draw(lambda: Crowd.sample(rng), side)
         else:
             layout = _draw(lambda: Number.sample(rng), side)
@@ -161,7 +161,7 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
         layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
         dense = ["which_image", "which_image", "find_colours", "image_colour", "list_colours", "list_shapes"]
         return "", layout, _turns(layout, rng, ["which_image"] if part < 0.6 else dense)
-    if part < 0.5:
+    if part < 0.55:
         layout = _draw(lambda: Motion.sample(rng), side)
     else:
         layout = _draw(lambda: Lights.sample(rng), side)
