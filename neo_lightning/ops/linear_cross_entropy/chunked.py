@@ -36,16 +36,16 @@ class ChunkedLinearCrossEntropy(torch.autograd.Function):
                 d_weight.addmm_(d_logits.t(), rows)
             elif d_weight is not None:
                 d_weight += d_logits.t() @ rows
-        ctx.gradients = d_hidden, d_weight
+        ctx.save_for_backward(d_hidden, d_weight)  # not as attributes: the loss would hold them to the step's end
         ctx.dtype = weight.dtype
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        d_hidden, d_weight = ctx.gradients
-        if d_hidden is not None:
-            d_hidden = d_hidden * grads[0].to(d_hidden.dtype)
+        d_hidden, d_weight = ctx.saved_tensors
+        if d_hidden is not None:  # in place: a second backward pass through this graph is refused by autograd
+            d_hidden = d_hidden.mul_(grads[0].to(d_hidden.dtype))
         if d_weight is not None:
-            d_weight = (d_weight * grads[0]).to(ctx.dtype)
+            d_weight = d_weight.mul_(grads[0]).to(ctx.dtype)
         return d_hidden, d_weight, None, None, None

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from neo_lightning.model.flops import flops_per_step
+from neo_lightning.training.devices import peak_flops
 from neo_lightning.training.module import NeoModule
 from neo_lightning.training.stages import stage_ends, trained_names
 from neo_lightning.training.step import StepReport
@@ -40,31 +41,6 @@ NAMES = {
     "tombstones": "samples of the run that proved bad when read",
 }
 """What is logged, and its unit."""
-
-PEAK_TFLOPS = {
-    "B200": 2250.0,
-    "GH200": 989.4,
-    "H200": 989.4,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.4,
-    "H800": 989.4,
-    "A100": 312.0,
-    "A800": 312.0,
-    "L40S": 362.0,
-    "L40": 181.0,
-    "L4": 121.0,
-    "RTX 4090": 165.2,
-}
-"""Dense bf16 peak of one device by a part of its name, TFLOP/s; the makers' data sheets. The first match counts."""
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of a device, None where it is not known."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
 @dataclass

@@ -1,0 +1,288 @@
+"""`neo-lightning plan RECIPE --device h100 --devices 8`: what a recipe will take, before anything is rented or built.
+
+    RECIPE + overrides --NeoCLI--> stages, model, layout --training.outlook--> tables on the screen
+
+The network is built on the meta device; no weights, shards or tokenizer are opened. Only the arithmetic of
+`training.memory`, `training.outlook` and `model.flops` speaks here: this module prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError, nearest, user_errors
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..model.config import NeoConfig
+    from ..training.devices import Device
+    from ..training.memory import Layout
+    from ..training.outlook import StageOutlook
+    from ..training.parallel import ActivationCheckpointing
+    from ..types import Stage
+
+DOES_NOT_FIT = 1
+"""Exit status with --strict: some stage needs more memory than a device has."""
+GIB = 2**30
+MOST_DEVICES = 1024
+"""Up to so many devices are offered."""
+
+
+def main(argv: list[str]) -> int:
+    """Print a recipe's outlook; returns the exit status."""
+    args, overrides = _parser().parse_known_args(argv)
+    with user_errors("neo-lightning plan"):
+        device = _device(args)
+        planned = read_recipe([args.recipe, *overrides], args.devices, gpu=args.device != "cpu")
+        outlooks = {name: planned.outlook(name, device) for name in planned.stages}
+        return DOES_NOT_FIT if show(planned, outlooks, device, args.device) and args.strict else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from ..training.devices import DEVICES
+
+    parser = argparse.ArgumentParser(prog="neo-lightning plan", description=__doc__.split("\n")[0])
+    parser.add_argument("recipe", help="a file or a shipped name; overrides follow it, as for `lightning run`")
+    parser.add_argument("--device", default="h100", help=f"{', '.join(DEVICES)}; or any name with the next two")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="of one device, in place of the table's")
+    parser.add_argument("--peak", type=float, metavar="TFLOPS", help="dense bf16 peak of one device, likewise")
+    parser.add_argument("--mfu", type=float, metavar="PART", help="part of the peak to reckon with, likewise")
+    parser.add_argument("--devices", type=int, help="how many in all; default what the recipe's trainer says")
+    parser.add_argument("--strict", action="store_true", help=f"exit status {DOES_NOT_FIT} where a stage does not fit")
+    return parser
+
+
+def _device(args: argparse.Namespace) -> Device:
+    from ..training.devices import DEVICES, Device
+
+    given = {k: v for k, v in (("memory", args.memory), ("tflops", args.peak), ("mfu", args.mfu)) if v is not None}
+    if any(not value > 0 for value in given.values()) or given.get("mfu", 1) > 1:
+        raise UserError("--memory and --peak must be positive, --mfu between 0 and 1")
+    if args.device in DEVICES:
+        return replace(DEVICES[args.device], **given)
+    if not {"memory", "tflops"} <= given.keys():
+        raise UserError(f"--device {args.device!r} needs --memory and --peak. {nearest(args.device, DEVICES)}")
+    return Device(name=args.device, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a recipe says, as far as an outlook needs it."""
+
+    config: NeoConfig
+    sizes: Mapping[str, int]
+    """Elements of each parameter."""
+    stages: Mapping[str, Stage]
+    modalities: Mapping[str, str]
+    """Source -> modality."""
+    layout: Layout
+    devices: int
+
+    def outlook(self, name: str, device: Device, **changes: Any) -> StageOutlook:
+        """A stage's outlook; `changes` are other values of `stage`, `layout` or `devices`."""
+        from ..training.outlook import stage_outlook
+        from ..training.stages import trained_names
+
+        stage = changes.get("stage", self.stages[name])
+        return stage_outlook(
+            self.config,
+            self.sizes,
+            trained_names(self.sizes, stage.trains, self.config.extra_num_layers),
+            stage,
+            self.modalities,
+            device=device,
+            devices=changes.get("devices", self.devices),
+            layout=changes.get("layout", self.layout),
+        )
+
+
+def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
+    """Parse a recipe with its overrides, without building its trainer or data.
+
+    Raises:
+        UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
+    """
+    import torch
+
+    from ..model.neo import Neo
+    from ..training.build import read_config
+    from ..training.memory import Layout
+    from .arguments import parse
+    from .parser import NeoCLI, build_stage
+
+    class ParseOnly(NeoCLI):
+        def instantiate_classes(self) -> None:
+            """Build nothing."""
+
+    found = ParseOnly(parse(argv, positional=True)).config
+    model, trainer = found["model"].as_dict(), found["trainer"].as_dict()
+    config = read_config(model["model"])
+    with torch.device("meta"):
+        sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
+    stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
+    count = _devices(trainer) if devices is None else devices
+    shard_size = _shard_size(trainer) or count
+    if count < 1 or count % shard_size:
+        raise UserError(f"--devices must be a positive multiple of the strategy's shard_size {shard_size}, got {count}")
+    return Planned(
+        config=config,
+        sizes=sizes,
+        stages=stages,
+        modalities=_modalities(found["data"].as_dict().get("manifest"), stages),
+        layout=Layout(
+            shard_size=shard_size,
+            bf16=str(trainer.get("precision")).startswith("bf16"),
+            checkpointing=model.get("activation_checkpointing", "none"),
+            kernels="triton" if gpu else "eager",
+        ),
+        devices=count,
+    )
+
+
+def _devices(trainer: Mapping[str, Any]) -> int:
+    here, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
+    if not str(here).isdecimal():
+        raise UserError(f"the recipe's trainer.devices is {here!r}: say how many with --devices")
+    return int(str(here)) * int(nodes)
+
+
+def _shard_size(trainer: Mapping[str, Any]) -> int | None:
+    strategy = trainer.get("strategy")
+    given = strategy.get("init_args") if isinstance(strategy, dict) else None
+    return (given or {}).get("shard_size")
+
+
+def _modalities(manifest: Any, stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Source -> modality as the manifest says; without one, by the source's name, else `image`."""
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from ..types import MODALITIES
+
+    said: dict[str, Any] = {}
+    if manifest and Path(str(manifest)).is_file():
+        said = OmegaConf.to_container(OmegaConf.load(manifest), resolve=False).get("sources") or {}  # type: ignore[union-attr,assignment]
+    by_name = sorted(MODALITIES, key=len, reverse=True)  # multi_image before image
+    sources = {source for stage in stages.values() for source in stage.mixture}
+    guessed = {source: next((m for m in by_name if m in source), "image") for source in sources}
+    return {
+        s: modality if (modality := (said.get(s) or {}).get("modality")) in MODALITIES else guessed[s] for s in sources
+    }
+
+
+PARTS = {
+    "masters": "weights, float32",
+    "moments": "AdamW moments",
+    "gradients": "gradients",
+    "gathered": "weights as computed with",
+    "gathered_layers": "gathered layers",
+    "activations": "activations of a row",
+    "layer": "a layer's backward",
+    "loss": "loss",
+    "root": "embeddings' gradients",
+    "peak": "most at one time",
+}
+"""Field of StepMemory -> heading."""
+
+
+def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device, name: str) -> bool:
+    """Print the tables; True where a stage does not fit."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    layout, precision = planned.layout, "bf16-mixed" if planned.layout.bf16 else "32-true"
+    console.print(
+        f"{sum(planned.sizes.values()):,} parameters on {planned.devices} x {name}: "
+        f"{device.usable:.1f} GiB for tensors, {device.tflops:g} TFLOP/s each; shard size {layout.shard_size}, "
+        f"{precision}, activation checkpointing {layout.checkpointing}\n"
+    )
+    console.print(_work(planned, outlooks, device))
+    console.print(_memory(outlooks))
+    console.print(
+        "Assumed: documents as training.outlook says (text of 600 tokens, images of up to 1.5 MP, clips of up to 32 "
+        "frames; `data plan` knows the real ones), the efficiency above, no wait for data or other machines. Memory is "
+        "of the fullest row that one modality makes. It was compared with a CPU; no GPU has been measured.\n"
+    )
+    full = False
+    for stage, outlook in outlooks.items():
+        if outlook.memory.peak > device.usable * GIB:
+            full = True
+            ways = "; or ".join(ways_to_fit(planned, stage, device)) or "none of the ways known here alone is enough"
+            console.print(
+                f"[bold red]does not fit:[/] stage {stage} needs {outlook.memory.peak / GIB:.1f} GiB a device, "
+                f"{device.usable:.1f} are there. What would: {ways}",
+                soft_wrap=True,
+            )
+    return full
+
+
+def _work(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="Work", title_justify="left")
+    heads = ("stage", "trained", "GFLOP/token", "pairs/token", f"tokens/s at {device.mfu:.0%} MFU", "tokens", "days")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for name, outlook in outlooks.items():
+        table.add_row(
+            escape(name),
+            f"{outlook.trained / 1e6:,.1f} M",
+            f"{outlook.flops_per_token / 1e9:,.3g}",
+            f"{outlook.row.pairs / outlook.row.tokens:,.0f}",
+            f"{outlook.tokens_per_second:,.0f}",
+            f"{outlook.tokens / 1e9:,.3g} G",
+            f"{outlook.days:,.3g}",
+        )
+    tokens, days = (sum(values) for values in zip(*((o.tokens, o.days) for o in outlooks.values()), strict=True))
+    table.add_section()
+    table.add_row("all", "", "", "", "", f"{tokens / 1e9:,.3g} G", f"{days:,.3g}")
+    return table
+
+
+def _memory(outlooks: Mapping[str, StageOutlook]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="GiB a device; the parts do not all fall together", title_justify="left")
+    table.add_column("part")
+    for name in outlooks:
+        table.add_column(escape(name), justify="right")
+    for part, heading in PARTS.items():
+        if part == "peak":
+            table.add_section()
+        table.add_row(heading, *(f"{getattr(outlook.memory, part) / GIB:,.2f}" for outlook in outlooks.values()))
+    return table
+
+
+def ways_to_fit(planned: Planned, name: str, device: Device) -> Iterator[str]:
+    """Single changes of a recipe with which a stage fits."""
+    stage, layout, room = planned.stages[name], planned.layout, device.usable * GIB
+
+    def fits(**changes: Any) -> bool:
+        return planned.outlook(name, device, **changes).memory.peak <= room
+
+    modes: tuple[ActivationCheckpointing, ...] = ("none", "selective", "full")
+    for mode in modes[modes.index(layout.checkpointing) + 1 :]:
+        if fits(layout=replace(layout, checkpointing=mode)):
+            yield f"--model.activation_checkpointing={mode}"
+            break
+    if layout.shard_size < planned.devices and fits(layout=replace(layout, shard_size=planned.devices)):
+        yield f"shard_size {planned.devices} in the strategy"
+    more = 2 * planned.devices
+    while more <= MOST_DEVICES:
+        if fits(devices=more, layout=replace(layout, shard_size=more)):
+            yield f"--devices {more}"
+            break
+        more *= 2
+    context = stage.context // 2
+    while context >= 1024:
+        if fits(stage=replace(stage, context=context)):
+            yield f"--stages.{name}.context={context}"
+            break
+        context //= 2

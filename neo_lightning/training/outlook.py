@@ -1,0 +1,160 @@
+"""What a stage of a recipe will take: its documents as assumed, operations a token, memory, speed and days.
+
+In: a network, a stage, the modalities of its sources, the layout and the device. Out: `StageOutlook`. No data is read:
+documents are assumed to look as `document_of` says, so the figures are for planning, and `data plan` has the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.flops import flops_per_step
+from neo_lightning.training.devices import Device
+from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
+from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Stage
+
+TEXT = {"text": 600, "image": 100, "multi_image": 100, "video": 100}
+"""Tokens of text in a document of a modality, half of them supervised. An assumption."""
+IMAGE_PIXELS = 1_500_000
+"""Area of an image where the stage allows it; else 0.6 of the stage's largest. An assumption."""
+IMAGES, FRAMES, STAMP = 2, 32, 10
+"""Images of a multi-image document, frames of a clip, tokens of a frame's timestamp. Assumptions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A document as assumed."""
+
+    units: int
+    """Images or frames."""
+    unit: int
+    """Visual tokens of each."""
+    text: int
+    """Tokens of text."""
+
+    @property
+    def tokens(self) -> int:
+        return self.units * self.unit + self.text
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs: causal, and each unit sees itself whole."""
+        return (self.tokens * (self.tokens + 1) + self.units * self.unit * (self.unit - 1)) // 2
+
+
+def document_of(modality: str, stage: Stage) -> Document:
+    """What a document of a modality is assumed to be under a stage's budgets; cut to the stage's context."""
+    area = PIXELS_PER_TOKEN_SIDE**2
+    text = min(TEXT[modality], stage.context)
+    image = max(1, min(IMAGE_PIXELS, round(0.6 * stage.image.max_pixels)) // area)
+    frame = max(1, stage.video.max_pixels // area)
+    frames = min(FRAMES, stage.video.max_frames)
+    units, unit, text = {
+        "text": (0, 0, text),
+        "image": (1, image, text),
+        "multi_image": (IMAGES, image, text),
+        "video": (frames, frame, text + STAMP * frames),
+    }[modality]
+    text = min(text, stage.context)
+    return Document(units=min(units, (stage.context - text) // max(1, unit)), unit=unit, text=text)
+
+
+def rows_of(stage: Stage, modalities: Mapping[str, str]) -> tuple[RowCounts, RowCounts]:
+    """A stage's average row, and the fullest one: the most of each count that one modality alone would bring.
+
+    Args:
+        stage: its mixture and budgets.
+        modalities: source -> modality.
+    """
+    documents = {source: document_of(modalities[source], stage) for source in stage.mixture}
+    by_samples = stage.mixture_unit == "samples"
+    amounts = {s: weight * (documents[s].tokens if by_samples else 1) for s, weight in stage.mixture.items()}
+    shares = {source: amount / sum(amounts.values()) for source, amount in amounts.items()}
+
+    def counts(share: Mapping[str, float]) -> RowCounts:
+        a_token = {source: stage.context * part / documents[source].tokens for source, part in share.items()}
+        return RowCounts(
+            tokens=stage.context,
+            visual=round(sum(a_token[s] * documents[s].units * documents[s].unit for s in share)),
+            supervised=round(sum(a_token[s] * documents[s].text / 2 for s in share)),
+            pairs=round(sum(a_token[s] * documents[s].pairs for s in share)),
+        )
+
+    alone = [counts({source: 1.0}) for source in stage.mixture]
+    fullest = RowCounts(
+        tokens=stage.context,
+        visual=max(row.visual for row in alone),
+        supervised=max(row.supervised for row in alone),
+        pairs=max(row.pairs for row in alone),
+    )
+    return counts(shares), fullest
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOutlook:
+    """A stage, before it has run."""
+
+    trained: int
+    """Parameters."""
+    flops_per_token: float
+    """Forward and backward as trained, exact pairs of the assumed documents, no recomputation."""
+    row: RowCounts
+    """The average row."""
+    memory: StepMemory
+    """Of the fullest row."""
+    tokens_per_second: float
+    """All devices, at the device's assumed efficiency."""
+    tokens: int
+    """Of the whole stage, padding included."""
+
+    @property
+    def days(self) -> float:
+        """Wall time of the stage."""
+        return self.tokens / self.tokens_per_second / 86_400
+
+
+def stage_outlook(
+    config: NeoConfig,
+    sizes: Mapping[str, int],
+    trained: Collection[str],
+    stage: Stage,
+    modalities: Mapping[str, str],
+    *,
+    device: Device,
+    devices: int,
+    layout: Layout,
+) -> StageOutlook:
+    """What a stage will take.
+
+    Args:
+        config: the network.
+        sizes: elements of each parameter, by name.
+        trained: names of those that the stage trains.
+        stage: of a recipe.
+        modalities: source -> modality, for the sources of the stage's mixture.
+        device: one of the devices.
+        devices: how many there are; every one works through rows of its own.
+        layout: of a step; `micro_batches` follows from the stage.
+    """
+    average, fullest = rows_of(stage, modalities)
+    layout = replace(layout, micro_batches=-(-stage.packs_per_step // devices))
+    flops = flops_per_step(
+        config,
+        tokens=average.tokens,
+        patches=4 * average.visual,
+        pairs=average.pairs,
+        supervised=average.supervised,
+        trained=trained.__contains__,
+    )
+    per_token = flops / average.tokens
+    busy = stage.packs_per_step / (layout.micro_batches * devices)  # devices without a row wait
+    return StageOutlook(
+        trained=sum(size for name, size in sizes.items() if name in trained),
+        flops_per_token=per_token,
+        row=average,
+        memory=step_memory(config, sizes, trained.__contains__, fullest, layout),
+        tokens_per_second=devices * busy * device.tflops * 1e12 * device.mfu / per_token,
+        tokens=stage.steps * stage.packs_per_step * stage.context,
+    )

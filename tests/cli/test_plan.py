@@ -1,0 +1,90 @@
+"""`plan`: what a recipe will take, before it is run; the shipped recipes must fit what their heads promise."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from neo_lightning.cli.main import main
+from neo_lightning.cli.recipe import shipped
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def rows(shown: str) -> dict[str, list[str]]:
+    """First cell of each line of the tables -> the others."""
+    cells = ([cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines())
+    return {row[0]: row[1:] for row in cells if row}
+
+
+def test_a_recipes_outlook_is_shown_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["plan", "neo_ov_2b", "--device", "h100", "--devices", "8", "--stages.sft.steps=7200", "--strict"]
+    assert main([*line, "--model.activation_checkpointing=full"]) == 0
+    shown = capsys.readouterr().out
+    found = rows(shown)
+    trained, flops, pairs, speed, tokens, days = found["sft"]
+    assert trained == "2,585.5 M"
+    assert tokens == f"{7200 * 128 * 36864 / 1e9:.3g} G"
+    assert 10 < float(flops) < 30
+    rate = float(speed.replace(",", ""))
+    assert rate == pytest.approx(8 * 989.4e12 * 0.35 / float(flops) / 1e9, rel=0.01)
+    assert float(days) == pytest.approx(7200 * 128 * 36864 / rate / 86400, rel=0.01)
+    assert float(pairs.replace(",", "")) > 1000
+    assert found["pretrain"][0] == "864.9 M"
+    assert found["weights, float32"] == [f"{2.585453568e9 * 4 / 8 / 2**30:.2f}"] * 4
+    assert float(found["most at one time"][3]) < 60
+    assert "no GPU has been measured" in " ".join(shown.split())
+
+
+def test_what_does_not_fit_is_said_with_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["plan", "finetune", "--model.model=neo_ov_2b", "--devices", "4", "--strict"]
+    assert main([*line, "--device", "a100-40g", "--model.activation_checkpointing=none"]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"does not fit: stage sft needs [\d.]+ GiB a device, 36\.6 are there", shown)
+    better = re.search(r"--model.activation_checkpointing=\w+", shown)
+    assert better
+    assert main([*line, "--device", "a100-40g", better[0]]) == 0, "the way offered does fit"
+    assert main([*line[:-1], "--device", "a100-40g", "--model.activation_checkpointing=none"]) == 0, "without --strict"
+
+
+def test_other_devices_are_described_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["plan", "finetune_small", "--model.model=neo_ov_2b"]
+    assert main([*line, "--device", "h101"]) == 2
+    assert "Did you mean 'h100'" in capsys.readouterr().err
+    assert main([*line, "--device", "h101", "--memory", "200", "--peak", "3000", "--mfu", "0.5"]) == 0
+    assert "190.5 GiB for tensors, 3000 TFLOP/s" not in capsys.readouterr().out, "a GPU keeps a reserve"
+    assert main([*line, "--devices", "0"]) == 2
+    assert main(["plan", "finetune_smal"]) == 2
+    assert "Did you mean 'finetune_small'" in capsys.readouterr().err
+
+
+def test_sources_without_a_manifest_are_guessed(micro: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(micro), "--device", "cpu", "--data.manifest=nowhere.yaml"]) == 0
+    found = rows(capsys.readouterr().out)
+    assert found["one"][2] == "96", "text alone: documents longer than the context are cut, (192 + 1) / 2 pairs a token"
+    assert found["two"][2] != "96", "with images by the name of their source"
+
+
+HARDWARE = {
+    "demo": ("cpu", 1),
+    "finetune": ("h100", 8),
+    "finetune_small": ("h100", 1),
+    "neo_2b": ("h100", 128),
+    "neo_9b": ("h100", 128),
+    "neo_ov_2b": ("h100", 128),
+    "neo_ov_9b": ("h100", 128),
+}
+"""Shipped recipe -> what its head says it runs on."""
+
+
+@pytest.mark.parametrize("name", sorted(shipped("recipes").keys() - {"photos"}))  # whose model is a run's
+def test_a_shipped_recipe_fits_its_hardware(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    device, count = HARDWARE[name]
+    preset = ["--model.model=neo_ov_2b"] if name.startswith("finetune") else []  # theirs is a folder of the user's
+    status = main(["plan", name, "--device", device, "--devices", str(count), "--strict", *preset])
+    assert status == 0, capsys.readouterr().out
