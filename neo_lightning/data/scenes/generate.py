@@ -154,13 +154,14 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
             layout = _draw(lambda: Number.sample(rng), side)
         return "", layout, _turns(layout, rng, layout.kinds)
     if kind == "multi_image":
-        if part < 0.3:
+        if part < 0.4:
             same_colour, same_shape = bool(rng.integers(2)), bool(rng.integers(2))
             layout = _draw(lambda: Album.sample(rng, 2, same_colour, same_shape), side)
-            return "", layout, _turns(layout, rng, ["same_colour", "same_shape", "list_colours", "list_shapes"])
+            lists = ["list_colours", "list_shapes"] if part < 0.2 else []
+            return "", layout, _turns(layout, rng, ["same_colour", "same_shape", *lists])
         layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
         dense = ["which_image", "which_image", "find_colours", "image_colour", "list_colours", "list_shapes"]
-        return "", layout, _turns(layout, rng, ["which_image"] if part < 0.6 else dense)
+        return "", layout, _turns(layout, rng, ["which_image"] if part < 0.65 else dense)
     if part < 0.55:
         layout = _draw(lambda: Motion.sample(rng), side)
     else:
