@@ -189,6 +189,7 @@ def _load_backend(folder: str | Path) -> Backend:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+        # never its own code; without the word transformers asks the terminal
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).backend_tokenizer
     except (OSError, ValueError) as error:
         raise TokenizerError(f"tokenizer {folder!r}: neither a folder nor a hub repository: {error}") from error

@@ -126,14 +126,6 @@ def test_pickled_weights_are_named_and_never_opened(folder, monkeypatch):
     assert not (folder / "trap-was-sprung").exists()
 
 
-def test_code_that_a_config_names_is_not_run(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoModel": "modeling_trap.Trap"}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "modeling_trap.py").write_text("raise SystemExit('executed')")
-    assert load_model(folder).config == golden_config()
-
-
 @pytest.mark.parametrize(
     "shard", ["../outside.safetensors", "/etc/outside.safetensors", "sub/x.safetensors", 7, "x.bin"]
 )
