@@ -1,0 +1,106 @@
+"""Real ranks (processes with gloo) and real workers on real shards: one sequence of rows, whoever reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.data_helpers import chat, encoded, make_tokenizer, picture, write_tar
+
+SCRIPT = Path(__file__).with_name("run_real.py")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sources, their manifest and a tokenizer."""
+    folder = tmp_path_factory.mktemp("data")
+    make_tokenizer(folder)
+    text, image, pairs = {}, {}, {}
+    for i in range(30):
+        text[f"t{i}.json"] = json.dumps({"text": f"left {i} right " * (1 + i % 7)}).encode()
+        image[f"i{i}.json"] = chat("<image>\nWhat?", f"number {i}")
+        image[f"i{i}.{'jpg' if i % 2 else 'png'}"] = encoded(picture(40 + i, 64, i), "JPEG" if i % 2 else "PNG")
+    for i in range(8):
+        pairs[f"p{i}.0.png"], pairs[f"p{i}.1.png"] = (encoded(picture(64, 32, i + n)) for n in (0, 50))
+        pairs[f"p{i}.json"] = chat("<image><image>same?", "no")
+    for name, members in (("text", text), ("image", image), ("pairs", pairs)):
+        write_tar(folder / f"{name}.tar", members)
+    (folder / "m.yaml").write_text(
+        "sources:\n"
+        "  text: {modality: text, shards: text.tar}\n"
+        "  image: {modality: image, shards: image.tar}\n"
+        "  pairs: {modality: multi_image, shards: pairs.tar}\n"
+    )
+    return folder
+
+
+def packs(folder: Path) -> list[tuple[int, int, str]]:
+    """(step, index, digest) of all rows that any rank trained on, in the plan's order."""
+    lines = [line.split() for file in folder.glob("packs-*.txt") for line in file.read_text().splitlines()]
+    return sorted((int(step), int(index), digest) for step, index, digest in lines)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Step -> loss."""
+    lines = (line.split() for line in (folder / "losses.txt").read_text().splitlines())
+    return {int(step): float(loss) for step, loss in lines}
+
+
+def processes(ranks: int, *jobs: dict[str, object]) -> None:
+    """Runs, one after the other, on so many processes."""
+    ours = ("MASTER_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK")  # of Lightning in this process
+    # the variable, as some of torch's libraries take no notice of `torch.set_num_threads`: sums would differ in a bit
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), str(ranks), json.dumps(jobs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of runs on one rank: nine steps at once, in two parts with other workers, and the first three only."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def job(name: str, **options: object) -> dict[str, object]:
+        return {"data": str(data), "folder": str(folder / name), **options}
+
+    processes(
+        1,
+        job("straight"),
+        job("one_then_four", workers=1, steps=6),
+        job("one_then_four", workers=4, resume=True),
+        job("four_then_none", workers=4, steps=6),
+        job("four_then_none", resume=True),
+        job("elastic", steps=3),
+    )
+    assert len(set(losses(folder / "straight").values())) == 9, "losses can tell steps apart"
+    return folder
+
+
+@pytest.mark.parametrize("name", ["one_then_four", "four_then_none"])
+def test_workers_and_a_restart_change_no_bit_of_losses_and_weights(runs: Path, name: str) -> None:
+    straight = runs / "straight"
+    assert packs(runs / name) == packs(straight)
+    assert losses(runs / name) == losses(straight)
+    last, same = (folder / "checkpoints" / "step-00000009" for folder in (runs / name, straight))
+    (weights,) = last.glob("*.safetensors")
+    assert weights.read_bytes() == (same / weights.name).read_bytes(), "weights and moments"
+
+
+@pytest.mark.slow
+def test_restarts_on_1_3_and_2_ranks_train_on_the_same_rows(data: Path, runs: Path) -> None:
+    folder, straight = runs / "elastic", runs / "straight"
+    assert len(losses(folder)) == 3
+    job: dict[str, object] = {"data": str(data), "folder": str(folder), "resume": True}
+    processes(3, {**job, "steps": 6, "workers": 1})  # across the boundary of the stages
+    processes(2, {**job, "workers": 2})
+    assert len(list(folder.glob("packs-*.txt"))) == 3, "every rank had rows"
+    assert packs(folder) == packs(straight)
+    assert [index for _, index, _ in packs(folder)] == list(range(4 * 2 + 5 * 5))
+    for step, loss in losses(folder).items():
+        assert loss == pytest.approx(losses(straight)[step], rel=1e-4), "ranks add up in another order"
