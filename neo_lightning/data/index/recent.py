@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 UNITS_KEPT = 32
 """Units whose columns stay in memory, in each process."""
+SAMPLES_KEPT = 256
+"""Samples whose facts stay in memory: a row's are looked at once for its text and once for its media."""
 
 T = TypeVar("T")
 

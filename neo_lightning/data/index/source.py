@@ -21,7 +21,7 @@ from neo_lightning.data.facts import MediaFacts, SampleFacts, ShardError, Turn
 from neo_lightning.data.index import sidecar
 from neo_lightning.data.index.adapted import AdaptedSource, build_source
 from neo_lightning.data.index.make import Index, Progress, ensure_index
-from neo_lightning.data.index.recent import UNITS_KEPT, Recent
+from neo_lightning.data.index.recent import SAMPLES_KEPT, UNITS_KEPT, Recent
 from neo_lightning.data.index.scan import indexed_rows
 from neo_lightning.data.index.sidecar import IndexDamaged
 from neo_lightning.data.index.table import CONTENT, FACTS, MEMBERS, FactsTable, parse_content, usable
@@ -101,6 +101,7 @@ class ShardSource:
         self.units = len(self._places)
         self.digest = hashlib.sha256(f"{modality}\0{self._index.digest}".encode()).hexdigest()
         self._facts, self._contents, self._members = Recent(UNITS_KEPT), Recent(UNITS_KEPT), Recent(UNITS_KEPT)
+        self._samples = Recent(SAMPLES_KEPT)
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -126,6 +127,9 @@ class ShardSource:
 
     def facts(self, unit: int, row: int) -> SampleFacts:
         """Facts of one sample."""
+        return self._samples.get((unit, row), lambda: self._sample(unit, row))
+
+    def _sample(self, unit: int, row: int) -> SampleFacts:
         table = self.unit_facts(unit)
         contents = self._contents.get(unit, lambda: self._rows(unit, CONTENT))
         media = table.media(row)
