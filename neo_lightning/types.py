@@ -11,7 +11,8 @@ Shape letters used in this file and everywhere else:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -206,6 +207,12 @@ class PackedBatch:
     grids: Tensor
     """[I, 2] int32: rows and columns of each unit in patches (twice those in tokens)."""
     info: PackInfo | None = None
+    places: Tensor = field(init=False)
+    """[n] int64: where `targets` holds a token. Found when the batch is made, on the host: a device would have to be
+    waited for."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", (self.targets != IGNORE).nonzero().squeeze(-1))
 
     def to(self, device: Any, non_blocking: bool = False) -> PackedBatch:
         """Copy of this batch with every tensor on `device`."""
@@ -216,5 +223,8 @@ class PackedBatch:
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, fn: Any) -> PackedBatch:
-        tensors = {f.name: fn(v) for f in fields(self) if isinstance(v := getattr(self, f.name), torch.Tensor)}
-        return replace(self, **tensors)
+        moved = copy(self)
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), torch.Tensor):
+                object.__setattr__(moved, f.name, fn(value))
+        return moved

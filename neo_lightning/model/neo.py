@@ -23,7 +23,7 @@ from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
 from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy
 from neo_lightning.ops.qk_norm_rope import Rope, rope_table
-from neo_lightning.types import IGNORE, PackedBatch
+from neo_lightning.types import PackedBatch
 
 
 class NeoOutput(NamedTuple):
@@ -131,7 +131,7 @@ class Neo(nn.Module):
             return F.linear(x.index_select(0, inputs.last), self.head_weight)
         row = self.row(inputs.positions, inputs.start, inputs.limit)
         x = self.hidden(self.embed(inputs.input_ids, inputs.visual_index, inputs.patches, inputs.grids), row)
-        places = (inputs.targets != IGNORE).nonzero().squeeze(-1)
+        places = inputs.places
         loss_sum, nll = linear_cross_entropy(
             x.index_select(0, places), self.head_weight, inputs.targets[places], inputs.weights[places]
         )

@@ -24,8 +24,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def normalise(patches: Tensor) -> Tensor:
     """[P, 768] uint8 RGB patches (channel, row, column) -> float32, with the ImageNet mean and deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=patches.device).repeat_interleave(PATCH_CHANNELS // 3)
-    deviation = torch.tensor(IMAGENET_STD, device=patches.device).repeat_interleave(PATCH_CHANNELS // 3)
+    # filled by kernels: an array made of host values would have the host wait for the device
+    mean, deviation = (
+        torch.cat([torch.full((PATCH_CHANNELS // 3,), value, device=patches.device) for value in values])
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return torch.addcmul(-mean / deviation, patches.float(), 1 / (255 * deviation))
 
 

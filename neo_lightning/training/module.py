@@ -171,7 +171,7 @@ class NeoModule(LightningModule):
         assert self.model is not None
         optimizer: Any = self.optimizers()
         step = self.trainer.global_step
-        counts = sum_over_ranks(count(batch).to(self.device))
+        counts = sum_over_ranks(count(batch).to(self.device, non_blocking=True))
         weight = counts[0]
         scale = torch.where(weight > 0, self.trainer.world_size / weight, 0.0).float()
         losses = torch.zeros(len(MODALITIES), device=self.device)
@@ -183,7 +183,7 @@ class NeoModule(LightningModule):
         if self._replicas is not None:
             average_gradients(self.model.parameters(), self._replicas)
         norm = clip_gradients(self.model.parameters(), self.clip)
-        stop = losses.new_tensor([float(self.stop_requested)])
+        stop = losses.new_full((1,), float(self.stop_requested))
         outcome = sum_over_ranks(torch.cat([losses, stop]))
         numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
         report = self._read(step, numbers)

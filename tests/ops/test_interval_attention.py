@@ -149,16 +149,34 @@ def test_masks_made_anew_in_each_call_are_the_kept_ones(monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(kept, run(fn, q, k, v, do), strict=True))
 
 
-def test_tiled_keeps_only_queries_keys_and_values_for_the_backward_pass():
-    start, limit = layout(600, 7)
-    q, k, v, _ = inputs(600)
+@pytest.mark.parametrize("longest", [60, 600])
+def test_tiled_keeps_probabilities_of_short_documents_only(longest):
+    """Elements kept for the backward pass: queries, keys and values, and never more than three times as much."""
+    start = torch.arange(600, dtype=torch.int32) // longest * longest
+    limit = torch.arange(1, 601, dtype=torch.int32)
+    q, k, v, _ = inputs(600, widths=(64, 32))
     for x in (q, k, v):
         x.requires_grad_()
     prepared = prepare_intervals(start, limit, "tiled")
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         interval_attention(q, k, v, start, limit, scale=SCALE, backend="tiled", prepared=prepared)
-    assert 0 < sum(kept) <= q.numel() + k.numel() + v.numel()
+    given = q.numel() + k.numel() + v.numel()
+    assert given < sum(kept) <= 3 * given if longest == 60 else sum(kept) == given
+
+
+def test_a_tile_is_a_little_longer_where_that_spares_a_document_the_cut():
+    ends = [147, 294, 300, 700]  # two documents of 147 tokens, a short one and one of 400
+    start = torch.cat([torch.full((b - a,), a) for a, b in zip([0, *ends[:-1]], ends, strict=True)]).int()
+    tiles = prepare_intervals(start, torch.arange(1, 701).int(), "tiled")
+    assert [(tile.a, tile.b, tile.lo) for tile in tiles] == [
+        (0, 147, 0),
+        (147, 294, 147),
+        (294, 300, 294),
+        (300, 428, 300),
+        (428, 556, 300),
+        (556, 700, 300),
+    ]
 
 
 def test_tiles_skip_what_no_row_of_theirs_sees():

@@ -1,16 +1,18 @@
 """Interval attention in plain torch, tile of rows by tile of rows: the CPU's default.
 
 A tile of rows [a, b) needs the keys [start_a, limit_{b-1}) and no others. All keys of a row are at hand, so softmax is
-the ordinary one, and the backward pass makes it again: only q, k and v are kept. Tiles end with a document where one
-ends near, so that rows of many short documents multiply few masked scores. The heads of a group are folded into
-the rows of one matmul; keys and values are never expanded.
+the ordinary one. Tiles end with a document where one ends near, so that rows of many short documents multiply few
+masked scores. The heads of a group are folded into the rows of one matmul; keys and values are never expanded. What
+the caller gave is kept as it is, and each tile is rearranged where it is used, while it is in the cache.
 
-Trade-off: two more passes over the scores than a fused kernel. The bounds are read on the host once per batch, which
-on CUDA is a synchronisation; the Triton backend is the one without.
+Trade-off: two more passes over the scores than a fused kernel. Where the probabilities are at most twice as large as
+queries, keys and values (short documents) they are kept for the backward pass, elsewhere it makes them again. The
+bounds are read on the host once per batch, which on CUDA is a synchronisation; the Triton backend is the one without.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +64,11 @@ def prepare(start: Tensor, limit: Tensor) -> list[Tile]:
     spans, a = [], 0
     while a < n:
         b = min(a + rows, n)
-        if b < n and first[b] == first[b - 1] and first[b] > a:
-            b = first[b]  # stop before a document that would be cut, and start the next tile with it
+        if b < n and first[b] == first[b - 1]:  # a document would be cut
+            if first[b] > a:
+                b = first[b]  # the next tile begins with it
+            elif (rest := bisect_right(first, first[a], b)) <= a + rows * 3 // 2:
+                b = rest  # or this one is a little longer
         spans.append((a, b, first[a], last[b - 1]))
         a = b
     keep = sum((b - a) * (hi - lo) for a, b, lo, hi in spans) <= KEPT_BIAS
@@ -89,62 +94,59 @@ def _matmul_high(a: Tensor, b: Tensor, high: torch.dtype, scale: float, bias: Te
     return s if bias is None else s.add_(bias)
 
 
-def _accumulate(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
-    """total += scale * a^T @ b; `total` may be a view of a longer array, in a higher dtype."""
-    if total.dtype == a.dtype:
-        total.baddbmm_(a.transpose(1, 2), b, alpha=scale)
-    else:
-        total.add_(a.transpose(1, 2) @ b, alpha=scale)
-
-
 class _TiledInterval(torch.autograd.Function):
-    """Inside, the heads are outermost and a token's group of query heads are neighbouring rows: q and o are
-    [K, T * G, .], k and v [K, T, .]. A tile of any of them is then a view."""
+    """Inside a tile the heads are outermost and a token's group of query heads are neighbouring rows:
+    q and o are [K, rows * G, .], k and v [K, keys, .]."""
 
     @staticmethod
     def forward(ctx: Any, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor, tiles: list[Tile], scale: float) -> Tensor:
-        t, heads, e = v_TKE.shape
-        group, high = q_THD.shape[1] // heads, torch.promote_types(q_THD.dtype, torch.float32)
-        q = _heads_first(q_THD, heads)
-        k, v = k_TKD.transpose(0, 1).contiguous(), v_TKE.transpose(0, 1).contiguous()
-        o = v.new_empty(heads, t * group, e)
+        o_THE = v_TKE.new_empty(*q_THD.shape[:2], v_TKE.shape[-1])
+        q, o = (_grouped(x, k_TKD.shape[1]) for x in (q_THD, o_THE))
+        k, v = k_TKD.transpose(0, 1), v_TKE.transpose(0, 1)
+        scores = sum((tile.b - tile.a) * (tile.hi - tile.lo) for tile in tiles) * q_THD.shape[1]
+        keep = scores <= 2 * (q.numel() + k.numel() + v.numel()) and v.dtype in (torch.float32, torch.float64)
+        kept = []
         for tile in tiles:
-            rows, keys = slice(tile.a * group, tile.b * group), slice(tile.lo, tile.hi)
-            p = _matmul_high(q[:, rows], k[:, keys], high, scale, tile.bias(group, high)).softmax(-1)
-            torch.bmm(p.to(v.dtype), v[:, keys], out=o[:, rows])
-        ctx.save_for_backward(q, k, v)
+            keys = slice(tile.lo, tile.hi)
+            p = _probabilities(q[:, tile.a : tile.b].flatten(1, 2), k[:, keys], tile, scale)
+            part = o[:, tile.a : tile.b]
+            part.copy_(torch.bmm(p.to(v.dtype), v[:, keys]).view(part.shape))
+            if keep:
+                kept.append(p)
+        ctx.save_for_backward(q_THD, k_TKD, v_TKE, *kept)
         ctx.tiles, ctx.scale = tiles, scale
-        return _tokens_first(o, t)
+        return o_THE
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v = ctx.saved_tensors
-        heads, t, _ = k.shape
-        group, high = q.shape[1] // t, torch.promote_types(q.dtype, torch.float32)
-        do = _heads_first(grads[0], heads)
-        dq = torch.empty_like(q)
-        dk, dv = torch.zeros_like(k, dtype=high), torch.zeros_like(v, dtype=high)
-        for tile in ctx.tiles:
-            rows, keys = slice(tile.a * group, tile.b * group), slice(tile.lo, tile.hi)
-            p = _matmul_high(q[:, rows], k[:, keys], high, ctx.scale, tile.bias(group, high)).softmax(-1)
-            _accumulate(dv[:, keys], p.to(v.dtype), do[:, rows])
-            dp = _matmul_high(do[:, rows], v[:, keys], high, 1.0, None)
+        q_THD, k_TKD, v_TKE, *kept = ctx.saved_tensors
+        high = torch.promote_types(q_THD.dtype, torch.float32)
+        dq_THD = q_THD.new_empty(q_THD.shape)
+        dk_TKD, dv_TKE = k_TKD.new_zeros(k_TKD.shape, dtype=high), v_TKE.new_zeros(v_TKE.shape, dtype=high)
+        q, do, dq = (_grouped(x, k_TKD.shape[1]) for x in (q_THD, grads[0], dq_THD))
+        k, v, dk, dv = (x.transpose(0, 1) for x in (k_TKD, v_TKE, dk_TKD, dv_TKE))
+        for i, tile in enumerate(ctx.tiles):
+            rows, keys = slice(tile.a, tile.b), slice(tile.lo, tile.hi)
+            q_tile, do_tile = q[:, rows].flatten(1, 2), do[:, rows].flatten(1, 2)
+            p = kept[i] if kept else _probabilities(q_tile, k[:, keys], tile, ctx.scale)
+            dv[:, keys].add_(torch.bmm(p.to(v.dtype).transpose(1, 2), do_tile))
+            dp = _matmul_high(do_tile, v[:, keys], high, 1.0, None)
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, high).to(k.dtype)
-            dq[:, rows].baddbmm_(ds, k[:, keys], beta=0, alpha=ctx.scale)
-            _accumulate(dk[:, keys], ds, q[:, rows], ctx.scale)
-        return _tokens_first(dq, t), dk.transpose(0, 1).to(k.dtype), dv.transpose(0, 1).to(v.dtype), None, None
+            part = dq[:, rows]
+            torch.mul(torch.bmm(ds, k[:, keys]).view(part.shape), ctx.scale, out=part)
+            dk[:, keys].add_(torch.bmm(ds.transpose(1, 2), q_tile), alpha=ctx.scale)
+        return dq_THD, dk_TKD.to(k.dtype), dv_TKE.to(v.dtype), None, None
 
 
-def _heads_first(x_THD: Tensor, heads: int) -> Tensor:
-    """[T, heads * G, D] -> [heads, T * G, D]."""
-    t, h, d = x_THD.shape
-    return x_THD.reshape(t, heads, h // heads, d).transpose(0, 1).reshape(heads, -1, d)
+def _probabilities(q: Tensor, k: Tensor, tile: Tile, scale: float) -> Tensor:
+    """softmax(scale * q k^T + bias) of one tile, float32 at least: q [K, rows * G, D], k [K, keys, D]."""
+    high = torch.promote_types(q.dtype, torch.float32)
+    return _matmul_high(q, k, high, scale, tile.bias(q.shape[1] // (tile.b - tile.a), high)).softmax(-1)
 
 
-def _tokens_first(x: Tensor, t: int) -> Tensor:
-    """[heads, T * G, D] -> [T, heads * G, D]."""
-    heads, rows, d = x.shape
-    return x.view(heads, t, rows // t, d).transpose(0, 1).reshape(t, -1, d)
+def _grouped(x_THD: Tensor, heads: int) -> Tensor:
+    """[T, heads * G, D] -> the same memory as [heads, T, G, D]."""
+    return x_THD.unflatten(1, (heads, -1)).transpose(0, 1)
 
 
 @torch.compiler.disable

@@ -44,7 +44,7 @@ def rope_table(positions: Tensor, head_dim: int, theta: float, theta_hw: float) 
     cos = [a.cos().float() for a in angles]
     sin = [a.sin().float() for a in angles]
     block = torch.arange(8, device=device)
-    axis = torch.tensor([0, 0, 1, 2], device=device)
+    axis = (torch.arange(4, device=device) - 1).clamp_(0)  # 0 0 1 2; made of host values it would wait for a GPU
     members = axis.repeat_interleave(head_dim // 2)[:, None] == axis
     return Rope(
         torch.cat([x for c in cos for x in (c, c)], -1),
