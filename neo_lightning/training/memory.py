@@ -30,6 +30,8 @@ CHUNK = 2048
 """Rows of logits at a time; `ops.linear_cross_entropy`."""
 KEPT_BIAS = 1 << 22
 """Elements up to which the `tiled` attention keeps its masks; `ops.interval_attention.tiled`."""
+KEPT_SCORES = 2
+"""Times the size of q, k and v up to which it keeps its float32 probabilities too."""
 TILE = 128
 """Rows of a tile there; half of a tile is masked at its right end."""
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
@@ -223,7 +225,9 @@ def _whole_layer(config: NeoConfig, trained: Callable[[str], bool], layer: int, 
     numbers += w.mlp * (2 + eager)  # gate, up; torch keeps silu(gate) too
     numbers += w.mlp * on("mlp.down_proj")
     floats = 4 * w.heads + 2 if eager else config.num_attention_heads  # inverse lengths; log-sum-exp
-    return row.tokens * (layout.width * numbers + FLOAT * floats)
+    scores = config.num_attention_heads * (row.pairs + row.tokens * TILE // 2)
+    kept = eager and not layout.bf16 and scores <= KEPT_SCORES * row.tokens * (2 * w.q + 3 * w.kv)
+    return row.tokens * (layout.width * numbers + FLOAT * floats) + FLOAT * scores * kept
 
 
 def layer_backward(
