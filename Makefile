@@ -4,6 +4,7 @@
 # make test      the whole test suite
 # make format    rewrite the sources in the project's format
 # make bench     the benchmarks of single parts, one table each (the demo's is benchmarks/demo_seeds.py)
+# make bench-gpu those that run on a GPU, and whole training steps of the 2B (one H100 or more memory)
 
 VENV ?= .venv
 SEED ?= 0
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo-$(SEED)
 
-.PHONY: install demo check test format bench
+.PHONY: install demo check test format bench bench-gpu
 
 install: $(STAMP)
 
@@ -44,5 +45,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	@for name in attention decode qk_norm_rope loss image_path video_path loader plan_scale; do \
+	@for name in attention decode qk_norm_rope loss image_path video_path loader plan_scale memory step; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+bench-gpu: $(STAMP)
+	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'torch sees no CUDA device')"
+	@for name in attention decode qk_norm_rope loss "step --device cuda"; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$${name%% *}.py $${name#$${name%% *}} || exit 1; done

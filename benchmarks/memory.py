@@ -168,9 +168,12 @@ def measure(config: NeoConfig, row: PackedBatch, stage: int, precision: str, che
     at = moments_of(events)
     begin, start = at["step begins"][0], at["forward begins"][0]
     rows = begin - marks.sums["masters"] - marks.sums["moments"]  # on the host, read ahead
+    width = 4 if precision == "32-true" else 2
+    head = width * config.vocab_size * config.hidden_size * (stage == 2)  # its gradient, on its way to the embeddings
     return {
         **marks.sums,
         "gathered": start - begin,
+        "gathered_layers": at["last layer's backward"][0] - at["loss begins"][0] - head,
         "activations": at["loss begins"][0] - start,
         "layer": at["last layer's backward"][1] - at["last layer's backward"][0],
         "loss": at["loss begins"][1] - at["loss begins"][0],

@@ -1,0 +1,262 @@
+"""Whole training steps (forward, backward, clipping, AdamW) against plain torch: tokens/s, MFU, memory.
+
+    python benchmarks/step.py [--device cuda --size 2b --tokens 16384 36864 --stage 1 2 --rows image video mixed]
+    python benchmarks/step.py --device cpu --size tiny
+
+Rows are synthetic (`rows.py`), the arithmetic is that of `NeoModule.training_step` on one device, without loading data.
+On a GPU: bf16 with float32 masters, compiled layers, selective recomputation, full from 32K tokens on.
+
+The peer is the same network in plain torch: float32 weights under autocast, eager norms and rotations, SDPA with a
+dense mask, logits of every token, the same recomputation as far as torch has it (none or full). Both must compute the
+same loss first. It runs on the first kind of row alone, as it is slow. It is not the authors' kit, which is not here.
+
+MFU: exact mask pairs, forward and backward of what is trained, head on supervised tokens only, no recomputation
+counted, over the dense bf16 peak (`training.devices`). Memory is the most beyond weights and moments: on a GPU what the
+allocator gave, on a CPU the resident set; `expected` is `training.memory`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from rows import KINDS, packed_row
+from timing import DEVICE, peak_mib, place, print_table
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.utils.checkpoint import checkpoint
+
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.flops import flops_per_step
+from neo_lightning.model.layers import Layer
+from neo_lightning.model.neo import Neo
+from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy_reference
+from neo_lightning.ops.qk_norm_rope.reference import Rope, qk_norm_rope_reference
+from neo_lightning.ops.rms_norm import rms_norm_reference
+from neo_lightning.training.build import Init, build_model
+from neo_lightning.training.devices import peak_flops
+from neo_lightning.training.memory import Layout, RowCounts, step_memory
+from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.stages import apply_stage
+from neo_lightning.training.step import clip_gradients
+from neo_lightning.types import PackedBatch, Stage
+
+SIZES = {
+    "2b": NeoConfig(),
+    "tiny": NeoConfig(
+        vocab_size=1024,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        extra_num_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        patch_hidden_size=64,
+        image_token_id=1022,
+        image_start_token_id=1023,
+    ),
+}
+TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",)}
+GPU = DEVICE.type == "cuda"
+
+
+def stage_of(number: int, tokens: int) -> Stage:
+    """A stage that trains what the papers' stages do."""
+    return Stage(steps=1, context=tokens, packs_per_step=1, mixture={"x": 1.0}, lr=1e-5, trains=TRAINS[number])
+
+
+def fresh(model: Neo, stage: Stage) -> Neo:
+    """The same weights in every model of a size."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            whole = torch.empty(parameter.shape, device=DEVICE)
+            whole = whole.normal_(0, 0.02) if whole.ndim > 1 else whole.fill_(1.0)
+            getattr(parameter, "_local_tensor", parameter).copy_(whole)
+    apply_stage(model, stage, model.config.extra_num_layers)
+    return model
+
+
+def stepper(model: Neo, loss: Callable[[PackedBatch], Tensor]) -> Callable[[PackedBatch], Tensor]:
+    """One optimiser step on a row; gives the loss."""
+    optimizer = build_adamw(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
+
+    def step(row: PackedBatch) -> Tensor:
+        value = loss(row) / row.weights.sum()
+        value.backward()
+        clip_gradients(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return value.detach()
+
+    return step
+
+
+def own_step(config: NeoConfig, stage: Stage, checkpointing: Any, compiled: bool) -> Callable[[PackedBatch], Tensor]:
+    """This package's, on a mesh of one rank where it computes in bfloat16."""
+    mesh = init_device_mesh(DEVICE.type, (1,)) if GPU else None
+    model = build_model(
+        config,
+        Init(),
+        stages={"one": stage},
+        device=DEVICE,
+        mesh=mesh,
+        bf16=GPU,
+        activation_checkpointing=checkpointing,
+        compile_blocks=compiled,
+        fill=False,
+    )
+    fresh(model, stage)
+    return stepper(model, lambda row: model(row).loss_sum)
+
+
+def plain_step(config: NeoConfig, stage: Stage, checkpointing: str) -> Callable[[PackedBatch], Tensor]:
+    """The peer's."""
+    with torch.device("meta"):
+        model = Neo(config)
+    fresh(model.to_empty(device=DEVICE), stage)
+    again: Any = checkpoint if checkpointing == "full" else lambda fn, *args, **_: fn(*args)
+
+    def loss(row: PackedBatch) -> Tensor:
+        places = torch.arange(row.start.numel(), device=DEVICE)
+        mask = (places >= row.start[:, None]) & (places < row.limit[:, None])
+        with torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=GPU):
+            x, rope = model.embed(row.input_ids, row.visual_index, row.patches, row.grids), model.rope(row.positions)
+            for layer in model.layers:
+                x = again(plain_layer, layer, x, rope, mask, use_reentrant=False)
+            norm = model.language_model.model.norm
+            x = rms_norm_reference(x, norm.weight, norm.eps)
+            targets = row.targets.clamp_min(0)
+            return linear_cross_entropy_reference(x, model.head_weight, targets, row.weights)[0]
+
+    return stepper(model, loss)
+
+
+def plain_layer(layer: Layer, x: Tensor, rope: Rope, mask: Tensor) -> Tensor:
+    """A decoder layer by its definition, attention by SDPA with a dense mask."""
+    a, mlp, first, second = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
+    heads = (x.shape[0], -1, a.head_dim)
+    y = rms_norm_reference(x, first.weight, first.eps)
+    q, q_hw, k, k_hw, v = (p(y).view(heads) for p in (a.q_proj, a.q_proj_hw, a.k_proj, a.k_proj_hw, a.v_proj))
+    q = qk_norm_rope_reference(q, q_hw, (a.q_norm.weight, a.q_norm_h.weight, a.q_norm_w.weight), rope, a.eps)
+    k = qk_norm_rope_reference(k, k_hw, (a.k_norm.weight, a.k_norm_h.weight, a.k_norm_w.weight), rope, a.eps)
+    wide = F.pad(v, (0, q.shape[-1] - v.shape[-1]))  # equal widths: torch's fused kernels take no others
+    q, k, wide = (t.repeat_interleave(q.shape[1] // t.shape[1], 1).transpose(0, 1)[None] for t in (q, k, wide))
+    o = F.scaled_dot_product_attention(q, k, wide, attn_mask=mask, scale=a.head_dim**-0.5)
+    x = x + a.o_proj(o[0, ..., : a.head_dim].transpose(0, 1).flatten(1))
+    y = rms_norm_reference(x, second.weight, second.eps)
+    return x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
+
+
+def seconds(step: Callable[[PackedBatch], Tensor], row: PackedBatch, repeats: int) -> float:
+    """Median time of a step that has run twice before."""
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        float(step(row))  # waits
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def counts(row: PackedBatch) -> RowCounts:
+    """Of a synthetic row."""
+    assert row.info is not None
+    return RowCounts(
+        tokens=row.info.tokens, visual=row.visual_index.numel(), supervised=row.info.supervised, pairs=row.info.pairs
+    )
+
+
+def expected_mib(
+    config: NeoConfig, trained: dict[str, bool], sizes: dict[str, int], row: RowCounts, mode: Any
+) -> float:
+    """Most memory beyond weights and moments."""
+    layout = Layout(bf16=GPU, checkpointing=mode, kernels="triton" if GPU else "eager")
+    found = step_memory(config, sizes, trained.__getitem__, row, layout)
+    return (found.peak - found.masters - found.moments) / 2**20
+
+
+def measure(arguments: argparse.Namespace, tokens: int, number: int) -> list[list[str]]:
+    """Lines of the table for one row length and stage."""
+    config, stage = SIZES[arguments.size], stage_of(number, tokens)
+    mode = arguments.checkpointing or (("full" if tokens > 32768 else "selective") if GPU else "none")
+    with torch.device("meta"):
+        model = Neo(config)
+    apply_stage(model, stage, config.extra_num_layers)
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    packed = {
+        kind: packed_row(config, tokens, kind, shrink=1 if arguments.size == "2b" else 4) for kind in arguments.rows
+    }
+    peak, lines, first = peak_flops(DEVICE), [], {}
+
+    def line(name: str, kind: str, step: Callable[[PackedBatch], Tensor]) -> list[str]:
+        row, of = packed[kind].to(DEVICE), counts(packed[kind])
+        first.setdefault(name, float(step(row)))
+        memory = peak_mib(lambda: step(row))
+        time = seconds(step, row, arguments.repeats)
+        work = flops_per_step(
+            config,
+            tokens=tokens,
+            patches=4 * of.visual,
+            pairs=of.pairs,
+            supervised=of.supervised,
+            trained=trained.__getitem__,
+        )
+        mfu = f"{work / time / peak:.1%}" if peak else "-"
+        expected = f"{expected_mib(config, trained, sizes, of, mode):.0f}" if name == "ours" else "-"
+        return [f"{tokens}", f"{number}", kind, mode, name, f"{tokens / time:.0f}", mfu, f"{memory:.0f}", expected, "-"]
+
+    step = own_step(config, stage, mode, compiled=GPU)
+    lines += [line("ours", kind, step) for kind in packed]
+    del step
+    if not arguments.no_peer:
+        if GPU:
+            torch.cuda.empty_cache()
+        kind = arguments.rows[0]
+        try:
+            lines.append(line("plain torch", kind, plain_step(config, stage, "full" if mode != "none" else "none")))
+        except torch.OutOfMemoryError:
+            return [*lines, [f"{tokens}", f"{number}", kind, mode, "plain torch", "out of memory", *"----"]]
+        ours, plain = first["ours"], first["plain torch"]
+        if not abs(ours - plain) <= (2e-2 if GPU else 1e-4) * abs(plain):
+            raise SystemExit(f"{tokens} tokens, stage {number}: loss {ours:.5f}, plain torch {plain:.5f}")
+        lines[-1][-1] = f"{float(lines[0][5]) / float(lines[-1][5]):.2f}x"
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=DEVICE.type)
+    parser.add_argument("--size", choices=SIZES, default="2b" if GPU else "tiny")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[16384, 36864] if GPU else [512])
+    parser.add_argument("--stage", type=int, choices=TRAINS, nargs="+", default=[*TRAINS])
+    parser.add_argument("--rows", choices=KINDS, nargs="+", default=["image", "video", "mixed"])
+    parser.add_argument("--checkpointing", choices=("none", "selective", "full"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-peer", action="store_true", help="this package's step alone")
+    arguments = parser.parse_args()
+    if arguments.device != DEVICE.type:
+        raise SystemExit(
+            f"--device {arguments.device}: the device here is {DEVICE.type}; CUDA_VISIBLE_DEVICES= hides one"
+        )
+    if GPU:
+        torch.cuda.set_device(0)
+        dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    lines = [
+        line for tokens in arguments.tokens for stage in arguments.stage for line in measure(arguments, tokens, stage)
+    ]
+    head = ("tokens", "stage", "row", "recomputed", "way", "tokens/s", "MFU", "peak MiB", "expected MiB", "ours / peer")
+    print_table(f"training steps, {arguments.size}, on {place()}", head, lines)
+    if GPU:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
