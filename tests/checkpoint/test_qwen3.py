@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -107,9 +108,8 @@ def test_rules_set_the_added_parts_as_written(qwen3):
 def test_the_added_parts_learn_from_the_first_step(qwen3):
     for rule, moved in (("zero_k", "k_proj_hw"), ("smooth", "k_norm_h")):
         model = grown(qwen3[1], 1, rule)
-        batch = text_batch()
         targets = torch.cat([IDS[1:], IDS[:1]])
-        vars(batch).update(targets=targets, weights=torch.ones(23))
+        batch = dataclasses.replace(text_batch(), targets=targets, weights=torch.ones(23))
         model(batch).loss_sum.backward()
         attention = model.layers[2].self_attn
         assert attention.get_submodule(moved).weight.grad.norm() > 0, rule

@@ -117,9 +117,11 @@ def test_a_worker_that_is_killed_ends_the_import(
     """As by a machine out of memory: an error that says so, no hang, and the same command goes on."""
 
     def kill_one() -> None:
-        while not (children := multiprocessing.active_children()):
+        # not before one is at work: ProcessPoolExecutor may overlook the death of a process that it is still starting
+        while not list((tmp_path / "out").glob("**/task-*")):
             time.sleep(0.001)
-        children[0].kill()
+        for child in multiprocessing.active_children():
+            child.kill()
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
