@@ -173,7 +173,7 @@ def ring(sheet: Sheet, x: float, y: float) -> None:
 
 def losses(sheet: Sheet, report: dict[str, Any]) -> None:
     """Loss of each modality over the steps, with the stages' boundaries."""
-    left, top, width, height = 676.0, 450.0, 300.0, 150.0
+    left, top, width, height = 676.0, 474.0, 300.0, 126.0
     columns, steps = report["curves"]["columns"], report["curves"]["steps"]
     curves = {}
     for name in MODALITIES:
