@@ -11,7 +11,7 @@ from neo_lightning.types import IGNORE, PackedBatch, PackInfo
 
 UNITS = {"text": (0, (0, 0), 600), "image": (1, (38, 38), 80), "video": (32, (15, 15), 100)}
 """Kind of document -> how many images or frames, rows and columns of each in visual tokens, tokens of text beside.
-An image of 1.5 MP and 32 frames of 360p, as `training.outlook` assumes."""
+An image of 1.5 MP, 32 frames of 480 x 480: about what `training.outlook` assumes, with less text."""
 
 KINDS = {"text": ("text",), "image": ("image",), "video": ("video",), "mixed": ("image", "text", "video", "image")}
 """Name of a row -> the documents that take turns in it."""

@@ -19,7 +19,7 @@ from data_helpers import chat, clip, encoded, picture, write_tar
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import reason_kind
 from neo_lightning.data.fingerprint import fingerprint, pack_parts, unpack_parts
-from neo_lightning.data.index import iterate_samples, make, open_source
+from neo_lightning.data.index import iterate_samples, open_source
 from neo_lightning.data.manifest import ManifestError
 from neo_lightning.data.plan import PlanError, Position
 from neo_lightning.types import PackedBatch, PixelBudget, Stage, VideoBudget
@@ -396,14 +396,3 @@ def test_a_source_of_the_users_own(tmp_path: Path, tokenizer_folder: Path) -> No
         (tmp_path / "m.yaml").write_text(f"sources: {{mine: {{class_path: {wrong}}}}}")
         with pytest.raises(ManifestError, match=message):
             open_source(tmp_path / "m.yaml", "mine")
-
-
-def test_many_shards_are_indexed_by_processes_with_the_same_result(
-    manifest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = open_source(manifest, "image")
-    shutil.rmtree(manifest.parent / ".neo_index")
-    monkeypatch.setattr(make, "PARALLEL_FROM_BYTES", 0)
-    together = open_source(manifest, "image")
-    assert together.digest == alone.digest
-    assert [s.key for s in iterate_samples(together)] == [f"i{i}" for i in range(40)]

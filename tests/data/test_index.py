@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from neo_lightning.cli.main import main
 from neo_lightning.data.facts import MediaFacts, RetryError, SampleFacts, ShardError, Turn
 from neo_lightning.data.files import locked
-from neo_lightning.data.index import ShardSource, iterate_samples, open_source, sample_ids, sidecar
+from neo_lightning.data.index import ShardSource, iterate_samples, make, open_source, sample_ids, sidecar
 from neo_lightning.data.index.make import Progress
 from neo_lightning.data.index.scan import index_shard
 from neo_lightning.data.index.table import FORMATS, FactsTable
@@ -334,3 +334,14 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     source = open_source(tmp_path / "m.yaml", "a")
     assert source.units == 0
     assert "link" in source.skipped[0][1]
+
+
+def test_many_shards_are_indexed_by_processes_with_the_same_result(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = open_source(manifest, "a")
+    shutil.rmtree(manifest.parent / ".neo_index")
+    monkeypatch.setattr(make, "PARALLEL_FROM_BYTES", 0)
+    together = open_source(manifest, "a")
+    assert together.digest == alone.digest
+    assert [s.key for s in iterate_samples(together)] == [f"s{i}" for i in range(12)]
