@@ -25,8 +25,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode
-from torchvision.io import decode_image as torchvision_decode
 
 from neo_lightning.data.facts import MediaError, MediaFacts
 from neo_lightning.types import PATCH, PIXELS_PER_TOKEN_SIDE, PixelBudget
@@ -46,6 +44,8 @@ BLANK = 128
 
 _ORIENTATION_TAG = 274
 _SWAPS_SIDES = (5, 6, 7, 8)
+_RGB = 3
+"""torchvision's `ImageReadMode.RGB`."""
 _START_OF_SCAN = b"\xff\xda"
 
 
@@ -176,8 +176,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode_plain(data: bytes) -> Tensor:
+    import torchvision.io  # noqa: F401  two seconds, which only a process that decodes should pay; it brings the operator
+
     # a bytearray, because torch warns of memory that it must not write to
-    return torchvision_decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return torch.ops.image.decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, False)
 
 
 def _decode_any(data: bytes, facts: MediaFacts, part: int) -> Tensor:

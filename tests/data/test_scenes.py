@@ -142,7 +142,7 @@ def test_shards_read_back(shards: Path) -> None:
 def test_clip_encodes_colour_range_as_drawn(shards: Path) -> None:
     """The clip's frames come at the declared rate, so that half a second is one part of the clip."""
     scene = generate("first_colour", seed=0, split="test", index=0)
-    with av.open(io.BytesIO(encode_scene(scene)["mp4"])) as container:  # type: ignore[arg-type]
+    with av.open(io.BytesIO(encode_scene(scene)["mp4"])) as container:
         times = [float(frame.time) for frame in container.decode(video=0)]
     assert times == pytest.approx([i / scene.fps for i in range(len(scene.frames))])
     assert len(times) / scene.fps == 2.0

@@ -9,6 +9,7 @@ import pytest
 from data_helpers import write_tar
 
 from neo_lightning.data.facts import RetryError, ShardError
+from neo_lightning.data.importers.shards import tar_member
 from neo_lightning.data.index.scan import samples_of
 from neo_lightning.data.index.tar import TarSample, split_key
 from neo_lightning.data.store import Store, StoreOptions
@@ -133,3 +134,14 @@ def test_numbered_media_come_in_the_order_of_their_numbers(tmp_path: Path) -> No
     names = ["a.10.jpg", *(f"a.{i}.png" for i in range(10)), "a.json"]
     (ref,) = scan(write_tar(tmp_path / "a.tar", dict.fromkeys(names, b"x")))
     assert [m.number for m in ref.members] == [None, *range(11)]
+
+
+def test_a_member_is_written_as_tarfile_writes_it() -> None:
+    for name, size in (("a.json", 0), ("ä-000001.0.jpg", 511), ("n" * 100, 512), ("b.png", 70_000)):
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, 0o444
+        data = b"x" * size
+        written = b"".join(tar_member(name, data))
+        assert written == info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-size % 512)
+    with pytest.raises(ValueError, match="names of 100"):
+        list(tar_member("n" * 101, b""))

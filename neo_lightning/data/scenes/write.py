@@ -35,32 +35,31 @@ class ShardJob:
     stop: int
 
 
-def encode_scene(scene: Scene) -> dict[str, bytes | str]:
-    """Encode a scene as a WebDataset sample: `json`, and `jpg` | `png` | `0.jpg`, `1.png`, ... | `mp4`."""
-    record = {"messages": scene.messages, "meta": scene.meta}
-    sample: dict[str, bytes | str] = {"__key__": scene.key, "json": json.dumps(record).encode()}
+def encode_scene(scene: Scene) -> dict[str, bytes]:
+    """A scene's members by extension: `json`, and `jpg` | `png` | `0.jpg`, `1.png`, ... | `mp4`."""
+    members = {"json": json.dumps({"messages": scene.messages, "meta": scene.meta}).encode()}
     if scene.frames:
-        sample["mp4"] = encode_clip(scene.frames, scene.fps)
+        members["mp4"] = encode_clip(scene.frames, scene.fps)
     for number, image in enumerate(scene.images):
         extension = "png" if (scene.meta["index"] + number) % 3 == 0 else "jpg"
         name = extension if len(scene.images) == 1 else f"{number}.{extension}"
-        sample[name] = encode_image(image, extension)
-    return sample
+        members[name] = encode_image(image, extension)
+    return members
 
 
 def write_shard(job: ShardJob) -> int:
     """Write one shard and its index, and return its number of samples."""
-    from webdataset import TarWriter  # imports torch, as the index does: only processes that write pay for it
-
+    from ..importers.shards import tar_end, tar_member  # imports torch: only processes that write pay for it
     from ..index.scan import index_shard
 
     job.path.parent.mkdir(parents=True, exist_ok=True)
     partial = job.path.with_suffix(".tar.partial")
     with partial.open("wb") as stream:
-        writer = TarWriter(stream, mtime=0.0, encoder=False)
         for index in range(job.start, job.stop):
-            writer.write(encode_scene(generate(job.kind, seed=job.seed, split=job.split, index=index)))
-        writer.close()
+            scene = generate(job.kind, seed=job.seed, split=job.split, index=index)
+            for extension, data in encode_scene(scene).items():
+                stream.writelines(tar_member(f"{scene.key}.{extension}", data))
+        stream.write(tar_end(stream.tell()))
     os.replace(partial, job.path)
     index_shard(job.path, TASKS[job.kind].modality if job.kind in TASKS else job.kind)
     return job.stop - job.start
@@ -111,8 +110,10 @@ def write_scenes(
             for job in jobs:
                 bar.advance(task, write_shard(job))
         else:
-            # Spawned, not forked: the caller may already run threads. Clips take longest, so they start first.
-            context = multiprocessing.get_context("spawn")
+            # Forked by a server that has imported what they need, not by the caller, who may already run threads.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__, "neo_lightning.data.importers.shards"])
+            # clips take longest, so they start first
             with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
                 ordered = sorted(jobs, key=lambda job: not job.path.name.startswith("video"))
                 for future in as_completed([pool.submit(write_shard, job) for job in ordered]):
