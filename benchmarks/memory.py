@@ -36,6 +36,7 @@ from neo_lightning.model.neo import Neo
 from neo_lightning.training.callbacks import Curriculum
 from neo_lightning.training.memory import Layout, RowCounts, layer_backward, step_memory
 from neo_lightning.training.module import NeoModule
+from neo_lightning.training.parallel import ActivationCheckpointing
 from neo_lightning.training.stages import trained_names
 from neo_lightning.training.strategy import NeoStrategy
 from neo_lightning.types import PackedBatch, Stage
@@ -43,6 +44,13 @@ from neo_lightning.types import PackedBatch, Stage
 SIZES = {"small": (256, 3, 4096, 512), "medium": (512, 12, 16384, 4096)}
 """Name -> width, layers, vocabulary, tokens: 4 and 45 M parameters."""
 TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",)}
+MODES: dict[str, tuple[ActivationCheckpointing, int]] = {
+    "none": ("none", 0),
+    "selective": ("selective", 0),
+    "mixed": ("selective", 2),
+    "full": ("full", 0),
+}
+"""Name -> activation checkpointing, and how many layers are under `full` in any case."""
 BOUND, SMALL = 0.10, 0.005
 MIB = 2**20
 
@@ -121,12 +129,13 @@ def local_bytes(tensors: Any) -> int:
     return sum((x._local_tensor if isinstance(x, DTensor) else x).nbytes for x in tensors)
 
 
-def train(config: NeoConfig, row: PackedBatch, stage: int, precision: str, checkpointing: Any) -> tuple[Marks, list]:
+def train(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode: str) -> tuple[Marks, list]:
     """Two steps under a profiler: the sums and the trace's events."""
     first = packed_row(config, 64, "text")
     tokens = row.input_ids.numel()
     plan = Stage(steps=2, context=tokens, packs_per_step=1, mixture={"x": 1.0}, lr=1e-4, trains=TRAINS[stage])
-    module, marks = NeoModule({"one": plan}, model=config, activation_checkpointing=checkpointing), Marks()  # type: ignore[arg-type]
+    how = {"activation_checkpointing": MODES[mode][0], "recomputed_layers": MODES[mode][1]}
+    module, marks = NeoModule({"one": plan}, model=config, **how), Marks()  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",
@@ -162,9 +171,9 @@ def moments_of(events: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def measure(config: NeoConfig, row: PackedBatch, stage: int, precision: str, checkpointing: str) -> dict[str, int]:
+def measure(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode: str) -> dict[str, int]:
     """Part -> bytes."""
-    marks, events = train(config, row, stage, precision, checkpointing)
+    marks, events = train(config, row, stage, precision, mode)
     at = moments_of(events)
     begin, start = at["step begins"][0], at["forward begins"][0]
     rows = begin - marks.sums["masters"] - marks.sums["moments"]  # on the host, read ahead
@@ -182,7 +191,7 @@ def measure(config: NeoConfig, row: PackedBatch, stage: int, precision: str, che
     }
 
 
-def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, checkpointing: Any) -> dict[str, int]:
+def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode: str) -> dict[str, int]:
     """Part -> bytes, by the formula; `layer` is the last one, as measured."""
     assert row.info is not None
     with torch.device("meta"):
@@ -193,7 +202,12 @@ def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, chec
         supervised=row.info.supervised,
         pairs=row.info.pairs,
     )
-    layout = Layout(bf16=precision != "32-true", checkpointing=checkpointing, kernels="eager")
+    layout = Layout(
+        bf16=precision != "32-true",
+        checkpointing=MODES[mode][0],
+        recomputed_layers=MODES[mode][1],
+        kernels="eager",
+    )
     trained = trained_names(sizes, TRAINS[stage], config.extra_num_layers)
     found = asdict(step_memory(config, sizes, trained.__contains__, counts, layout))
     last = layer_backward(config, trained.__contains__, config.num_hidden_layers - 1, counts, layout)
@@ -205,15 +219,15 @@ def main() -> int:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--stage", type=int, choices=TRAINS, nargs="+", default=[*TRAINS])
     parser.add_argument("--precision", nargs="+", default=["32-true", "bf16-mixed"])
-    parser.add_argument("--checkpointing", nargs="+", default=["none", "selective", "full"])
+    parser.add_argument("--checkpointing", nargs="+", choices=MODES, default=[*MODES])
     arguments = parser.parse_args()
     config, tokens = network(arguments.size), SIZES[arguments.size][3]
     row = packed_row(config, tokens, "mixed", shrink=4)
     rows, wrong = [], []
     for case in product(arguments.precision, arguments.stage, arguments.checkpointing):
-        precision, stage, checkpointing = case
-        found = measure(config, row, stage, precision, checkpointing)
-        expected = expect(config, row, stage, precision, checkpointing)
+        precision, stage, mode = case
+        found = measure(config, row, stage, precision, mode)
+        expected = expect(config, row, stage, precision, mode)
         cells = []
         for part, measured in found.items():
             value = expected[part]
@@ -221,7 +235,7 @@ def main() -> int:
             if abs(value - measured) > max(BOUND * measured, SMALL * found["peak"]):
                 cells[-1] += " !"
                 wrong.append(f"{' '.join(map(str, case))}: {part} {value / MIB:.2f}, measured {measured / MIB:.2f} MiB")
-        rows.append((f"{precision}, stage {stage}, {checkpointing}", *cells))
+        rows.append((f"{precision}, stage {stage}, {mode}", *cells))
     millions = sum(p.numel() for p in Neo(config).parameters()) / 1e6
     title = f"expected / measured MiB, {millions:.0f} M parameters, a row of {tokens} tokens, on {place()}"
     print_table(title, ("step", *found), rows)

@@ -9,6 +9,7 @@ The network is built on the meta device; no weights, shards or tokenizer are ope
 from __future__ import annotations
 
 import argparse
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ..training.devices import Device
     from ..training.memory import Layout
     from ..training.outlook import StageOutlook
-    from ..training.parallel import ActivationCheckpointing
     from ..types import Stage
 
 DOES_NOT_FIT = 1
@@ -137,6 +137,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             shard_size=shard_size,
             bf16=str(trainer.get("precision")).startswith("bf16"),
             checkpointing=model.get("activation_checkpointing", "none"),
+            recomputed_layers=model.get("recomputed_layers", 0),
             kernels="triton" if gpu else "eager",
         ),
         devices=count,
@@ -199,7 +200,8 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     console.print(
         f"{sum(planned.sizes.values()):,} parameters on {planned.devices} x {name}: "
         f"{device.usable:.1f} GiB for tensors, {device.tflops:g} TFLOP/s each; shard size {layout.shard_size}, "
-        f"{precision}, activation checkpointing {layout.checkpointing}\n"
+        f"{precision}, activation checkpointing {layout.checkpointing}"
+        f"{f', full in {layout.recomputed_layers} layers' if layout.recomputed_layers else ''}\n"
     )
     console.print(_work(planned, outlooks, device))
     console.print(_memory(outlooks))
@@ -226,7 +228,8 @@ def _work(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device
     from rich.table import Table
 
     table = Table(title="Work", title_justify="left")
-    heads = ("stage", "trained", "GFLOP/token", "pairs/token", f"tokens/s at {device.mfu:.0%} MFU", "tokens", "days")
+    rate = f"tokens/s at {device.mfu:.0%} MFU"
+    heads = ("stage", "trained", "GFLOP/token", "repeated", "pairs/token", rate, "tokens", "days")
     for head in heads:
         table.add_column(head, justify="left" if head == "stage" else "right")
     for name, outlook in outlooks.items():
@@ -234,6 +237,7 @@ def _work(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device
             escape(name),
             f"{outlook.trained / 1e6:,.1f} M",
             f"{outlook.flops_per_token / 1e9:,.3g}",
+            f"+{outlook.repeated:.1%}",
             f"{outlook.row.pairs / outlook.row.tokens:,.0f}",
             f"{outlook.tokens_per_second:,.0f}",
             f"{outlook.tokens / 1e9:,.3g} G",
@@ -241,7 +245,7 @@ def _work(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device
         )
     tokens, days = (sum(values) for values in zip(*((o.tokens, o.days) for o in outlooks.values()), strict=True))
     table.add_section()
-    table.add_row("all", "", "", "", "", f"{tokens / 1e9:,.3g} G", f"{days:,.3g}")
+    table.add_row("all", "", "", "", "", "", f"{tokens / 1e9:,.3g} G", f"{days:,.3g}")
     return table
 
 
@@ -267,11 +271,12 @@ def ways_to_fit(planned: Planned, name: str, device: Device) -> Iterator[str]:
     def fits(**changes: Any) -> bool:
         return planned.outlook(name, device, **changes).memory.peak <= room
 
-    modes: tuple[ActivationCheckpointing, ...] = ("none", "selective", "full")
-    for mode in modes[modes.index(layout.checkpointing) + 1 :]:
-        if fits(layout=replace(layout, checkpointing=mode)):
-            yield f"--model.activation_checkpointing={mode}"
-            break
+    if layout.checkpointing != "full":
+        most = planned.config.num_hidden_layers
+        selective = [replace(layout, checkpointing="selective", recomputed_layers=n) for n in range(most + 1)]
+        n = bisect_left(selective, True, key=lambda changed: fits(layout=changed))
+        if n <= most:
+            yield f"--model.activation_checkpointing=selective --model.recomputed_layers={n}"
     if layout.shard_size < planned.devices and fits(layout=replace(layout, shard_size=planned.devices)):
         yield f"shard_size {planned.devices} in the strategy"
     more = 2 * planned.devices

@@ -56,8 +56,13 @@ def flops_per_step(
 
 def forward_flops(config: NeoConfig, *, tokens: int, patches: int, pairs: int, supervised: int) -> int:
     """Operations of one forward pass; see `flops_per_step`."""
-    layer = sum(_layer_products(config, tokens).values()) + _attention(config, pairs)
-    return sum(_vision_products(config, patches)) + config.num_hidden_layers * layer + _head(config, supervised)
+    layers = config.num_hidden_layers * layer_flops(config, tokens=tokens, pairs=pairs)
+    return sum(_vision_products(config, patches)) + layers + _head(config, supervised)
+
+
+def layer_flops(config: NeoConfig, *, tokens: int, pairs: int) -> int:
+    """Operations of one layer's forward pass; see `flops_per_step`."""
+    return sum(_layer_products(config, tokens).values()) + _attention(config, pairs)
 
 
 def backward_flops(

@@ -107,6 +107,7 @@ def build_model(
     mesh: DeviceMesh | None = None,
     bf16: bool = False,
     activation_checkpointing: ActivationCheckpointing = "none",
+    recomputed_layers: int = 0,
     compile_blocks: bool = False,
     attention: str = "auto",
     fill: bool = True,
@@ -121,6 +122,7 @@ def build_model(
         mesh: one-dimensional, of the ranks that share the parameters; None for a whole model.
         bf16: compute in bfloat16; the parameters are float32 in any case.
         activation_checkpointing: see `training.parallel`.
+        recomputed_layers: see `training.parallel`.
         compile_blocks: see `training.parallel`.
         attention: backend of `ops.interval_attention`.
         fill: False leaves the weights undefined, for a checkpoint that brings them.
@@ -135,6 +137,7 @@ def build_model(
         mesh=mesh,
         bf16=bf16,
         activation_checkpointing=activation_checkpointing,
+        recomputed_layers=recomputed_layers,
         compile_blocks=compile_blocks,
     )
     model.to_empty(device=device)

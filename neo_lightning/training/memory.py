@@ -48,10 +48,16 @@ class Layout:
     bf16: bool = True
     """bf16-mixed: compute in bfloat16, masters in float32. False: all in float32."""
     checkpointing: ActivationCheckpointing = "none"
+    recomputed_layers: int = 0
+    """So many, the first, are under `full`, whatever the others are under."""
     micro_batches: int = 1
     """Rows that a rank works through in a step, one after the other."""
     kernels: Literal["triton", "eager"] = "triton"
     """Backends of `ops`: they keep different things. `triton` on a GPU, `eager` (attention: `tiled`) on a CPU."""
+
+    def mode(self, layer: int) -> ActivationCheckpointing:
+        """What a layer is under."""
+        return "full" if layer < self.recomputed_layers else self.checkpointing
 
     @property
     def width(self) -> int:
@@ -198,12 +204,12 @@ def layer_activations(
 ) -> int:
     """Bytes that a layer keeps of one row from forward to backward under the layout's checkpointing."""
     w = _Widths.of(config)
-    if layout.checkpointing == "none":
+    if layout.mode(layer) == "none":
         return _whole_layer(config, trained, layer, row, layout)
-    if layout.checkpointing == "full":
+    if layout.mode(layer) == "full":
         return row.tokens * layout.width * w.stream  # its input
-    # its input and what its products give: projections of q, k, v, o, gate, up, down
-    numbers = 3 * w.stream + 2 * w.q + 3 * w.kv + 2 * w.mlp
+    # its input and what its products give: projections of q, k, v, o, gate, up
+    numbers = 2 * w.stream + 2 * w.q + 3 * w.kv + 2 * w.mlp
     if layout.kernels == "triton":  # the attention's output, and a float a head
         return row.tokens * (layout.width * (numbers + w.q) + FLOAT * config.num_attention_heads)
     return row.tokens * (layout.width * numbers + FLOAT * 4 * w.heads)  # means of QK norms are products
@@ -239,11 +245,10 @@ def layer_backward(
     product itself goes as soon as `down_proj` has its gradient.
     """
     recomputed = 0
-    if layout.checkpointing != "none":
+    if layout.mode(layer) != "none":
         again = _whole_layer(config, trained, layer, row, layout)
-        # what products gave is handed out and then freed; the last one's output is asked for by nobody
-        unasked = config.hidden_size * layout.width * row.tokens * (layout.checkpointing == "selective")
-        recomputed = max(0, again - layer_activations(config, trained, layer, row, layout) + unasked)
+        # what products gave is handed out and then freed
+        recomputed = max(0, again - layer_activations(config, trained, layer, row, layout))
     down = trained(f"{_LAYERS}{layer}.mlp.down_proj.weight")
     temporary = row.tokens * config.intermediate_size * (3 - down)
     return recomputed + layout.width * (temporary + down * config.hidden_size * config.intermediate_size)

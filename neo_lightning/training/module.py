@@ -61,6 +61,7 @@ class NeoModule(LightningModule):
         weight_decay: float = 0.01,
         clip: float = 1.0,
         activation_checkpointing: ActivationCheckpointing = "none",
+        recomputed_layers: int = 0,
         compile_blocks: bool = False,
         attention: str = "auto",
         stop_after_skips: int = 10,
@@ -74,7 +75,8 @@ class NeoModule(LightningModule):
             eps: AdamW's.
             weight_decay: of matrices; norms and biases have none.
             clip: largest norm of the gradient over all parameters; 0 does not clip.
-            activation_checkpointing: what the backward pass computes again to save memory.
+            activation_checkpointing: what the backward pass computes again to save memory; see `training.parallel`.
+            recomputed_layers: of so many layers everything is computed again, as with `full`.
             compile_blocks: compile each layer.
             attention: backend of `ops.interval_attention`.
             stop_after_skips: so many steps in a row without a finite loss and gradient end the run.
@@ -85,11 +87,12 @@ class NeoModule(LightningModule):
         self.config: NeoConfig = read_config(model)
         self.init = init or Init()
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
-        self.activation_checkpointing, self.compile_blocks, self.attention = (
-            activation_checkpointing,
-            compile_blocks,
-            attention,
-        )
+        self._how: dict[str, Any] = {
+            "activation_checkpointing": activation_checkpointing,
+            "recomputed_layers": recomputed_layers,
+            "compile_blocks": compile_blocks,
+            "attention": attention,
+        }
         self.stop_after_skips = stop_after_skips
         self.model: Neo | None = None
         self.report: StepReport | None = None
@@ -126,9 +129,7 @@ class NeoModule(LightningModule):
             device=self.trainer.strategy.root_device,
             mesh=None if grid is None else grid["shard"],
             bf16=precision == "bf16-mixed",
-            activation_checkpointing=self.activation_checkpointing,
-            compile_blocks=self.compile_blocks,
-            attention=self.attention,
+            **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
         )
         if grid is not None and grid.size(0) > 1:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from neo_lightning.model.config import NeoConfig
-from neo_lightning.model.flops import flops_per_step
+from neo_lightning.model.flops import flops_per_step, layer_flops
 from neo_lightning.training.devices import Device
 from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
 from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Stage
@@ -100,12 +100,15 @@ class StageOutlook:
     """Parameters."""
     flops_per_token: float
     """Forward and backward as trained, exact pairs of the assumed documents, no recomputation."""
+    repeated: float
+    """Operations that activation checkpointing makes again, as a part of those: layers under `full`. Not counted: that
+    those leave out `down_proj` where they are not compiled, and attention on a CPU, which `selective` repeats."""
     row: RowCounts
     """The average row."""
     memory: StepMemory
     """Of the fullest row."""
     tokens_per_second: float
-    """All devices, at the device's assumed efficiency."""
+    """All devices, at the device's assumed efficiency, which knows nothing of what is repeated."""
     tokens: int
     """Of the whole stage, padding included."""
 
@@ -148,11 +151,14 @@ def stage_outlook(
         supervised=average.supervised,
         trained=trained.__contains__,
     )
+    again = sum(layout.mode(i) == "full" for i in range(config.num_hidden_layers))
+    again *= layer_flops(config, tokens=average.tokens, pairs=average.pairs)
     per_token = flops / average.tokens
     busy = stage.packs_per_step / (layout.micro_batches * devices)  # devices without a row wait
     return StageOutlook(
         trained=sum(size for name, size in sizes.items() if name in trained),
         flops_per_token=per_token,
+        repeated=again / flops,
         row=average,
         memory=step_memory(config, sizes, trained.__contains__, fullest, layout),
         tokens_per_second=devices * busy * device.tflops * 1e12 * device.mfu / per_token,

@@ -22,30 +22,48 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
+"""What a layer's backward pass computes again: nothing; norms, rotations and gate, while products and the attention
+kernel's output are kept; or everything."""
 
-_SAVED = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 """Selective recomputation keeps the outputs of these: projections cost the most to repeat per byte."""
 
-_SAVED_KERNEL = "neo_lightning::interval_attention"
+_KERNEL = "neo_lightning::interval_attention"
 """The attention kernel's output is kept as well: repeating it costs more than a projection. The package's other kernels
 (norms, rotations, gate) only move memory, and are repeated."""
 
 
-def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    keep = operator in _SAVED or getattr(operator, "name", str)() == _SAVED_KERNEL
+def keep_products(unkept: tuple[int, int], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """The policy of `selective`: products are kept, but for those with a matrix of the shape `unkept`.
+
+    By shape, as a compiled graph knows no modules. Another projection of that shape would be repeated, no more.
+    """
+    if operator in _PRODUCTS:
+        keep = tuple(args[-1].shape) != unkept
+    else:
+        keep = getattr(operator, "name", str)() == _KERNEL
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def checkpoint_activations(blocks: Iterable[nn.Module], mode: ActivationCheckpointing) -> None:
-    """Let the backward of each block repeat its forward (`full`), or all of it but matrix products (`selective`)."""
+@functools.cache  # one object for all layers, as a compiled graph holds for one
+def _contexts(unkept: tuple[int, int]) -> Callable[[], Any]:
+    return functools.partial(create_selective_checkpoint_contexts, functools.partial(keep_products, unkept))
+
+
+def checkpoint_activations(block: nn.Module, mode: ActivationCheckpointing) -> None:
+    """Let the backward of a block repeat its forward (`full`), or what is cheap of it (`selective`).
+
+    Neither repeats `down_proj`: no operation of the backward wants its output, so `selective` does not keep it either,
+    and recomputation ends with the last tensor that is wanted. The output of `o_proj` is wanted, for the sum that the
+    second norm takes in.
+    """
     if mode == "none":
         return
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if mode == "selective":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
-    for block in blocks:
-        # an attribute of the instance: no wrapper module, so no parameter changes its name
-        block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
+        options["context_fn"] = _contexts(tuple(block.get_parameter("mlp.down_proj.weight").t().shape))
+    # an attribute of the instance: no wrapper module, so no parameter changes its name
+    block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
 
 
 def _recomputed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
@@ -74,6 +92,7 @@ def parallelise(
     mesh: DeviceMesh | None,
     bf16: bool,
     activation_checkpointing: ActivationCheckpointing = "none",
+    recomputed_layers: int = 0,
     compile_blocks: bool = False,
 ) -> None:
     """Apply recomputation, compilation and sharding to a model in place.
@@ -84,19 +103,22 @@ def parallelise(
         mesh: one-dimensional mesh of the ranks that share the parameters; None leaves the model whole.
         bf16: compute in bfloat16 with float32 master weights. Needs a mesh, of one rank if need be.
         activation_checkpointing: what the backward repeats.
+        recomputed_layers: of so many, the first, everything is repeated (`full`), whatever the mode of the others.
         compile_blocks: compile each block; row lengths are fixed within a stage, so once per stage. With selective
             recomputation this needs an attention backend that compiles, else the blocks run as if not compiled.
     """
     blocks = list(blocks)
+    if not 0 <= recomputed_layers <= len(blocks):
+        raise ValueError(f"recomputed_layers is {recomputed_layers}: the model has {len(blocks)} layers")
     if compile_blocks:
         # a layer's number would otherwise be a constant of its graph: one graph per layer, and none past the eighth
         torch._dynamo.config.allow_unspec_int_on_nn_module = True
-    if compile_blocks and activation_checkpointing == "full":
-        for block in blocks:  # inside what is repeated: a graph that breaks at an uncompiled kernel is no obstacle
+    for i, block in enumerate(blocks):
+        mode = "full" if i < recomputed_layers else activation_checkpointing
+        if compile_blocks and mode == "full":  # inside what is repeated: a graph may break at an uncompiled kernel
             block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
-    checkpoint_activations(blocks, activation_checkpointing)
-    if compile_blocks and activation_checkpointing != "full":
-        for block in blocks:  # around it: selective recomputation has to see single operations
+        checkpoint_activations(block, mode)
+        if compile_blocks and mode != "full":  # around it: selective recomputation has to see single operations
             block.compile()
     if mesh is not None and (mesh.size() > 1 or bf16):
         shard(model, blocks, mesh, bf16=bf16)

@@ -27,10 +27,11 @@ def test_a_recipes_outlook_is_shown_by_stage(capsys: pytest.CaptureFixture[str])
     assert main([*line, "--model.activation_checkpointing=full"]) == 0
     shown = capsys.readouterr().out
     found = rows(shown)
-    trained, flops, pairs, speed, tokens, days = found["sft"]
+    trained, flops, repeated, pairs, speed, tokens, days = found["sft"]
     assert trained == "2,585.5 M"
     assert tokens == f"{7200 * 128 * 36864 / 1e9:.3g} G"
     assert 10 < float(flops) < 30
+    assert 32 < float(repeated.strip("+%")) < 34, "the layers' forward pass, about a third of the step"
     rate = float(speed.replace(",", ""))
     assert rate == pytest.approx(8 * 989.4e12 * 0.35 / float(flops) / 1e9, rel=0.01)
     assert float(days) == pytest.approx(7200 * 128 * 36864 / rate / 86400, rel=0.01)
@@ -46,10 +47,17 @@ def test_what_does_not_fit_is_said_with_what_would(capsys: pytest.CaptureFixture
     assert main([*line, "--device", "a100-40g", "--model.activation_checkpointing=none"]) == 1
     shown = capsys.readouterr().out
     assert re.search(r"does not fit: stage sft needs [\d.]+ GiB a device, 36\.6 are there", shown)
-    better = re.search(r"--model.activation_checkpointing=\w+", shown)
-    assert better
-    assert main([*line, "--device", "a100-40g", better[0]]) == 0, "the way offered does fit"
     assert main([*line[:-1], "--device", "a100-40g", "--model.activation_checkpointing=none"]) == 0, "without --strict"
+
+
+def test_as_few_layers_are_recomputed_as_will_do(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["plan", "neo_ov_2b", "--devices", "128", "--strict"]
+    assert main([*line, "--model.recomputed_layers=0"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    found = re.findall(r"--model.activation_checkpointing=selective --model.recomputed_layers=(\d+);", shown)
+    layers = max(int(n) for n in found)
+    assert main([*line, f"--model.recomputed_layers={layers}"]) == 0, "the way offered does fit"
+    assert main([*line, f"--model.recomputed_layers={layers - 1}"]) == 1
 
 
 def test_other_devices_are_described_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +74,8 @@ def test_other_devices_are_described_by_hand(capsys: pytest.CaptureFixture[str])
 def test_sources_without_a_manifest_are_guessed(micro: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(micro), "--device", "cpu", "--data.manifest=nowhere.yaml"]) == 0
     found = rows(capsys.readouterr().out)
-    assert found["one"][2] == "96", "text alone: documents longer than the context are cut, (192 + 1) / 2 pairs a token"
-    assert found["two"][2] != "96", "with images by the name of their source"
+    assert found["one"][3] == "96", "text alone: documents longer than the context are cut, (192 + 1) / 2 pairs a token"
+    assert found["two"][3] != "96", "with images by the name of their source"
 
 
 HARDWARE = {

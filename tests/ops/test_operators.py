@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from neo_lightning.ops.interval_attention import interval_attention, prepare_intervals
-from neo_lightning.training.parallel import _keep_products
+from neo_lightning.training.parallel import keep_products
 
 from .support import skip_unless_it_runs
 from .test_interval_attention import SCALE, inputs, layout, run
@@ -52,7 +52,8 @@ class Counter(TorchDispatchMode):
 def test_selective_recomputation_keeps_what_the_triton_operator_made():
     skip_unless_it_runs("triton")
     fn, tensors = attention()
-    contexts = functools.partial(create_selective_checkpoint_contexts, _keep_products)
+    policy = functools.partial(keep_products, (0, 0))
+    contexts = functools.partial(create_selective_checkpoint_contexts, policy)
     expected = run(fn, *tensors)
     for options, forwards in (({"context_fn": contexts}, 1), ({}, 2)):
         with Counter() as counter:

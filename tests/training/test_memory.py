@@ -41,7 +41,7 @@ def test_a_steps_memory_is_as_reckoned(precision: str) -> None:
     script = [sys.executable, str(ROOT / "benchmarks" / "memory.py"), "--precision", precision]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(precision) == 6, done.stdout
+    assert done.stdout.count(precision) == 8, done.stdout
 
 
 @contextmanager

@@ -10,8 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from neo_lightning.checkpoint.export import export_model
+from neo_lightning.model.flops import layer_flops
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import PRESETS, Init, build_model, fill_parameters, read_config
 from neo_lightning.training.callbacks import Curriculum, DataPosition
@@ -34,15 +37,63 @@ def gradients(model: Neo, row: PackedBatch) -> tuple[float, dict[str, torch.Tens
     return float(loss), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("mode", ["selective", "full"])
-def test_activation_checkpointing_changes_no_gradient_and_no_name(mode: Any) -> None:
+@pytest.mark.parametrize(("mode", "layers"), [("selective", 0), ("selective", 1), ("full", 0), ("none", 2)])
+def test_activation_checkpointing_changes_no_bit_of_a_gradient_and_no_name(mode: Any, layers: int) -> None:
     row = make_row(0)
     plain_loss, plain = gradients(build(), row)
-    loss, found = gradients(build(activation_checkpointing=mode), row)
+    loss, found = gradients(build(activation_checkpointing=mode, recomputed_layers=layers), row)
     assert loss == plain_loss
     assert set(found) == set(plain)
     for name, gradient in plain.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-7)
+        assert torch.equal(found[name], gradient), name
+
+
+class Products(TorchDispatchMode):
+    """Operations of products with weights (their gradients included), and what those with one shape gave."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape, self.flops, self.made = shape, 0, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default and min(args[1].shape) > 4:  # narrower: sums within QK norm
+            self.flops += 2 * args[0].numel() * args[1].shape[1]
+            if tuple(args[1].shape) == self.shape:
+                self.made.append(StorageWeakRef(out.untyped_storage()))
+        return out
+
+
+DOWN = CONFIG.intermediate_size, CONFIG.hidden_size
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("selective", 0), ("selective", 1), ("full", 0), ("none", 2)])
+def test_only_layers_under_full_multiply_again_and_down_proj_never(mode: Any, layers: int) -> None:
+    row, flops = make_row(0), []
+    for model in (build(), build(activation_checkpointing=mode, recomputed_layers=layers)):
+        loss = model(row).loss_sum
+        with Products(DOWN) as products:
+            loss.backward()
+        flops.append(products.flops)
+    length = row.input_ids.numel()
+    again = layer_flops(CONFIG, tokens=length, pairs=0) - 2 * length * DOWN[0] * DOWN[1]
+    assert flops[1] - flops[0] == again * (CONFIG.num_hidden_layers if mode == "full" else layers)
+
+
+def test_selective_recomputation_does_not_keep_what_down_proj_gives() -> None:
+    model, row = build(activation_checkpointing="selective"), make_row(0)
+    kept = {}
+    for name, shape in (("down", DOWN), ("gate and up", DOWN[::-1])):
+        with Products(shape) as products:
+            loss = model(row).loss_sum
+        kept[name] = sum(not made.expired() for made in products.made)
+        del loss
+    assert kept == {"down": 0, "gate and up": 2 * CONFIG.num_hidden_layers}
+
+
+def test_more_recomputed_layers_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="recomputed_layers is 4: the model has 3 layers"):
+        build(recomputed_layers=4)
 
 
 def saved_bytes(model: Neo, row: PackedBatch) -> int:
