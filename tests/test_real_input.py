@@ -7,9 +7,6 @@ EXIF, three greyscale, two RGBA) and two H.264 clips, all imported from LLaVA an
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import pytest
 import torch
 
 from neo_lightning.checkpoint.load import load_model
+from neo_lightning.cli.main import main
 from neo_lightning.data.index import ShardSource, iterate_samples, sample_ids
 from neo_lightning.data.serialize import prompt_from_messages
 from neo_lightning.data.tokenizer import Tokenizer
@@ -31,14 +29,14 @@ VIDEO = VideoBudget(fps=None, max_frames=4, min_pixels=4096, max_pixels=230400)
 """The budgets of recipes/photos.yaml."""
 
 
-def neo(*arguments: str, **environment: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "neo_lightning", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, f"{arguments}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "extra_num_layers": 1,
+    "patch_hidden_size": 64,
+}
+"""The demo's model, small enough to learn in a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +44,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model, as `make demo` leaves it, from a few steps."""
     run = tmp_path_factory.mktemp("demo")
     counts = "text=200,image=120,multi_image=60,video=24"
-    neo("data", "scenes", "--out", str(run / "scenes"), "--train", counts, "--held-out", "2")
+    drawn = ["data", "scenes", "--out", str(run / "scenes"), "--train", counts, "--held-out", "2", "--workers", "0"]
+    assert main(drawn) == 0
     steps = [f"--stages.{name}.steps=4" for name in ("text", "pretrain", "mid", "sft")]
-    neo("run", "demo", f"--run.dir={run}", *steps)
+    size = [f"--model.model.{name}={value}" for name, value in SMALL.items()]
+    assert main(["run", "demo", f"--run.dir={run}", *steps, *size]) == 0
     return run / "export"
 
 
@@ -58,8 +58,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("photos")
     media = str(collect(run / "media"))
     for kind, name in (("llava", "photos.json"), ("messages", "clips_and_pairs.jsonl")):
-        source, out = str(HERE / name), str(run / name.partition(".")[0])
-        neo("data", "import", "--format", kind, "--input", source, "--media", media, "--out", out, "--strict")
+        line = ["--input", str(HERE / name), "--media", media, "--out", str(run / name.partition(".")[0]), "--strict"]
+        assert main(["data", "import", "--format", kind, *line]) == 0
     return run
 
 
@@ -77,9 +77,12 @@ def test_photographs_keep_their_size_and_aspect(shards: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_fine_tuned_on_photographs_answers_about_them(base: Path, shards: Path) -> None:
-    environment = {"NEO_MODEL": str(base), "NEO_DATA": str(shards)}
-    neo("run", "photos", f"--run.dir={shards}", **environment)
+def test_a_model_fine_tuned_on_photographs_answers_about_them(
+    base: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEO_MODEL", str(base))
+    monkeypatch.setenv("NEO_DATA", str(shards))
+    assert main(["run", "photos", f"--run.dir={shards}"]) == 0
     model, tokenizer = load_model(shards / "export"), Tokenizer.load(shards / "export")
     wrong = []
     for source in sources(shards):

@@ -8,6 +8,7 @@ why `--traceback` shows where it came from. Once training has begun nothing is c
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -18,6 +19,15 @@ TRY_AGAIN = 75
 """Exit status (EX_TEMPFAIL): asked to stop and saved, or a store did not deliver; the same command goes on."""
 
 
+LIBRARY_ERRORS = {
+    "jsonargparse": "ArgumentError",
+    "lightning.fabric.utilities.exceptions": "MisconfigurationException",
+    "omegaconf.errors": "OmegaConfBaseException",
+    "yaml": "YAMLError",
+}
+"""Module -> its error. By name, as Lightning takes seconds to import and most commands need none of it."""
+
+
 class UserError(Exception):
     """Something in the user's input is wrong; the message says what, where, and what would work."""
 
@@ -25,21 +35,21 @@ class UserError(Exception):
 @contextmanager
 def user_errors(doing: str) -> Iterator[None]:
     """Turn the errors that bad input causes into `UserError`, saying what was being done."""
-    from jsonargparse import ArgumentError
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from ..data.facts import RetryError
-
-    known = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError, ArgumentError, YAMLError)
-    refused = (OmegaConfBaseException, MisconfigurationException, UnpicklingError)
     try:
         yield
-    except RetryError:  # nothing for the user to mend: `main` ends with TRY_AGAIN
-        raise
-    except (*known, *refused) as error:
+    except Exception as error:
+        from ..data.facts import RetryError
+
+        # of a RetryError there is nothing for the user to mend: `main` ends with TRY_AGAIN
+        if isinstance(error, RetryError) or not isinstance(error, _refusals()):
+            raise
         raise UserError(f"{doing}: {describe(error)}") from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What bad input is refused with, here and by those libraries that are loaded: the others raised nothing."""
+    loaded = [getattr(sys.modules[module], name) for module, name in LIBRARY_ERRORS.items() if module in sys.modules]
+    return (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError, UnpicklingError, *loaded)
 
 
 def describe(error: BaseException) -> str:

@@ -29,6 +29,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert "neo_ov_2b" in done.stdout
 
 
+def test_a_command_on_shards_imports_no_lightning(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text("{}\n")
+    line = ["data", "import", "--format", "llava", "--input", "records.jsonl", "--out", "out", "--strict"]
+    code = (
+        "import sys; from neo_lightning.cli.main import main\n"
+        f"assert main({[*line, '--workers', '1']}) == 2\n"
+        "assert not {'lightning', 'torchmetrics', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "records.jsonl, line 1" in done.stderr
+
+
 def test_both_names_are_this_program() -> None:
     scripts = {point.name: point.value for point in entry_points(group="console_scripts")}
     assert scripts["lightning"] == scripts["neo-lightning"] == "neo_lightning.cli.main:main"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from neo_lightning.cli.main import main
+from tests.forks import Server, clean_environment
 
 CALLBACKS = '''
 import os
@@ -41,7 +41,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(micro: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(forks: Server, micro: Path, tmp_path: Path) -> None:
     (tmp_path / "my_callbacks.py").write_text(CALLBACKS, encoding="utf-8")
     saver = "neo_lightning.training.callbacks.CommitCheckpoint"
     save = f"--trainer.callbacks+={{class_path: {saver}, init_args: {{every_n_steps: 3}}}}"
@@ -51,24 +51,18 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(micro: Path, tmp_path
         "--trainer.callbacks.name=SIGKILL",
     ]
 
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "neo_lightning", "run", str(micro), save, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # sums are the same bits for the same number of threads only
-            capture_output=True,
-            text=True,
-        )
-
-    killed = command(*kill)
+    arguments = ["run", str(micro), save]
+    line = [sys.executable, "-m", "neo_lightning", *arguments, *kill]
+    killed = subprocess.run(line, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
     run = tmp_path / "run"
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     assert (run / "checkpoints" / "step-00000003").is_dir()
     assert not (run / "export").exists()
 
     whole = tmp_path / "whole"
-    for finished in (command(), command(f"--run.dir={whole}")):
-        assert finished.returncode == 0, finished.stdout + finished.stderr
+    for more in ([], [f"--run.dir={whole}"]):
+        status, output = forks.run("neo_lightning.cli.main:main", [*arguments, *more], cwd=tmp_path)
+        assert status == 0, output
 
     assert losses(run)[-3:] == losses(whole)[-3:], "steps 4 to 6 were done after the resume"
     resumed, straight = (load_file(folder / "export" / "model.safetensors") for folder in (run, whole))

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -190,19 +192,36 @@ def test_large_shards_are_several_units(tmp_path: Path, monkeypatch: pytest.Monk
     assert [key for key, _ in source.skipped] == ["t05"]
 
 
+@contextmanager
+def started(script: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that does not outlive the block."""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_one_process_indexes_and_the_others_wait_and_read(manifest: Path) -> None:
-    """Two processes at once, as two ranks: the samples are indexed once."""
+    """Two processes as two ranks: the first is held up at each sample until it is answered, so the second must wait."""
     script = (
-        "import sys; from neo_lightning.data.index import open_source, scan\n"
+        "from neo_lightning.data.index import make, open_source, scan\n"
         "inner = scan.sample_facts\n"
-        "def counted(*a): print('scanned', flush=True); return inner(*a)\n"
-        "scan.sample_facts = counted\n"
-        f"source = open_source({str(manifest)!r}, 'a'); print('units', source.units)\n"
+        "def held_up(*a): print('scans', flush=True); input(); return inner(*a)\n"
+        "scan.sample_facts = held_up\n"
+        "class Told(make.Progress):\n"
+        "    def waiting(self): print('waits', flush=True)\n"
+        f"print('units', open_source({str(manifest)!r}, 'a', progress=Told()).units)\n"
     )
-    ranks = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = "".join(rank.communicate(timeout=60)[0] for rank in ranks)
-    assert said.count("units 3") == 2
-    assert said.count("scanned") == 12
+    with started(script) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "scans\n"
+        with started(script) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "waits\n"
+            assert first.communicate("\n" * 12)[0].split() == ["scans"] * 11 + ["units", "3"]
+            assert second.communicate()[0].split() == ["units", "3"]
 
 
 def test_who_waits_says_so(manifest: Path) -> None:

@@ -1,6 +1,4 @@
-"""A tiny model on real shards; also the program of the tests' processes.
-
-    python run_real.py RANKS '[{"data": ..., "folder": ..., "workers": 1, "steps": 6, "resume": true}, ...]'
+"""A tiny model on real shards: what the tests' processes do.
 
 Each rank writes a line `step index digest` for each packed row that it trained on to `packs-RANK.txt` in the run's
 folder; rank 0 writes `step loss` to `losses.txt`. Fillers of ranks that have no row in a step have no index.
@@ -9,14 +7,10 @@ folder; rank 0 writes `step loss` to `losses.txt`. Fillers of ranks that have no
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from lightning.pytorch import Callback
@@ -26,7 +20,7 @@ from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.tokenizer import Tokenizer
 from neo_lightning.training.module import NeoModule
 from neo_lightning.types import PackedBatch, PixelBudget, Stage
-from training import tiny
+from tests.training import tiny
 
 
 def stages() -> dict[str, Stage]:
@@ -63,7 +57,7 @@ class Record(Callback):
                 file.write(f"{pl_module.report.step} {pl_module.report.loss!r}\n")
 
 
-def run(*, ranks: int, data: str, folder: str, workers: int = 0, steps: int = 9, resume: bool = False) -> None:
+def train(*, ranks: int, data: str, folder: str, workers: int = 0, steps: int = 9, resume: bool = False) -> None:
     """Train to step `steps`, from the folder's last checkpoint if `resume`."""
     tokenizer = Tokenizer.load(data)
     config = replace(
@@ -80,7 +74,8 @@ def run(*, ranks: int, data: str, folder: str, workers: int = 0, steps: int = 9,
     assert not multiprocessing.active_children(), "workers outlive the fit"
 
 
-if __name__ == "__main__":
+def run(ranks: int, jobs: list[dict[str, Any]]) -> None:
+    """Runs one after the other; each is the arguments of `train`."""
     torch.set_num_threads(1)
-    for job in json.loads(sys.argv[2]):
-        run(ranks=int(sys.argv[1]), **job)
+    for job in jobs:
+        train(ranks=ranks, **job)

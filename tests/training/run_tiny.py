@@ -1,6 +1,6 @@
-"""Entry point of the tests' subprocesses: runs tiny trainings one after the other, on one process or two.
+"""What the tests' processes do: tiny trainings one after the other, on one process or several.
 
-    python run_tiny.py DEVICES '[{"folder": ..., "resume": true, "steps": 12, "stages": [4, 8], ...}, ...]'
+    python -m tests.training.run_tiny DEVICES '[{"folder": ..., "resume": true, "steps": 12, "stages": [4, 8]}, ...]'
 
 Prints `folder-name step loss` after every step (rank 0). At the end of a job rank 0 writes `final.safetensors` with the
 whole weights into the job's folder.
@@ -15,8 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 from lightning.pytorch import Callback
 from safetensors.torch import save_file
@@ -26,7 +24,7 @@ from neo_lightning.checkpoint.commit import latest
 from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.strategy import NeoStrategy
-from training import tiny
+from tests.training import tiny
 
 
 class DiesInSecondSave(Callback):
@@ -71,7 +69,7 @@ def answer(model: Neo) -> list[list[int]]:
     return generate(model, [with_image, bare], max_new_tokens=6)
 
 
-def run(devices: int, job: dict[str, Any]) -> None:
+def train(devices: int, job: dict[str, Any]) -> None:
     """One training."""
     folder = Path(job["folder"])
     run_stages = tiny.stages(*job.get("stages", (4, 8)))
@@ -90,7 +88,12 @@ def run(devices: int, job: dict[str, Any]) -> None:
         print(f"{folder.name} done {trainer.global_step} {int(trainer.callbacks[-1].interrupted)}", flush=True)
 
 
-if __name__ == "__main__":
+def run(devices: int, jobs: list[dict[str, Any]]) -> None:
+    """All trainings."""
     torch.set_num_threads(1)
-    for one in json.loads(sys.argv[2]):
-        run(int(sys.argv[1]), one)
+    for job in jobs:
+        train(devices, job)
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), json.loads(sys.argv[2]))

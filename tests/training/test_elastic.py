@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.data.data_helpers import chat, encoded, make_tokenizer, picture, write_tar
-
-SCRIPT = Path(__file__).with_name("run_real.py")
+from tests.forks import Server
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +47,14 @@ def losses(folder: Path) -> dict[int, float]:
     return {int(step): float(loss) for step, loss in lines}
 
 
-def processes(ranks: int, *jobs: dict[str, object]) -> None:
+def processes(forks: Server, ranks: int, *jobs: dict[str, object]) -> None:
     """Runs, one after the other, on so many processes."""
-    ours = ("MASTER_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK")  # of Lightning in this process
-    # the variable, as some of torch's libraries take no notice of `torch.set_num_threads`: sums would differ in a bit
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(ranks), json.dumps(jobs)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = forks.run("tests.training.run_real:run", ranks, jobs, ranks=ranks)
+    assert status == 0, output
 
 
 @pytest.fixture(scope="module")
-def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(forks: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of runs on one rank: nine steps at once, in two parts with other workers, and the first three only."""
     folder = tmp_path_factory.mktemp("runs")
 
@@ -70,6 +62,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"data": str(data), "folder": str(folder / name), **options}
 
     processes(
+        forks,
         1,
         job("straight"),
         job("one_then_four", workers=1, steps=6),
@@ -93,12 +86,12 @@ def test_workers_and_a_restart_change_no_bit_of_losses_and_weights(runs: Path, n
 
 
 @pytest.mark.slow
-def test_restarts_on_1_3_and_2_ranks_train_on_the_same_rows(data: Path, runs: Path) -> None:
+def test_restarts_on_1_3_and_2_ranks_train_on_the_same_rows(forks: Server, data: Path, runs: Path) -> None:
     folder, straight = runs / "elastic", runs / "straight"
     assert len(losses(folder)) == 3
     job: dict[str, object] = {"data": str(data), "folder": str(folder), "resume": True}
-    processes(3, {**job, "steps": 6, "workers": 1})  # across the boundary of the stages
-    processes(2, {**job, "workers": 2})
+    processes(forks, 3, {**job, "steps": 6, "workers": 1})  # across the boundary of the stages
+    processes(forks, 2, {**job, "workers": 2})
     assert len(list(folder.glob("packs-*.txt"))) == 3, "every rank had rows"
     assert packs(folder) == packs(straight)
     assert [index for _, index, _ in packs(folder)] == list(range(4 * 2 + 5 * 5))

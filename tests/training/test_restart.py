@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from neo_lightning.checkpoint import commit
 from neo_lightning.training.callbacks import CommitCheckpoint
 from neo_lightning.training.module import NeoModule
 from neo_lightning.training.strategy import CheckpointSaveError
+from tests.forks import Server, clean_environment
 
 from .tiny import TinyData, module, stages, trainer
 
-SCRIPT = Path(__file__).with_name("run_tiny.py")
+TRAININGS = "tests.training.run_tiny"
 
 
 class Losses(Callback):
@@ -41,13 +42,11 @@ class Losses(Callback):
 
 
 @contextmanager
-def started(devices: int, *jobs: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
-    """The script, running in a process group of its own that never outlives the test."""
-    command = [sys.executable, str(SCRIPT), str(devices), json.dumps(jobs)]
-    ours = ("MASTER_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK")  # of Lightning in this process
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
+def started_by_lightning(devices: int, *jobs: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+    """The trainings in processes that Lightning itself starts; none outlives the block."""
+    command = [sys.executable, "-m", TRAININGS, str(devices), json.dumps(jobs)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment(), process_group=0
     ) as process:
         try:
             yield process
@@ -56,11 +55,10 @@ def started(devices: int, *jobs: dict[str, Any]) -> Iterator[subprocess.Popen[st
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def read_until(process: subprocess.Popen[str], start: str) -> list[str]:
-    """Lines of the script up to and including the one that begins with `start`."""
-    assert process.stdout is not None
+def read_until(stdout: Iterable[str], start: str) -> list[str]:
+    """Lines of a run up to and including the one that begins with `start`."""
     lines = []
-    for line in process.stdout:
+    for line in stdout:
         lines.append(line.rstrip())
         if line.startswith(start):
             return lines
@@ -101,14 +99,15 @@ def test_resuming_at_any_checkpoint_changes_nothing(whole: Any, tmp_path: Path, 
     assert all(torch.equal(p, weights[name]) for name, p in net.model.named_parameters())
 
 
-def test_killed_in_the_middle_of_stage_two(whole: Any, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_stage_two(forks: Server, whole: Any, tmp_path: Path) -> None:
     _, seen, weights = whole
     kill_at = random.Random(os.getpid()).choice([7, 8])  # after the checkpoint of step 6, before that of step 9
     folder = tmp_path / "run"
-    with started(1, {"folder": str(folder), "steps": 10_000, "stages": (4, 8), "workers": 1}) as process:
-        lines = read_until(process, f"run {kill_at} ")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    job = {"folder": str(folder), "steps": 10_000, "stages": (4, 8), "workers": 1}
+    with forks.start(f"{TRAININGS}:run", 1, [job]) as process:
+        lines = read_until(process.stdout, f"run {kill_at} ")
+        process.kill()
+        assert process.status == -signal.SIGKILL
     assert losses(lines, "run") == {step: loss for step, loss in seen.items() if step <= kill_at}
     last = commit.latest(folder / "checkpoints")
     assert last is not None
@@ -144,10 +143,11 @@ def test_a_signal_saves_and_stops_cleanly(whole: Any, tmp_path: Path, number: si
     assert all(torch.equal(p, weights[name]) for name, p in net.model.named_parameters())
 
 
-def test_killed_during_a_save_the_last_one_stays(whole: Any, tmp_path: Path) -> None:
+def test_killed_during_a_save_the_last_one_stays(forks: Server, whole: Any, tmp_path: Path) -> None:
     _, seen, _ = whole
-    with started(1, {"folder": str(tmp_path), "dies_in_second_save": True}) as process:
-        assert process.wait() == -signal.SIGKILL
+    job = {"folder": str(tmp_path), "dies_in_second_save": True}
+    status, output = forks.run(f"{TRAININGS}:run", 1, [job])
+    assert status == -signal.SIGKILL, output
     folder = tmp_path / "checkpoints"
     assert [p.name for p in folder.iterdir() if p.name.startswith(".tmp-")]
     last = commit.latest(folder)
@@ -227,12 +227,13 @@ def test_random_states_are_restored(whole: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_restart_exactly_and_agree_with_one(whole: Any, tmp_path: Path) -> None:
+def test_two_ranks_restart_exactly_and_agree_with_one(forks: Server, whole: Any, tmp_path: Path) -> None:
     """FSDP2 on two CPU processes: killed and resumed; against one process; checkpoints from 2 to 1 and from 1 to 2."""
     folder, seen, weights = whole
     cut, full, from_one = (str(tmp_path / name) for name in ("cut", "full", "from_one"))
-    with started(2, {"folder": cut, "steps": 10_000}) as process:
-        lines = read_until(process, "cut 8 ")
+    with started_by_lightning(2, {"folder": cut, "steps": 10_000}) as process:
+        assert process.stdout is not None
+        lines = read_until(process.stdout, "cut 8 ")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     first = losses(lines, "cut")
@@ -240,9 +241,9 @@ def test_two_ranks_restart_exactly_and_agree_with_one(whole: Any, tmp_path: Path
     assert last is not None
     assert 6 <= commit.step_of(last) <= 12
     one = {"folder": from_one, "checkpoint": str(folder / "checkpoints" / "step-00000006")}
-    with started(2, {"folder": full}, {"folder": cut, "resume": True}, one) as process:
-        lines = read_until(process, "from_one done")
-        assert process.wait() == 0
+    status, output = forks.run(f"{TRAININGS}:run", 2, [{"folder": full}, {"folder": cut, "resume": True}, one], ranks=2)
+    assert status == 0, output
+    lines = output.splitlines()
     whole_two = losses(lines, "full")
     assert {**first, **losses(lines, "cut")} == whole_two
     a, b = (load_file(Path(f) / "final.safetensors") for f in (full, cut))
@@ -259,7 +260,7 @@ def test_two_ranks_restart_exactly_and_agree_with_one(whole: Any, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_copies_of_the_model_agree_with_one(whole: Any, tmp_path: Path, ranks: int) -> None:
+def test_copies_of_the_model_agree_with_one(forks: Server, whole: Any, tmp_path: Path, ranks: int) -> None:
     """Copies that are whole, or shared by two ranks each: the losses of one process; checkpoints fit every layout."""
     _, seen, weights = whole
     full, rest, shared = (str(tmp_path / name) for name in ("full", "rest", "shared"))
@@ -270,9 +271,9 @@ def test_copies_of_the_model_agree_with_one(whole: Any, tmp_path: Path, ranks: i
         {"folder": rest, "checkpoint": f"{full}/{checkpoint}", **half},
         {"folder": shared, "checkpoint": f"{full}/{checkpoint}"},
     )
-    with started(ranks, *jobs) as process:
-        lines = read_until(process, "shared done")
-        assert process.wait() == 0
+    status, output = forks.run(f"{TRAININGS}:run", ranks, jobs, ranks=ranks)
+    assert status == 0, output
+    lines = output.splitlines()
     for step, loss in losses(lines, "full").items():
         assert seen[step] == pytest.approx(loss, rel=1e-5)
     a, b = (load_file(Path(f) / "final.safetensors") for f in (full, rest))
