@@ -108,7 +108,7 @@ def _patches(documents: Sequence[Document]) -> Tensor:
     """[P, 768] uint8 of all documents; one blank unit where there is none."""
     parts = []
     for document in documents:
-        wanted = int(document.sequence.grids.long().prod(-1).sum()) * _UNIT_PATCHES
+        wanted = sum(rows * columns for rows, columns in document.sequence.grids.tolist()) * _UNIT_PATCHES
         if document.patches is None:
             parts.append(torch.full((wanted, 768), BLANK, dtype=torch.uint8))
             continue

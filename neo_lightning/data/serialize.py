@@ -62,7 +62,8 @@ class Unit:
     @property
     def tokens(self) -> int:
         """Visual tokens."""
-        return self.grid[0] * self.grid[1]
+        rows, columns = self.grid
+        return rows * columns
 
 
 Segment = tuple[list[int] | Unit, ...]
@@ -97,14 +98,16 @@ def make_outlines(samples: Iterable[Sequence[Turn]], tokenizer: Tokenizer) -> li
     """Outlines of many samples; all text is tokenised in one batch."""
     plans = [_pieces(turns, tokenizer) for turns in samples]
     texts = [piece for plan in plans for piece, _ in plan if isinstance(piece, str)]
-    unique = list(dict.fromkeys(texts))
-    table = dict(zip(unique, tokenizer.encode_texts(unique), strict=True))
+    table = dict(zip(texts, tokenizer.encode_texts(texts), strict=True))
     outlines = []
     for plan in plans:
-        runs = [(table[piece] if isinstance(piece, str) else [piece], learnt) for piece, learnt in plan]
-        ids = np.array([i for run, _ in runs for i in run], dtype=np.int32)
-        supervised = np.repeat([learnt for _, learnt in runs], [len(run) for run, _ in runs])
-        outlines.append(Outline(ids, supervised.astype(bool)))
+        ids: list[int] = []
+        supervised: list[bool] = []
+        for piece, learnt in plan:
+            run = table[piece] if isinstance(piece, str) else [piece]
+            ids += run
+            supervised += [learnt] * len(run)
+        outlines.append(Outline(np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool)))
     return outlines
 
 
@@ -227,26 +230,23 @@ def _encode_label(tokenizer: Tokenizer, label: str) -> tuple[int, ...]:
 
 def build_sequence(layout: Layout, tokenizer: Tokenizer) -> TokenSequence:
     """Tokens of a layout."""
-    ids, supervised = layout.outline.ids, layout.outline.supervised
-    parts: list[np.ndarray] = []
-    learnt: list[np.ndarray] = []
+    ids = layout.outline.ids
+    runs: list[np.ndarray | list[int]] = []
+    counts = np.ones(len(ids), dtype=np.int64)  # tokens that stand in the place of each
     at = 0
     for hole in np.flatnonzero(ids < 0).tolist():
-        parts.append(ids[at:hole])
-        learnt.append(supervised[at:hole])
         segment = layout.segments[_HOLE - int(ids[hole])]
-        for piece in segment:
-            run = np.full(piece.tokens, tokenizer.context_id) if isinstance(piece, Unit) else np.array(piece)
-            parts.append(run)
-        learnt.append(np.zeros(segment_length(segment), dtype=bool))
+        runs.append(ids[at:hole])
+        runs += [np.full(p.tokens, tokenizer.context_id) if isinstance(p, Unit) else p for p in segment]
+        counts[hole] = segment_length(segment)
         at = hole + 1
-    input_ids = torch.from_numpy(np.concatenate([*parts, ids[at:]]).astype(np.int64))
-    grids = [unit.grid for unit in layout.units]
+    input_ids = np.concatenate([*runs, ids[at:]], dtype=np.int64)
+    grids = np.array([unit.grid for unit in layout.units], dtype=np.int32).reshape(-1, 2)
     return TokenSequence(
-        input_ids=input_ids,
-        supervised=torch.from_numpy(np.concatenate([*learnt, supervised[at:]])),
-        visual=input_ids == tokenizer.context_id,
-        grids=torch.tensor(grids, dtype=torch.int32).reshape(-1, 2),
+        input_ids=torch.from_numpy(input_ids),
+        supervised=torch.from_numpy(np.repeat(layout.outline.supervised, counts)),  # a hole is not
+        visual=torch.from_numpy(input_ids == tokenizer.context_id),
+        grids=torch.from_numpy(grids),
     )
 
 
@@ -269,6 +269,8 @@ def read_patches(layout: Layout, media: Sequence[Media], facts: Sequence[MediaFa
         else:
             shown = decode_frames(medium.data, fact, [unit.frame for unit in units], size)
         patches += map(patchify, shown)
+    if len(patches) == 1:  # most often; one picture need not be copied
+        return patches[0]
     return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)
 
 

@@ -36,6 +36,9 @@ SPECIAL_TOKENS = (
 )
 """NEO's additions to Qwen3's tokenizer, in the released order behind Qwen3's own."""
 
+_KNOWN_TEXTS, _SHORT_TEXT = 4096, 128
+"""Texts whose ids are remembered, and characters of the longest: a few megabytes."""
+
 
 class TokenizerError(ValueError):
     """The tokenizer cannot be used; the message says what is missing."""
@@ -64,6 +67,7 @@ class Tokenizer:
         tree.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
         tree["model"]["ignore_merges"] = False  # else a whole word equal to a special token would map to its id
         self._bare = Backend.from_str(json.dumps(tree))
+        self._known: dict[str, list[int]] = {}
         self._check_neutral()
 
     @classmethod
@@ -85,8 +89,18 @@ class Tokenizer:
         return self._bare.encode(text, add_special_tokens=False).ids
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts; uses the tokenizer's own threads."""
-        return [item.ids for item in self._bare.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """Ids of many texts; uses the tokenizer's own threads.
+
+        Short texts are remembered, since they recur: role lines, stock questions, one-word answers.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        items = self._bare.encode_batch_fast(new, add_special_tokens=False)
+        table = {text: item.ids for text, item in zip(new, items, strict=True)}
+        found = [table[text] if text in table else self._known[text] for text in texts]
+        if len(self._known) >= _KNOWN_TEXTS:
+            self._known.clear()
+        self._known.update((text, ids) for text, ids in table.items() if len(text) <= _SHORT_TEXT)
+        return found
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids. Bytes that are no valid UTF-8 become replacement characters."""

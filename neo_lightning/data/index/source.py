@@ -21,6 +21,7 @@ from neo_lightning.data.facts import MediaFacts, SampleFacts, ShardError, Turn
 from neo_lightning.data.index import sidecar
 from neo_lightning.data.index.adapted import AdaptedSource, build_source
 from neo_lightning.data.index.make import Index, Progress, ensure_index
+from neo_lightning.data.index.members import MembersTable
 from neo_lightning.data.index.recent import SAMPLES_KEPT, UNITS_KEPT, Recent
 from neo_lightning.data.index.scan import indexed_rows
 from neo_lightning.data.index.sidecar import IndexDamaged
@@ -152,8 +153,8 @@ class ShardSource:
     def _read_media(self, unit: int, row: int, media: tuple[MediaFacts, ...]) -> list[Media]:
         place = self._places[unit][0]
         shard, stamp = self._index.shards[place], self._index.summaries[place].stamp
-        table = self._members.get(unit, lambda: self._rows(unit, MEMBERS))
-        names, offsets, sizes, crcs = (table.column(name)[row].as_py() for name in MEMBERS)
+        table = self._members.get(unit, lambda: MembersTable.from_arrow(self._rows(unit, MEMBERS)))
+        names, offsets, sizes, crcs = table.of(row)
         start, stop = min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True))
         for attempt in range(2):
             data = self._store.read(shard, start, stop - start, stamp)  # a key's members lie together

@@ -204,19 +204,19 @@ class FactsTable:
         Raises:
             ValueError: lists that belong together differ in length, or an index is out of bounds.
         """
-        turns, role = _lists(table, "role")
-        media, kind = _lists(table, "kind")
-        columns = {name: _aligned(table, name, media) for name in FACTS[6:-1]}
+        turns, role = lists(table, "role")
+        media, kind = lists(table, "kind")
+        columns = {name: aligned(table, name, media) for name in FACTS[6:-1]}
         frames = columns["frames"]
-        ticks, tick = _lists(table, "tick")
+        ticks, tick = lists(table, "tick")
         tick_splits = np.concatenate([[0], np.cumsum(frames, dtype=np.int64)])
         facts = cls(
             keys=table.column("key").combine_chunks(),
             modality=table.column("modality").to_numpy(),
             turn_splits=turns,
             turn_role=role,
-            turn_characters=_aligned(table, "characters", turns),
-            turn_tokens=None if tokens is None else _aligned(tokens, "tokens", turns),
+            turn_characters=aligned(table, "characters", turns),
+            turn_tokens=None if tokens is None else aligned(tokens, "tokens", turns),
             media_splits=media,
             media_kind=kind,
             media_format=columns["format"],
@@ -253,7 +253,7 @@ def usable(table: pa.Table) -> pa.Table:
     return table if reasons.null_count == len(table) else table.filter(pc.is_null(reasons))
 
 
-def _lists(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+def lists(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Splits [N + 1] int64 from 0, and flat values, of a list column."""
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # an empty table
@@ -264,8 +264,13 @@ def _lists(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     return splits - splits[0], column.flatten().to_numpy(zero_copy_only=False)
 
 
-def _aligned(table: pa.Table, name: str, splits: np.ndarray) -> np.ndarray:
-    found, values = _lists(table, name)
+def aligned(table: pa.Table, name: str, splits: np.ndarray) -> np.ndarray:
+    """Flat values of a list column that has these splits.
+
+    Raises:
+        ValueError: it has others.
+    """
+    found, values = lists(table, name)
     if not np.array_equal(found, splits):
         raise ValueError(f"column {name!r} does not match the others")
     return values
