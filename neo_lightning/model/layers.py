@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.ops.interval_attention import interval_attention
+from neo_lightning.ops.joint_linear import joint_linear
 from neo_lightning.ops.qk_norm_rope import Rope, qk_norm_rope
 from neo_lightning.ops.rms_norm import add_rms_norm, rms_norm
 from neo_lightning.ops.swiglu import swiglu
@@ -100,12 +101,15 @@ class Attention(nn.Module):
 
     def forward(self, x_TE: Tensor, row: Row) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        heads = (x_TE.shape[0], -1, self.head_dim)
+        projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
+        weights = [projection.weight for projection in projections]
+        parts = joint_linear(x_TE, weights).split([weight.shape[0] for weight in weights], 1)
+        q_t, q_hw, k_t, k_hw, v = (part.unflatten(1, (-1, self.head_dim)) for part in parts)
         q_weights = (self.q_norm.weight, self.q_norm_h.weight, self.q_norm_w.weight)
         k_weights = (self.k_norm.weight, self.k_norm_h.weight, self.k_norm_w.weight)
-        q = qk_norm_rope(self.q_proj(x_TE).view(heads), self.q_proj_hw(x_TE).view(heads), q_weights, row.rope, self.eps)
-        k = qk_norm_rope(self.k_proj(x_TE).view(heads), self.k_proj_hw(x_TE).view(heads), k_weights, row.rope, self.eps)
-        o = row.attend(self.layer, q, k, self.v_proj(x_TE).view(heads))
+        q = qk_norm_rope(q_t, q_hw, q_weights, row.rope, self.eps)
+        k = qk_norm_rope(k_t, k_hw, k_weights, row.rope, self.eps)
+        o = row.attend(self.layer, q, k, v)
         return self.o_proj(o.flatten(1))
 
 
@@ -120,7 +124,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(swiglu(joint_linear(x, (self.gate_proj.weight, self.up_proj.weight))))
 
 
 class Layer(nn.Module):

@@ -20,13 +20,17 @@ def default_backend(device: torch.device, otherwise: str) -> str:
     return "triton" if device.type == "cuda" and HAS_TRITON else otherwise
 
 
-def choose(backends: Mapping[str, Choice], name: str, x: Tensor, otherwise: str) -> Choice:
-    """The entry that `name` means for `x`; "auto" goes by its device, and float64 has no kernel.
+def choose(backends: Mapping[str, Choice], name: str, x: Tensor) -> Choice:
+    """The entry that `name` means for `x`.
+
+    "auto" goes by its device: Triton's kernels, else passes ordered by hand (`eager`); a compiler gets the definition,
+    of which it makes fewer passes than of those. float64 has no kernel.
 
     Raises:
         ValueError: no such backend.
     """
     if name == "auto":
+        otherwise = "reference" if torch.compiler.is_compiling() else "eager"
         name = otherwise if x.dtype == torch.float64 else default_backend(x.device, otherwise)
     if name not in backends:
         raise ValueError(f"backend {name!r} is unknown; there are: auto, {', '.join(backends)}")

@@ -76,7 +76,7 @@ def attention_case(name: str, d: int, e: int, dtype: str = "bf16", arch: int = 9
 def streaming_case(kernel: Any, constants: dict[str, Any], float32: tuple[str, ...] = ()) -> dict[str, int]:
     """One kernel of the memory-bound operations on bfloat16; pointers named in `float32` are that."""
     types = {name: "*fp32" if name in float32 else "*bf16" for name in kernel.arg_names if name.endswith("_ptr")}
-    types |= {"T": "i32", "E": "i32", "N": "i32", "COUNT": "i32", "eps": "fp32"}
+    types |= dict.fromkeys(("T", "E", "F", "N", "COUNT", "STRIDE"), "i32") | {"eps": "fp32"}
     warps = constants.pop("num_warps")
     return compile_kernel(kernel, types, constants, warps, 3)
 

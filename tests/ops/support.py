@@ -49,7 +49,7 @@ def compare(function, leaves, exact_function, gradients, bound):
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         assert all(y.dtype == dtype for y in outputs)
         given = [g.to(dtype) for g in gradients]
-        outcomes.append((*outputs, *torch.autograd.grad(outputs, inputs, given)))
+        outcomes.append((*(y.detach() for y in outputs), *torch.autograd.grad(outputs, inputs, given)))
     for i, (a, b) in enumerate(zip(*outcomes, strict=True)):
         error = (a.double() - b).abs().max()
         assert error <= bound * max(1.0, float(b.abs().max())), f"result {i}: {error}"

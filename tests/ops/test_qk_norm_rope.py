@@ -41,6 +41,24 @@ def test_values_and_gradients(backend, dtype, n, heads, d):
     compare(own, qk_inputs(n, heads, d, dtype), exact, (dout,), BOUNDS[dtype])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_projections_may_be_parts_of_one_product(backend):
+    """As the model gives them: their tokens lie further apart than their heads."""
+    skip_unless_it_runs(backend)
+    x_t, x_hw, *weights = qk_inputs()
+    rope = rope_table(positions(11), 16, 1e6, 1e4)
+    product = torch.cat([x_t.flatten(1), x_hw.flatten(1), torch.full((11, 5), float("nan"), device=DEVICE)], 1)
+    parts = [part.unflatten(1, (3, 16)) for part in product.split([48, 48, 5], 1)[:2]]
+    assert not parts[1].is_contiguous()
+    dout = torch.randn(11, 3, 32, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    outcomes = []
+    for x, y in ((x_t, x_hw), parts):
+        out = qk_norm_rope(x, y, tuple(weights), rope, EPS, backend=backend)
+        outcomes.append((out, *torch.autograd.grad(out, (x_t, x_hw, *weights), dout, retain_graph=True)))
+    for whole, part in zip(*outcomes, strict=True):
+        assert torch.equal(whole, part)
+
+
 @pytest.mark.parametrize("backend", ["reference", "eager"])
 def test_gradients_by_finite_differences(backend):
     leaves = qk_inputs(n=4, heads=2, d=8, dtype=torch.float64)

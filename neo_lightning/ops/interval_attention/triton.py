@@ -75,11 +75,11 @@ def _padded(x: Tensor) -> Tensor:
 
 
 def _descriptor(x: Tensor, rows: int) -> Any:
-    """x [T, N, W] as [T, N * W], read in blocks [rows, W]; bulk copies want 16-byte alignment."""
+    """x [T, N, W] as [T, N * W], read in blocks [rows, W]; bulk copies want rows at multiples of 16 bytes."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    flat = x.flatten(1)
-    if not flat.is_contiguous() or flat.data_ptr() % 16:
+    flat = x.flatten(1)  # a view also of a part of one product, whose tokens lie further apart
+    if flat.stride(1) != 1 or (flat.stride(0) * flat.element_size()) % 16 or flat.data_ptr() % 16:
         flat = flat.clone(memory_format=torch.contiguous_format)
     return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [rows, x.shape[2]])
 

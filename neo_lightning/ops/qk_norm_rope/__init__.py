@@ -43,4 +43,4 @@ def qk_norm_rope(
         [T, N, 2 * head_dim] ([T | H | W]) in the dtype of `x_t`; computed in float32 (float64 for float64 inputs).
     """
     with torch.autocast(x_t.device.type, enabled=False):
-        return choose(BACKENDS, backend, x_t, "eager")(x_t, x_hw, weights, rope, eps)
+        return choose(BACKENDS, backend, x_t)(x_t, x_hw, weights, rope, eps)

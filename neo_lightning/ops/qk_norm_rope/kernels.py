@@ -28,10 +28,10 @@ def _rotation(
 
 
 @triton.jit
-def _halves(ptr, row, inside, STRIDE: tl.constexpr, FIRST: tl.constexpr, HALF: tl.constexpr, WIDE: tl.constexpr):
-    """Pointers to the low half of an axis of rows [TOKENS], and which of them are there."""
+def _halves(ptr, row, inside, FIRST: tl.constexpr, HALF: tl.constexpr, WIDE: tl.constexpr):
+    """Pointers to the low half of an axis in rows that begin at `row` [TOKENS], and which of them are there."""
     column = tl.arange(0, WIDE)
-    return ptr + row[:, None] * STRIDE + FIRST + column[None, :], inside[:, None] & (column < HALF)[None, :]
+    return ptr + row[:, None] + FIRST + column[None, :], inside[:, None] & (column < HALF)[None, :]
 
 
 @triton.jit
@@ -43,6 +43,7 @@ def _forward_axis(
     out_ptr,
     token,
     inside,
+    STRIDE,
     eps,
     HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -56,13 +57,12 @@ def _forward_axis(
     w_low = tl.load(w_ptr + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
     w_high = tl.load(w_ptr + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
     for head in range(HEADS):
-        row = token * HEADS + head
-        p_x, mask = _halves(x_ptr, row, inside, D, X_FIRST, HALF, WIDE)
+        p_x, mask = _halves(x_ptr, token * STRIDE + head * D, inside, X_FIRST, HALF, WIDE)
         low = tl.load(p_x, mask=mask, other=0.0).to(tl.float32)
         high = tl.load(p_x + HALF, mask=mask, other=0.0).to(tl.float32)
         r = tl.rsqrt(tl.sum(low * low + high * high, 1) / (2 * HALF) + eps)[:, None]
         low, high = low * r * w_low, high * r * w_high
-        p_out, mask = _halves(out_ptr, row, inside, 2 * D, OUT_FIRST, HALF, WIDE)
+        p_out, mask = _halves(out_ptr, (token * HEADS + head) * 2 * D, inside, OUT_FIRST, HALF, WIDE)
         tl.store(p_out, (low * c - high * s).to(out_ptr.dtype.element_ty), mask=mask)
         tl.store(p_out + HALF, (high * c + low * s).to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -78,6 +78,7 @@ def forward_kernel(
     sin_ptr,
     out_ptr,
     T,
+    STRIDE,
     eps,
     HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -85,13 +86,34 @@ def forward_kernel(
     HW_WIDE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """out [T, HEADS, 2 D] from x_t and x_hw [T, HEADS, D]; WIDE: powers of two that hold half an axis."""
+    """out [T, HEADS, 2 D] from x_t and x_hw [T, HEADS, D], whose tokens lie STRIDE apart.
+
+    WIDE: powers of two that hold half an axis.
+    """
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     inside = token < T
-    _forward_axis(x_t_ptr, w_t_ptr, cos_ptr, sin_ptr, out_ptr, token, inside, eps, HEADS, D, 0, 0, D // 2, T_WIDE)
-    _forward_axis(x_hw_ptr, w_h_ptr, cos_ptr, sin_ptr, out_ptr, token, inside, eps, HEADS, D, 0, D, D // 4, HW_WIDE)
     _forward_axis(
-        x_hw_ptr, w_w_ptr, cos_ptr, sin_ptr, out_ptr, token, inside, eps, HEADS, D, D // 2, D + D // 2, D // 4, HW_WIDE
+        x_t_ptr, w_t_ptr, cos_ptr, sin_ptr, out_ptr, token, inside, STRIDE, eps, HEADS, D, 0, 0, D // 2, T_WIDE
+    )
+    _forward_axis(
+        x_hw_ptr, w_h_ptr, cos_ptr, sin_ptr, out_ptr, token, inside, STRIDE, eps, HEADS, D, 0, D, D // 4, HW_WIDE
+    )
+    _forward_axis(
+        x_hw_ptr,
+        w_w_ptr,
+        cos_ptr,
+        sin_ptr,
+        out_ptr,
+        token,
+        inside,
+        STRIDE,
+        eps,
+        HEADS,
+        D,
+        D // 2,
+        D + D // 2,
+        D // 4,
+        HW_WIDE,
     )
 
 
@@ -106,6 +128,7 @@ def _backward_axis(
     dw_ptr,
     token,
     inside,
+    STRIDE,
     eps,
     HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -121,12 +144,11 @@ def _backward_axis(
     w_high = tl.load(w_ptr + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
     dw_low, dw_high = tl.zeros([TOKENS, WIDE], tl.float32), tl.zeros([TOKENS, WIDE], tl.float32)
     for head in range(HEADS):
-        row = token * HEADS + head
-        p_dout, mask = _halves(dout_ptr, row, inside, 2 * D, OUT_FIRST, HALF, WIDE)
+        p_dout, mask = _halves(dout_ptr, (token * HEADS + head) * 2 * D, inside, OUT_FIRST, HALF, WIDE)
         d_low = tl.load(p_dout, mask=mask, other=0.0).to(tl.float32)
         d_high = tl.load(p_dout + HALF, mask=mask, other=0.0).to(tl.float32)
         u_low, u_high = d_low * c + d_high * s, d_high * c - d_low * s
-        p_x, mask = _halves(x_ptr, row, inside, D, X_FIRST, HALF, WIDE)
+        p_x, mask = _halves(x_ptr, token * STRIDE + head * D, inside, X_FIRST, HALF, WIDE)
         low = tl.load(p_x, mask=mask, other=0.0).to(tl.float32)
         high = tl.load(p_x + HALF, mask=mask, other=0.0).to(tl.float32)
         r = tl.rsqrt(tl.sum(low * low + high * high, 1) / (2 * HALF) + eps)[:, None]
@@ -135,7 +157,7 @@ def _backward_axis(
         dw_high += u_high * high
         u_low, u_high = u_low * w_low, u_high * w_high
         mean = (tl.sum(u_low * low + u_high * high, 1) / (2 * HALF))[:, None]
-        p_dx, mask = _halves(dx_ptr, row, inside, D, X_FIRST, HALF, WIDE)
+        p_dx, mask = _halves(dx_ptr, (token * HEADS + head) * D, inside, X_FIRST, HALF, WIDE)
         tl.store(p_dx, ((u_low - low * mean) * r).to(dx_ptr.dtype.element_ty), mask=mask)
         tl.store(p_dx + HALF, ((u_high - high * mean) * r).to(dx_ptr.dtype.element_ty), mask=mask)
     p_dw = dw_ptr + tl.program_id(0).to(tl.int64) * 2 * D + OUT_FIRST + column
@@ -157,6 +179,7 @@ def backward_kernel(
     dx_hw_ptr,
     dw_ptr,
     T,
+    STRIDE,
     eps,
     HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -177,6 +200,7 @@ def backward_kernel(
         dw_ptr,
         token,
         inside,
+        STRIDE,
         eps,
         HEADS,
         D,
@@ -196,6 +220,7 @@ def backward_kernel(
         dw_ptr,
         token,
         inside,
+        STRIDE,
         eps,
         HEADS,
         D,
@@ -215,6 +240,7 @@ def backward_kernel(
         dw_ptr,
         token,
         inside,
+        STRIDE,
         eps,
         HEADS,
         D,

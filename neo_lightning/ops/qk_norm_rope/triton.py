@@ -1,6 +1,7 @@
 """Per-axis QK norm and rotation in Triton, the default on a GPU: one operator for a graph, one pass over memory.
 
-Kept for the backward pass are the projections alone, which selective recomputation keeps anyway.
+Kept for the backward pass are the projections alone, which selective recomputation keeps anyway. They may be parts of
+one product: what they lie among is not copied.
 """
 
 from __future__ import annotations
@@ -38,12 +39,22 @@ def _forward(
 ) -> Tensor:
     from neo_lightning.ops.qk_norm_rope.kernels import forward_kernel
 
-    x_t, x_hw = x_t.contiguous(), x_hw.contiguous()
+    x_t, x_hw, stride = _rows(x_t, x_hw)
     t, heads, d = x_t.shape
     out = x_t.new_empty(t, heads, 2 * d)
     with torch.cuda.device_of(x_t):
-        forward_kernel[(-(-t // TOKENS),)](x_t, x_hw, w_t, w_h, w_w, cos, sin, out, t, eps, **sizes(*x_t.shape[1:]))
+        inputs = x_t, x_hw, w_t, w_h, w_w, cos, sin
+        forward_kernel[(-(-t // TOKENS),)](*inputs, out, t, stride, eps, **sizes(heads, d))
     return out
+
+
+def _rows(x_t: Tensor, x_hw: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Both projections with each token's heads in one piece, and how far apart the tokens are, parts of one product
+    as they are."""
+    whole = x_t.stride()[1:] == x_hw.stride()[1:] == (x_t.shape[2], 1)
+    if not whole or x_t.stride(0) != x_hw.stride(0):
+        x_t, x_hw = x_t.contiguous(), x_hw.contiguous()
+    return x_t, x_hw, x_t.stride(0)
 
 
 @_forward.register_fake
@@ -70,14 +81,14 @@ def _backward(
     """Gradients of both projections and, [2 D] float32, of the three weights."""
     from neo_lightning.ops.qk_norm_rope.kernels import backward_kernel
 
-    dout, x_t, x_hw = dout.contiguous(), x_t.contiguous(), x_hw.contiguous()
+    dout, (x_t, x_hw, stride) = dout.contiguous(), _rows(x_t, x_hw)
     t, d = x_t.shape[0], x_t.shape[2]
     programs = -(-t // TOKENS)
-    dx_t, dx_hw = torch.empty_like(x_t), torch.empty_like(x_hw)
+    dx_t, dx_hw = x_t.new_empty(x_t.shape), x_hw.new_empty(x_hw.shape)
     dw = x_t.new_empty(programs, 2 * d, dtype=torch.float32)
     with torch.cuda.device_of(x_t):
         inputs = dout, x_t, x_hw, w_t, w_h, w_w, cos, sin
-        backward_kernel[(programs,)](*inputs, dx_t, dx_hw, dw, t, eps, **sizes(*x_t.shape[1:]))
+        backward_kernel[(programs,)](*inputs, dx_t, dx_hw, dw, t, stride, eps, **sizes(*x_t.shape[1:]))
     return dx_t, dx_hw, dw.sum(0)
 
 

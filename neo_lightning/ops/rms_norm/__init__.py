@@ -27,7 +27,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str = "auto") ->
         [..., E] in the dtype of `x`; computed in float32 (float64 for float64 inputs).
     """
     with torch.autocast(x.device.type, enabled=False):
-        return choose(BACKENDS, backend, x, "eager")(x, weight, eps)
+        return choose(BACKENDS, backend, x)(x, weight, eps)
 
 
 def add_rms_norm(
@@ -42,4 +42,4 @@ def add_rms_norm(
         x + delta and its norm, [..., E] each in the dtype of `x`.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return choose(_ADDING, backend, x, "eager")(x, delta, weight, eps)
+        return choose(_ADDING, backend, x)(x, delta, weight, eps)

@@ -14,14 +14,14 @@ __all__ = ["BACKENDS", "swiglu"]
 BACKENDS = {"reference": swiglu_reference, "eager": swiglu_eager, "triton": swiglu_triton}
 
 
-def swiglu(gate: Tensor, up: Tensor, *, backend: str = "auto") -> Tensor:
+def swiglu(gate_up: Tensor, *, backend: str = "auto") -> Tensor:
     """silu(gate) * up, element by element.
 
     Args:
-        gate, up: one shape and dtype.
+        gate_up: [T, 2 F], the columns [gate | up].
         backend: "auto" or a name in BACKENDS; triton takes no float64.
 
     Returns:
-        The same shape and dtype.
+        [T, F] of the same dtype.
     """
-    return choose(BACKENDS, backend, gate, "eager")(gate, up)
+    return choose(BACKENDS, backend, gate_up)(gate_up)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def swiglu_reference(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu_reference(gate_up: Tensor) -> Tensor:
     """See `swiglu`."""
-    high = torch.promote_types(gate.dtype, torch.float32)
-    return (F.silu(gate.to(high)) * up.to(high)).to(gate.dtype)
+    gate, up = gate_up.to(torch.promote_types(gate_up.dtype, torch.float32)).chunk(2, -1)
+    return (F.silu(gate) * up).to(gate_up.dtype)

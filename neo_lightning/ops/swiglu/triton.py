@@ -1,4 +1,4 @@
-"""The SwiGLU gate in Triton, the default on a GPU: an operator that keeps gate and up alone."""
+"""The SwiGLU gate in Triton, the default on a GPU: an operator that keeps its input alone."""
 
 from __future__ import annotations
 
@@ -11,52 +11,58 @@ BLOCK, WARPS = 2048, 8
 """Elements and warps of a program: 16 bytes a thread in bfloat16."""
 
 
-def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu_triton(gate_up: Tensor) -> Tensor:
     """See `swiglu`."""
-    return torch.ops.neo_lightning.swiglu(gate, up)
+    return torch.ops.neo_lightning.swiglu(gate_up)
 
 
-@torch.library.custom_op("neo_lightning::swiglu", mutates_args=(), schema="(Tensor gate, Tensor up) -> Tensor")
-def _forward(gate: Tensor, up: Tensor) -> Tensor:
+@torch.library.custom_op("neo_lightning::swiglu", mutates_args=(), schema="(Tensor gate_up) -> Tensor")
+def _forward(gate_up: Tensor) -> Tensor:
     from neo_lightning.ops.swiglu.kernels import forward_kernel
 
-    gate, up = gate.contiguous(), up.contiguous()
-    y, count = gate.new_empty(gate.shape), gate.numel()
-    with torch.cuda.device_of(gate):
-        forward_kernel[(-(-count // BLOCK),)](gate, up, y, count, BLOCK=BLOCK, num_warps=WARPS)
+    gate_up = gate_up.contiguous()
+    y = _half(gate_up)
+    with torch.cuda.device_of(y):
+        forward_kernel[_programs(y)](gate_up, y, y.numel(), y.shape[-1], BLOCK=BLOCK, num_warps=WARPS)
     return y
 
 
 @torch.library.custom_op(
-    "neo_lightning::swiglu_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor gate, Tensor up) -> (Tensor, Tensor)",
+    "neo_lightning::swiglu_backward", mutates_args=(), schema="(Tensor dy, Tensor gate_up) -> Tensor"
 )
-def _backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+def _backward(dy: Tensor, gate_up: Tensor) -> Tensor:
     from neo_lightning.ops.swiglu.kernels import backward_kernel
 
-    dy, gate, up = dy.contiguous(), gate.contiguous(), up.contiguous()
-    dgate, dup, count = gate.new_empty(gate.shape), gate.new_empty(gate.shape), gate.numel()
-    with torch.cuda.device_of(gate):
-        backward_kernel[(-(-count // BLOCK),)](dy, gate, up, dgate, dup, count, BLOCK=BLOCK, num_warps=WARPS)
-    return dgate, dup
+    dy, gate_up = dy.contiguous(), gate_up.contiguous()
+    d = torch.empty_like(gate_up)
+    with torch.cuda.device_of(dy):
+        backward_kernel[_programs(dy)](dy, gate_up, d, dy.numel(), dy.shape[-1], BLOCK=BLOCK, num_warps=WARPS)
+    return d
+
+
+def _half(gate_up: Tensor) -> Tensor:
+    return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+
+
+def _programs(y: Tensor) -> tuple[int]:
+    return (-(-y.numel() // BLOCK),)
 
 
 @_forward.register_fake
-def _(gate: Tensor, up: Tensor) -> Tensor:
-    return gate.new_empty(gate.shape)
+def _(gate_up: Tensor) -> Tensor:
+    return _half(gate_up)
 
 
 @_backward.register_fake
-def _(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    return gate.new_empty(gate.shape), gate.new_empty(gate.shape)
+def _(dy: Tensor, gate_up: Tensor) -> Tensor:
+    return gate_up.new_empty(gate_up.shape)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+def _differentiate(ctx: Any, dy: Tensor) -> Tensor:
     return torch.ops.neo_lightning.swiglu_backward(dy, *ctx.saved_tensors)
 
 

@@ -1,0 +1,68 @@
+"""Several projections as one product: against separate ones in float64, frozen weights, sharded memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from neo_lightning.ops.joint_linear import joint_linear
+
+from .support import DEVICE, compare
+
+BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""Sums of up to 40 products, rounded once."""
+WIDTHS = (24, 8, 16)
+
+
+def leaves(dtype=torch.float32, rows=40):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((rows, 12), *((width, 12) for width in WIDTHS))
+    return [torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes]
+
+
+def separate(x, *weights):
+    return torch.cat([F.linear(x, weight) for weight in weights], 1)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_values_and_gradients(dtype):
+    dy = torch.randn(40, sum(WIDTHS), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    compare(lambda x, *w: joint_linear(x, w), leaves(dtype), separate, (dy,), BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("frozen", [(0,), (0, 2), (1,), (0, 1, 2)])
+def test_frozen_weights_cost_no_product(frozen):
+    x, *weights = (leaf.requires_grad_(i - 1 not in frozen) for i, leaf in enumerate(leaves()))
+    y = joint_linear(x, weights)
+    with FlopCounterMode(display=False) as counter:
+        y.square().sum().backward()
+    trained = sum(width for i, width in enumerate(WIDTHS) if i not in frozen)
+    assert counter.get_total_flops() == 2 * 40 * 12 * (sum(WIDTHS) + trained)
+    expected = leaves()
+    for i, (weight, own) in enumerate(zip(weights, expected[1:], strict=True)):
+        if i in frozen:
+            assert weight.grad is None
+        else:
+            alone = own.requires_grad_()
+            F.linear(expected[0], alone).square().sum().backward()
+            assert torch.allclose(weight.grad, alone.grad, rtol=1e-5, atol=1e-5)  # other sums of the same products
+
+
+def test_the_joint_weight_is_not_kept_for_the_backward_pass():
+    """Sharded layers give their gathered weights back between the passes; a copy would stay."""
+    x, *weights = (leaf.requires_grad_() for leaf in leaves())
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        joint_linear(x, weights)
+    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (x, *weights)}
+
+
+def test_autocast_decides_the_type():
+    x, *weights = (leaf.requires_grad_() for leaf in leaves())
+    with torch.autocast(DEVICE, torch.bfloat16):
+        y = joint_linear(x, weights)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert all(leaf.grad.dtype == torch.float32 for leaf in (x, *weights))
