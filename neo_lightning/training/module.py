@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -64,6 +64,7 @@ class NeoModule(LightningModule):
         recomputed_layers: int = 0,
         compile_blocks: bool = False,
         attention: str = "auto",
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
         stop_after_skips: int = 10,
     ) -> None:
         """
@@ -79,6 +80,9 @@ class NeoModule(LightningModule):
             recomputed_layers: of so many layers everything is computed again, as with `full`.
             compile_blocks: compile each layer.
             attention: backend of `ops.interval_attention`.
+            matmul_precision: what the float32 products of projections may be computed in, for the whole process
+                (`torch.set_float32_matmul_precision`): `high` allows tf32, `medium` bfloat16 inside, each where the
+                device has units for it. With bf16-mixed there are no such products.
             stop_after_skips: so many steps in a row without a finite loss and gradient end the run.
         """
         super().__init__()
@@ -93,6 +97,7 @@ class NeoModule(LightningModule):
             "compile_blocks": compile_blocks,
             "attention": attention,
         }
+        self.matmul_precision = matmul_precision
         self.stop_after_skips = stop_after_skips
         self.model: Neo | None = None
         self.report: StepReport | None = None
@@ -116,6 +121,7 @@ class NeoModule(LightningModule):
         """Build, shard and fill the model on this rank's device (nothing if it is there already)."""
         if self.model is not None:
             return
+        torch.set_float32_matmul_precision(self.matmul_precision)
         grid = getattr(self.trainer.strategy, "grid", None)
         if grid is None and self.trainer.world_size > 1:
             raise ValueError("several processes need strategy `neo_lightning.training.NeoStrategy`")

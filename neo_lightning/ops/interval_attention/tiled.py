@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neo_lightning.ops.precision import full_float32
+
 ROWS = 128
 """Rows of a tile on a CPU. On 512-token rows of short documents 128 beats 64, 192, 256 and dense attention."""
 ROWS_ON_DEVICE = 512
@@ -99,6 +101,7 @@ class _TiledInterval(torch.autograd.Function):
     q and o are [K, rows * G, .], k and v [K, keys, .]."""
 
     @staticmethod
+    @full_float32()
     def forward(ctx: Any, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor, tiles: list[Tile], scale: float) -> Tensor:
         o_THE = v_TKE.new_empty(*q_THD.shape[:2], v_TKE.shape[-1])
         q, o = (_grouped(x, k_TKD.shape[1]) for x in (q_THD, o_THE))
@@ -118,6 +121,7 @@ class _TiledInterval(torch.autograd.Function):
         return o_THE
 
     @staticmethod
+    @full_float32()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q_THD, k_TKD, v_TKE, *kept = ctx.saved_tensors
         high = torch.promote_types(q_THD.dtype, torch.float32)

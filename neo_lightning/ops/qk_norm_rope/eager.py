@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neo_lightning.ops.precision import full_float32
 from neo_lightning.ops.qk_norm_rope.reference import Rope
 
 
@@ -87,7 +88,8 @@ def _quarters(x: Tensor) -> Tensor:
 def _means(x: Tensor, weights: Tensor, members: Tensor) -> Tensor:
     """x [T, N, 2 D], weighted [2 D, 4], averaged over the axis of each quarter: [T, N, 4, 1]."""
     # not in place: selective recomputation keeps what products give, and refuses to see it changed
-    means = x.flatten(0, 1).mm(weights) / members.sum(0)
+    with full_float32():
+        means = x.flatten(0, 1).mm(weights) / members.sum(0)
     return means.view(*x.shape[:2], 4, 1)
 
 
