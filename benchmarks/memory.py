@@ -13,6 +13,7 @@ Not compared: a GPU, more than one rank, compiled layers.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import sys
@@ -173,6 +174,7 @@ def moments_of(events: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
 
 def measure(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode: str) -> dict[str, int]:
     """Part -> bytes."""
+    gc.collect()  # what an earlier step left behind must not be freed inside this one
     marks, events = train(config, row, stage, precision, mode)
     at = moments_of(events)
     begin, start = at["step begins"][0], at["forward begins"][0]

@@ -5,7 +5,7 @@
 One product reads x once, and its gradient to x is one product where separate ones would be added up. The weights are
 put together when they are used, forward and backward, and only they themselves are kept in between: that copies a
 weight once per pass (nothing beside a product over thousands of rows), and sharded or recomputed layers hold no more
-than before. Weights that are frozen cost no gradient.
+than before. Frozen weights cost no gradient; where all are, x is not kept either.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _JointLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(x, *weights)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[1:]) else None, *weights)
         return x.mm(torch.cat(weights).t())
 
     @staticmethod

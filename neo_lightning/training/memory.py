@@ -224,7 +224,7 @@ def _whole_layer(config: NeoConfig, trained: Callable[[str], bool], layer: int, 
 
     inputs = tuple(f"self_attn.{name}" for name in ("q_proj", "q_proj_hw", "k_proj", "k_proj_hw", "v_proj"))
     numbers = w.stream + w.stream * on(*inputs)  # the first norm's input and output
-    numbers += 2 * w.q + 2 * w.kv  # QK norm's inputs
+    numbers += (2 * w.q + 2 * w.kv) * (1 + (eager and not layout.bf16))  # QK norm's inputs; v holds the product as well
     numbers += 2 * w.q + 3 * w.kv  # q, k and v
     numbers += w.q * (not eager or on("self_attn.o_proj"))  # attention's output, which the kernel keeps for itself too
     numbers += w.stream + w.stream * on("mlp.gate_proj", "mlp.up_proj")  # the second norm's input and output
@@ -242,7 +242,7 @@ def layer_backward(
     """Bytes that a layer's backward pass needs beside what was kept: its recomputed part, and the MLP's gradients.
 
     The MLP comes first, when nothing of the layer is freed yet: gradients of the product, of gate and of up, while the
-    product itself goes as soon as `down_proj` has its gradient.
+    product itself goes as soon as `down_proj` has its gradient. A CPU's bfloat16 products take scratch as well.
     """
     recomputed = 0
     if layout.mode(layer) != "none":
@@ -250,7 +250,8 @@ def layer_backward(
         # what products gave is handed out and then freed
         recomputed = max(0, again - layer_activations(config, trained, layer, row, layout))
     down = trained(f"{_LAYERS}{layer}.mlp.down_proj.weight")
-    temporary = row.tokens * config.intermediate_size * (3 - down)
+    scratch = down and layout.bf16 and layout.kernels == "eager"
+    temporary = row.tokens * config.intermediate_size * (3 - down + scratch)
     return recomputed + layout.width * (temporary + down * config.hidden_size * config.intermediate_size)
 
 
