@@ -140,6 +140,13 @@ def test_norms_and_biases_are_not_decayed(tmp_path: Path) -> None:
         assert decays[id(parameter)] == (0.0 if plain else 0.01), name
 
 
+def test_a_run_says_what_its_products_may_be_computed_in(tmp_path: Path) -> None:
+    for asked in ("medium", "highest"):  # the default last
+        net = module(matmul_precision=asked)
+        trainer(tmp_path, steps=1, save_every=0).fit(net, datamodule=TinyData(net.stages))
+        assert torch.get_float32_matmul_precision() == asked
+
+
 def test_a_step_without_weight_moves_nothing(tmp_path: Path) -> None:
     good, empty = [make_row(0)], [make_row(1, weight=0.0)]
     watch, net = fit(tmp_path, [good, empty, good])
