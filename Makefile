@@ -45,8 +45,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	@for name in attention decode qk_norm_rope loss image_path video_path loader plan_scale memory step; do \
+	@for name in attention decode qk_norm_rope loss image_path video_path loader plan_scale step; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@echo "== memory"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py    # other threads take scratch as well
 
 bench-gpu: $(STAMP)
 	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'torch sees no CUDA device')"
