@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
+from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.parallel import ActivationCheckpointing
 from neo_lightning.training.random_state import set_random_state
@@ -122,6 +123,8 @@ class NeoModule(LightningModule):
         if self.model is not None:
             return
         torch.set_float32_matmul_precision(self.matmul_precision)
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         grid = getattr(self.trainer.strategy, "grid", None)
         if grid is None and self.trainer.world_size > 1:
             raise ValueError("several processes need strategy `neo_lightning.training.NeoStrategy`")

@@ -1,0 +1,38 @@
+"""Memory that a step has freed serves the next one, without the kernel."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import pytest
+import torch
+
+from neo_lightning.training.heap import keep_freed_memory
+from tests.forks import Server
+
+STEPS, TENSORS, MIB = 20, 8, 4
+PAGES = TENSORS * MIB * 2**20 // resource.getpagesize()
+
+
+def print_page_faults(keep: bool) -> None:
+    """A step: the mean of all but the first."""
+    if keep:
+        keep_freed_memory()
+    for step in range(STEPS + 1):
+        if step == 1:
+            begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [torch.ones(MIB * 2**18) for _ in range(TENSORS)]
+        del held
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun) / STEPS)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_a_step_does_not_fault_in_again_what_the_last_one_freed(forks: Server) -> None:
+    def faults(keep: bool) -> float:
+        status, output = forks.run("tests.training.test_heap:print_page_faults", keep)
+        assert status == 0, output
+        return float(output)
+
+    assert faults(keep=False) > PAGES / 2, "nothing to gain: this cannot show whether the setting works"
+    assert faults(keep=True) < PAGES / 20
