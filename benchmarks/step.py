@@ -4,15 +4,18 @@
     python benchmarks/step.py --device cpu --size tiny
 
 Rows are synthetic (`rows.py`), the arithmetic is that of `NeoModule.training_step` on one device, without loading data.
-On a GPU: bf16 with float32 masters, compiled layers, selective recomputation, full from 32K tokens on.
+On a GPU: bf16 with float32 masters, compiled layers, selective recomputation, and as many layers recomputed whole as
+must be for the step to fit.
 
 The peer is the same network in plain torch: float32 weights under autocast, eager norms and rotations, SDPA with a
 dense mask, logits of every token, the same recomputation as far as torch has it (none or full). Both must compute the
-same loss first. It runs on the first kind of row alone, as it is slow. It is not the authors' kit, which is not here.
+same loss first. It runs on the first kind of row alone, as it is slow. The authors' kit is a second peer where somebody
+has it (`--kit`, see authors_kit.py).
 
 MFU: exact mask pairs, forward and backward of what is trained, head on supervised tokens only, no recomputation
 counted, over the dense bf16 peak (`training.devices`). Memory is the most beyond weights and moments: on a GPU what the
-allocator gave, on a CPU the resident set; `expected` is `training.memory`'s.
+allocator gave, on a CPU the resident set; `expected` is `training.memory`'s. Energy is the whole GPU's, where
+nvidia-ml-py is installed.
 """
 
 from __future__ import annotations
@@ -21,14 +24,18 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from authors_kit import begin_images, kit_loss, kit_model
 from rows import KINDS, packed_row
-from timing import DEVICE, peak_mib, place, print_table
-from torch import Tensor
+from timing import DEVICE, joules, peak_mib, place, print_table
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.checkpoint import checkpoint
 
@@ -41,7 +48,7 @@ from neo_lightning.ops.qk_norm_rope.reference import Rope, qk_norm_rope_referenc
 from neo_lightning.ops.rms_norm import rms_norm_reference
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.devices import peak_flops
-from neo_lightning.training.memory import Layout, RowCounts, step_memory
+from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
 from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.stages import apply_stage
 from neo_lightning.training.step import clip_gradients
@@ -65,6 +72,8 @@ SIZES = {
 }
 TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",)}
 GPU = DEVICE.type == "cuda"
+USED = 0.9
+"""Part of a GPU's memory that a step may be expected to take."""
 
 
 def stage_of(number: int, tokens: int) -> Stage:
@@ -84,7 +93,7 @@ def fresh(model: Neo, stage: Stage) -> Neo:
     return model
 
 
-def stepper(model: Neo, loss: Callable[[PackedBatch], Tensor]) -> Callable[[PackedBatch], Tensor]:
+def stepper(model: nn.Module, loss: Callable[[PackedBatch], Tensor]) -> Callable[[PackedBatch], Tensor]:
     """One optimiser step on a row; gives the loss."""
     optimizer = build_adamw(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
 
@@ -99,7 +108,7 @@ def stepper(model: Neo, loss: Callable[[PackedBatch], Tensor]) -> Callable[[Pack
     return step
 
 
-def own_step(config: NeoConfig, stage: Stage, checkpointing: Any, compiled: bool) -> Callable[[PackedBatch], Tensor]:
+def own_step(config: NeoConfig, stage: Stage, layout: Layout, compiled: bool) -> Callable[[PackedBatch], Tensor]:
     """This package's, on a mesh of one rank where it computes in bfloat16."""
     mesh = init_device_mesh(DEVICE.type, (1,)) if GPU else None
     model = build_model(
@@ -109,7 +118,8 @@ def own_step(config: NeoConfig, stage: Stage, checkpointing: Any, compiled: bool
         device=DEVICE,
         mesh=mesh,
         bf16=GPU,
-        activation_checkpointing=checkpointing,
+        activation_checkpointing=layout.checkpointing,
+        recomputed_layers=layout.recomputed_layers,
         compile_blocks=compiled,
         fill=False,
     )
@@ -139,6 +149,17 @@ def plain_step(config: NeoConfig, stage: Stage, checkpointing: str) -> Callable[
     return stepper(model, loss)
 
 
+def kit_step(config: NeoConfig, stage: Stage, checkpointing: str, kit: Path) -> Callable[[PackedBatch], Tensor]:
+    """The authors'; on a CPU it gives the loss and steps nowhere, as FlexAttention has no backward pass there."""
+    ours = fresh(Neo(config), stage)
+    model = kit_model(kit, config, ours.state_dict()).to(DEVICE, torch.bfloat16 if GPU else torch.float32)
+    trained = {name: parameter.requires_grad for name, parameter in ours.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained[name])
+    loss = kit_loss(model, config, recompute=checkpointing != "none")
+    return stepper(model, loss) if GPU else torch.no_grad()(lambda row: loss(row) / row.weights.sum())
+
+
 def plain_layer(layer: Layer, x: Tensor, rope: Rope, mask: Tensor) -> Tensor:
     """A decoder layer by its definition, attention by SDPA with a dense mask."""
     a, mlp, first, second = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
@@ -155,14 +176,14 @@ def plain_layer(layer: Layer, x: Tensor, rope: Rope, mask: Tensor) -> Tensor:
     return x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
 
 
-def seconds(step: Callable[[PackedBatch], Tensor], row: PackedBatch, repeats: int) -> float:
-    """Median time of a step that has run twice before."""
-    times = []
+def seconds_and_joules(step: Callable[[PackedBatch], Tensor], row: PackedBatch, repeats: int) -> tuple[float, float]:
+    """Median time of a step that has run twice before, and its mean energy."""
+    times, energy = [], joules()
     for _ in range(repeats):
         begun = time.perf_counter()
         float(step(row))  # waits
         times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return statistics.median(times), (joules() - energy) / repeats
 
 
 def counts(row: PackedBatch) -> RowCounts:
@@ -173,34 +194,40 @@ def counts(row: PackedBatch) -> RowCounts:
     )
 
 
-def expected_mib(
-    config: NeoConfig, trained: dict[str, bool], sizes: dict[str, int], row: RowCounts, mode: Any
-) -> float:
-    """Most memory beyond weights and moments."""
-    layout = Layout(bf16=GPU, checkpointing=mode, kernels="triton" if GPU else "eager")
-    found = step_memory(config, sizes, trained.__getitem__, row, layout)
-    return (found.peak - found.masters - found.moments) / 2**20
+def fewest_recomputed(
+    memory: Callable[[RowCounts, Layout], StepMemory], rows: list[RowCounts], layout: Layout, layers: int
+) -> Layout:
+    """With the fewest layers recomputed whole with which the step is expected to fit this GPU; with all if none do."""
+    room = USED * torch.cuda.mem_get_info()[1]
+    tried = [replace(layout, recomputed_layers=n) for n in range(layers + 1)]
+    return next((some for some in tried if all(memory(row, some).peak <= room for row in rows)), tried[-1])
 
 
 def measure(arguments: argparse.Namespace, tokens: int, number: int) -> list[list[str]]:
     """Lines of the table for one row length and stage."""
     config, stage = SIZES[arguments.size], stage_of(number, tokens)
-    mode = arguments.checkpointing or (("full" if tokens > 32768 else "selective") if GPU else "none")
+    mode: Any = arguments.checkpointing or ("selective" if GPU else "none")
     with torch.device("meta"):
         model = Neo(config)
     apply_stage(model, stage, config.extra_num_layers)
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    packed = {
-        kind: packed_row(config, tokens, kind, shrink=1 if arguments.size == "2b" else 4) for kind in arguments.rows
-    }
-    peak, lines, first = peak_flops(DEVICE), [], {}
+    shrink = 1 if arguments.size == "2b" else 4
+    packed = {kind: begin_images(packed_row(config, tokens, kind, shrink=shrink), config) for kind in arguments.rows}
+    peak_of = partial(step_memory, config, sizes, trained.__getitem__)
+    layout = Layout(bf16=GPU, checkpointing=mode, kernels="triton" if GPU else "eager")
+    layout = replace(layout, recomputed_layers=arguments.recomputed_layers or 0)
+    if GPU and mode == "selective" and arguments.recomputed_layers is None:
+        layout = fewest_recomputed(peak_of, [counts(row) for row in packed.values()], layout, config.num_hidden_layers)
+    again = mode if not layout.recomputed_layers else f"{mode}, {layout.recomputed_layers} layers"
+    peak, lines = peak_flops(DEVICE), []
+    first: dict[str, float] = {}
 
     def line(name: str, kind: str, step: Callable[[PackedBatch], Tensor]) -> list[str]:
         row, of = packed[kind].to(DEVICE), counts(packed[kind])
         first.setdefault(name, float(step(row)))
         memory = peak_mib(lambda: step(row))
-        time = seconds(step, row, arguments.repeats)
+        time, energy = seconds_and_joules(step, row, arguments.repeats)
         work = flops_per_step(
             config,
             tokens=tokens,
@@ -210,24 +237,44 @@ def measure(arguments: argparse.Namespace, tokens: int, number: int) -> list[lis
             trained=trained.__getitem__,
         )
         mfu = f"{work / time / peak:.1%}" if peak else "-"
-        expected = f"{expected_mib(config, trained, sizes, of, mode):.0f}" if name == "ours" else "-"
-        return [f"{tokens}", f"{number}", kind, mode, name, f"{tokens / time:.0f}", mfu, f"{memory:.0f}", expected, "-"]
+        found = peak_of(of, layout)
+        expected = f"{(found.peak - found.masters - found.moments) / 2**20:.0f}" if name == "ours" else "-"
+        return [
+            f"{tokens}",
+            f"{number}",
+            kind,
+            again,
+            name,
+            f"{tokens / time:.0f}",
+            mfu,
+            f"{memory:.0f}",
+            expected,
+            f"{1e3 * energy / tokens:.0f}" if energy == energy else "-",
+            "-",
+        ]
 
-    step = own_step(config, stage, mode, compiled=GPU)
+    step = own_step(config, stage, layout, compiled=GPU)
     lines += [line("ours", kind, step) for kind in packed]
     del step
+    peers: dict[str, Callable[[], Callable[[PackedBatch], Tensor]]] = {}
     if not arguments.no_peer:
+        peers["plain torch"] = lambda: plain_step(config, stage, "full" if mode != "none" else "none")
+    if arguments.kit:
+        peers["authors' kit"] = lambda: kit_step(config, stage, mode, arguments.kit)
+    kind = arguments.rows[0]
+    for name, peer in peers.items():
         if GPU:
             torch.cuda.empty_cache()
-        kind = arguments.rows[0]
         try:
-            lines.append(line("plain torch", kind, plain_step(config, stage, "full" if mode != "none" else "none")))
+            lines.append(line(name, kind, peer()))
         except torch.OutOfMemoryError:
-            return [*lines, [f"{tokens}", f"{number}", kind, mode, "plain torch", "out of memory", *"----"]]
-        ours, plain = first["ours"], first["plain torch"]
-        if not abs(ours - plain) <= (2e-2 if GPU else 1e-4) * abs(plain):
-            raise SystemExit(f"{tokens} tokens, stage {number}: loss {ours:.5f}, plain torch {plain:.5f}")
+            lines.append([f"{tokens}", f"{number}", kind, again, name, "out of memory", *"-----"])
+            continue
+        if not abs(first["ours"] - first[name]) <= (2e-2 if GPU else 1e-4) * abs(first[name]):
+            raise SystemExit(f"{tokens} tokens, stage {number}: loss {first['ours']:.5f}, {name} {first[name]:.5f}")
         lines[-1][-1] = f"{float(lines[0][5]) / float(lines[-1][5]):.2f}x"
+        if name == "authors' kit" and not GPU:
+            lines[-1][5:] = ["the same loss", *"-----"]
     return lines
 
 
@@ -239,8 +286,10 @@ def main() -> None:
     parser.add_argument("--stage", type=int, choices=TRAINS, nargs="+", default=[*TRAINS])
     parser.add_argument("--rows", choices=KINDS, nargs="+", default=["image", "video", "mixed"])
     parser.add_argument("--checkpointing", choices=("none", "selective", "full"))
+    parser.add_argument("--recomputed-layers", type=int, metavar="N", help="on a GPU by default the fewest that fit")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--no-peer", action="store_true", help="this package's step alone")
+    parser.add_argument("--no-peer", action="store_true", help="without plain torch")
+    parser.add_argument("--kit", type=Path, metavar="DIR", help="a clone's VLMTrainKit, see authors_kit.py")
     arguments = parser.parse_args()
     if arguments.device != DEVICE.type:
         raise SystemExit(
@@ -252,7 +301,8 @@ def main() -> None:
     lines = [
         line for tokens in arguments.tokens for stage in arguments.stage for line in measure(arguments, tokens, stage)
     ]
-    head = ("tokens", "stage", "row", "recomputed", "way", "tokens/s", "MFU", "peak MiB", "expected MiB", "ours / peer")
+    head = ["tokens", "stage", "row", "recomputed", "way", "tokens/s", "MFU", "peak MiB", "expected MiB"]
+    head += ["J / 1K tokens", "ours / peer"]
     print_table(f"training steps, {arguments.size}, on {place()}", head, lines)
     if GPU:
         dist.destroy_process_group()

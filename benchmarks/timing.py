@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,17 @@ def milliseconds(fn: Callable[[], Any], *, repeats: int = 5) -> float:
         if i >= warm:
             times.append(time.perf_counter() - begun)
     return 1e3 * statistics.median(times)
+
+
+def joules() -> float:
+    """Energy that the GPU has taken since its driver was loaded; NaN on a CPU or without nvidia-ml-py."""
+    if DEVICE.type == "cpu" or importlib.util.find_spec("pynvml") is None:
+        return float("nan")
+    import pynvml
+
+    pynvml.nvmlInit()
+    gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(DEVICE).uuid}")
+    return pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1e3
 
 
 def peak_mib(fn: Callable[[], Any]) -> float:

@@ -25,4 +25,4 @@ def test_whole_steps_are_timed_on_a_cpu() -> None:
     for row in rows:
         assert float(row[5]) > 0
         assert row[6] == "-", "a CPU's peak is not known"
-        assert row[9].endswith("x") == (row[4] == "plain torch")
+        assert row[10].endswith("x") == (row[4] == "plain torch")
