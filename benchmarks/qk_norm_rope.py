@@ -27,7 +27,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     positions = torch.randint(0, 64, (tokens, 3), generator=generator).to(DEVICE)
     rope = rope_table(positions, d, 1e6, 1e4)
-    inputs = [torch.randn(tokens, n, d, generator=generator).to(DEVICE, dtype).requires_grad_() for n in heads * 2]
+    inputs = [torch.randn(tokens, n, 2 * d, generator=generator).to(DEVICE, dtype).requires_grad_() for n in heads]
     weights = [
         (1 + 0.1 * torch.randn(n, generator=generator)).to(DEVICE, dtype).requires_grad_() for n in (d, d // 2, d // 2)
     ]
@@ -36,9 +36,8 @@ def main() -> None:
     def both(backend: str, fn: object = None) -> object:
         call = fn or qk_norm_rope
 
-        def run(q_t: Tensor, k_t: Tensor, q_hw: Tensor, k_hw: Tensor, *w: Tensor) -> Tensor:
-            parts = [call(x, y, w, rope, 1e-6, backend=backend) for x, y in ((q_t, q_hw), (k_t, k_hw))]
-            return torch.cat(parts, 1)
+        def run(q: Tensor, k: Tensor, *w: Tensor) -> Tensor:
+            return torch.cat([call(x, w, rope, 1e-6, backend=backend) for x in (q, k)], 1)
 
         return run
 

@@ -44,7 +44,7 @@ from neo_lightning.model.flops import flops_per_step
 from neo_lightning.model.layers import Layer
 from neo_lightning.model.neo import Neo
 from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy_reference
-from neo_lightning.ops.qk_norm_rope.reference import Rope, qk_norm_rope_reference
+from neo_lightning.ops.qk_norm_rope import Rope
 from neo_lightning.ops.rms_norm import rms_norm_reference
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.devices import peak_flops
@@ -149,6 +149,19 @@ def plain_step(config: NeoConfig, stage: Stage, checkpointing: str) -> Callable[
     return stepper(model, loss)
 
 
+def plain_rotation(x_t: Tensor, x_hw: Tensor, norms: tuple[Tensor, Tensor, Tensor], turn: Tensor, eps: float) -> Tensor:
+    """Axis by axis as released: each normalised, its halves rotated against each other."""
+    first, axes = 0, []
+    for x, weight in zip((x_t, *x_hw.chunk(2, -1)), norms, strict=True):
+        pairs = weight.numel() // 2
+        cos, sin = (angle[:, None].repeat(1, 1, 2) for angle in turn[:, first : first + pairs].unbind(-1))
+        z = rms_norm_reference(x, weight, eps)
+        low, high = z.chunk(2, -1)
+        axes.append(z * cos.to(z.dtype) + torch.cat([-high, low], -1) * sin.to(z.dtype))
+        first += pairs
+    return torch.cat(axes, -1)
+
+
 def kit_step(config: NeoConfig, stage: Stage, checkpointing: str, kit: Path) -> Callable[[PackedBatch], Tensor]:
     """The authors'; on a CPU it gives the loss and steps nowhere, as FlexAttention has no backward pass there."""
     ours = fresh(Neo(config), stage)
@@ -166,8 +179,8 @@ def plain_layer(layer: Layer, x: Tensor, rope: Rope, mask: Tensor) -> Tensor:
     heads = (x.shape[0], -1, a.head_dim)
     y = rms_norm_reference(x, first.weight, first.eps)
     q, q_hw, k, k_hw, v = (p(y).view(heads) for p in (a.q_proj, a.q_proj_hw, a.k_proj, a.k_proj_hw, a.v_proj))
-    q = qk_norm_rope_reference(q, q_hw, (a.q_norm.weight, a.q_norm_h.weight, a.q_norm_w.weight), rope, a.eps)
-    k = qk_norm_rope_reference(k, k_hw, (a.k_norm.weight, a.k_norm_h.weight, a.k_norm_w.weight), rope, a.eps)
+    q = plain_rotation(q, q_hw, (a.q_norm.weight, a.q_norm_h.weight, a.q_norm_w.weight), rope.turn, a.eps)
+    k = plain_rotation(k, k_hw, (a.k_norm.weight, a.k_norm_h.weight, a.k_norm_w.weight), rope.turn, a.eps)
     wide = F.pad(v, (0, q.shape[-1] - v.shape[-1]))  # equal widths: torch's fused kernels take no others
     q, k, wide = (t.repeat_interleave(q.shape[1] // t.shape[1], 1).transpose(0, 1)[None] for t in (q, k, wide))
     o = F.scaled_dot_product_attention(q, k, wide, attn_mask=mask, scale=a.head_dim**-0.5)

@@ -215,7 +215,8 @@ def _decode(model: Neo, tokens: Tensor, next_t: Tensor, cache: Cache, place: Ten
     """One new token for each sequence; `longest` is the largest of `place` plus one, known on the host."""
     positions = torch.stack([next_t, torch.zeros_like(next_t), torch.zeros_like(next_t)], -1)
     visible = torch.arange(longest, device=place.device) <= place[:, None]
-    row = DecodeRow(rope=model.rope(positions), cache=cache, place=place, visible=visible)
+    rope, order = model.rope(positions), model.order(positions.device)
+    row = DecodeRow(rope=rope, order=order, cache=cache, place=place, visible=visible)
     return Step(input_ids=tokens, row=row, last=torch.arange(tokens.numel(), device=tokens.device))
 
 

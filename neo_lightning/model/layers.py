@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.ops.interval_attention import interval_attention
-from neo_lightning.ops.joint_linear import joint_linear
+from neo_lightning.ops.joint_linear import Order, joint_linear
 from neo_lightning.ops.qk_norm_rope import Rope, qk_norm_rope
 from neo_lightning.ops.rms_norm import add_rms_norm, rms_norm
 from neo_lightning.ops.swiglu import swiglu
@@ -28,6 +28,8 @@ class Row(ABC):
 
     rope: Rope
     """Rotations of q and k."""
+    order: Order
+    """How the projections of q, k and v lie in their one product."""
 
     @abstractmethod
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
@@ -103,13 +105,14 @@ class Attention(nn.Module):
         """[T, hidden] -> [T, hidden]."""
         projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
         weights = [projection.weight for projection in projections]
-        parts = joint_linear(x_TE, weights).split([weight.shape[0] for weight in weights], 1)
-        q_t, q_hw, k_t, k_hw, v = (part.unflatten(1, (-1, self.head_dim)) for part in parts)
+        q_width, _, k_width, _, v_width = (weight.shape[0] for weight in weights)
+        parts = joint_linear(x_TE, weights, row.order).split([2 * q_width, 2 * k_width, v_width], 1)
+        q, k = (part.unflatten(1, (-1, 2 * self.head_dim)) for part in parts[:2])
         q_weights = (self.q_norm.weight, self.q_norm_h.weight, self.q_norm_w.weight)
         k_weights = (self.k_norm.weight, self.k_norm_h.weight, self.k_norm_w.weight)
-        q = qk_norm_rope(q_t, q_hw, q_weights, row.rope, self.eps)
-        k = qk_norm_rope(k_t, k_hw, k_weights, row.rope, self.eps)
-        o = row.attend(self.layer, q, k, v)
+        q = qk_norm_rope(q, q_weights, row.rope, self.eps)
+        k = qk_norm_rope(k, k_weights, row.rope, self.eps)
+        o = row.attend(self.layer, q, k, parts[2].unflatten(1, (-1, self.head_dim)))
         return self.o_proj(o.flatten(1))
 
 

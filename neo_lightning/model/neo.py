@@ -21,8 +21,9 @@ from neo_lightning.model.init import STD, initial_state
 from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
 from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
+from neo_lightning.ops.joint_linear import Order
 from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy
-from neo_lightning.ops.qk_norm_rope import Rope, rope_table
+from neo_lightning.ops.qk_norm_rope import Rope, projection_order, rope_table
 from neo_lightning.types import PackedBatch
 
 
@@ -142,10 +143,16 @@ class Neo(nn.Module):
         config = self.config
         return rope_table(positions, config.head_dim, config.rope_theta, config.rope_theta_hw)
 
+    def order(self, device: torch.device) -> Order:
+        """How the projections of q, k and v lie in their one product."""
+        config = self.config
+        return projection_order(config.num_attention_heads, config.num_key_value_heads, config.head_dim, device)
+
     def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> PackedRow:
         """Rotations and mask of a packed row: positions [T, 3], bounds [T] int32."""
         return PackedRow(
             rope=self.rope(positions),
+            order=self.order(positions.device),
             start=start,
             limit=limit,
             backend=choose_backend(self.attention, start.device),

@@ -242,7 +242,7 @@ def layer_backward(
     """Bytes that a layer's backward pass needs beside what was kept: its recomputed part, and the MLP's gradients.
 
     The MLP comes first, when nothing of the layer is freed yet: gradients of the product, of gate and of up, while the
-    product itself goes as soon as `down_proj` has its gradient. A CPU's bfloat16 products take scratch as well.
+    product itself goes as soon as `down_proj` has its gradient.
     """
     recomputed = 0
     if layout.mode(layer) != "none":
@@ -250,8 +250,7 @@ def layer_backward(
         # what products gave is handed out and then freed
         recomputed = max(0, again - layer_activations(config, trained, layer, row, layout))
     down = trained(f"{_LAYERS}{layer}.mlp.down_proj.weight")
-    scratch = down and layout.bf16 and layout.kernels == "eager"
-    temporary = row.tokens * config.intermediate_size * (3 - down + scratch)
+    temporary = row.tokens * config.intermediate_size * (3 - down)
     return recomputed + layout.width * (temporary + down * config.hidden_size * config.intermediate_size)
 
 
@@ -267,7 +266,7 @@ def patch_activations(config: NeoConfig, trained: Callable[[str], bool], row: Ro
 
 def shared_activations(config: NeoConfig, row: RowCounts, layout: Layout) -> int:
     """Bytes that all layers share: rotations, the mask, and on a GPU the row itself."""
-    rotations = row.tokens * 2 * 2 * config.head_dim * FLOAT
+    rotations = row.tokens * 2 * config.head_dim * FLOAT
     if layout.kernels == "triton":
         ids = 8 + 12 + 4 + 4 + 8 + 4 + 8  # a token's fields in PackedBatch
         return rotations + row.tokens * (ids + 2 * FLOAT) + row.visual * (8 + 4 * PATCH_CHANNELS)

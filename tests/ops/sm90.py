@@ -90,7 +90,7 @@ def compile_case(case: str) -> dict[str, int]:
     if operation == "qk_norm_rope":
         heads, d = sizes
         constants = qk_norm_rope_launch.sizes(heads, d)
-        return streaming_case(getattr(qk_norm_rope, f"{name}_kernel"), constants, ("cos_ptr", "sin_ptr", "dw_ptr"))
+        return streaming_case(getattr(qk_norm_rope, f"{name}_kernel"), constants, ("turn_ptr", "dw_ptr"))
     if operation == "rms_norm":
         constants = rms_norm_launch.sizes(*sizes) | {"ADD": True}
         if name == "backward":

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from neo_lightning.ops.joint_linear import joint_linear
+from neo_lightning.ops.joint_linear import Order, joint_linear
 
 from .support import DEVICE, compare
 
@@ -26,16 +26,25 @@ def separate(x, *weights):
     return torch.cat([F.linear(x, weight) for weight in weights], 1)
 
 
+def shuffled():
+    index = torch.randperm(sum(WIDTHS), generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    return Order(index, index.argsort())
+
+
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-def test_values_and_gradients(dtype):
+def test_values_and_gradients(dtype, ordered):
     dy = torch.randn(40, sum(WIDTHS), generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    compare(lambda x, *w: joint_linear(x, w), leaves(dtype), separate, (dy,), BOUNDS[dtype])
+    order = shuffled() if ordered else None
+    exact = (lambda x, *w: separate(x, *w)[:, order.rows]) if order else separate
+    compare(lambda x, *w: joint_linear(x, w, order), leaves(dtype), exact, (dy,), BOUNDS[dtype])
 
 
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("frozen", [(0,), (0, 2), (1,), (0, 1, 2)])
-def test_frozen_weights_cost_no_product(frozen):
+def test_frozen_weights_cost_no_product(frozen, ordered):
     x, *weights = (leaf.requires_grad_(i - 1 not in frozen) for i, leaf in enumerate(leaves()))
-    y = joint_linear(x, weights)
+    y = joint_linear(x, weights, shuffled() if ordered else None)
     with FlopCounterMode(display=False) as counter:
         y.square().sum().backward()
     trained = sum(width for i, width in enumerate(WIDTHS) if i not in frozen)

@@ -32,10 +32,10 @@ def attended():
 
 
 def rotated():
-    x_t, x_hw, *weights = qk_inputs(37, 4, 64)
+    x, *weights = qk_inputs(37, 4, 64)
     rope = rope_table(positions(37), 64, 1e6, 1e4)
-    out = qk_norm_rope(x_t, x_hw, tuple(weights), rope, EPS, backend="eager")
-    return out, *torch.autograd.grad(out.square().sum(), (x_t, x_hw, *weights))
+    out = qk_norm_rope(x, tuple(weights), rope, EPS, backend="eager")
+    return out, *torch.autograd.grad(out.square().sum(), (x, *weights))
 
 
 @pytest.mark.parametrize("operation", [attended, rotated])

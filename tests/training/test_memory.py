@@ -101,12 +101,12 @@ def test_the_gpus_kernels_keep_what_is_reckoned(trains: tuple[str, ...]) -> None
             with saved_bytes(model.parameters()) as found:
                 y = layer(x, row)
             # what all layers share is counted once: cosines and sines, and four bounds of the mask
-            kept.append(found[0] - 2 * row.rope.cos.untyped_storage().nbytes() - 4 * 4 * ROW.tokens)
+            kept.append(found[0] - row.rope.turn.untyped_storage().nbytes() - 4 * 4 * ROW.tokens)
             x = y.detach().requires_grad_()
     for i, measured in enumerate(kept):
         assert layer_activations(config, trained.__contains__, i, ROW, layout) == pytest.approx(measured, rel=0.002)
     assert patch_activations(config, trained.__contains__, ROW, layout) == pytest.approx(front[0], rel=0.002)
-    assert shared_activations(config, ROW, layout) > 2 * row.rope.cos.untyped_storage().nbytes()
+    assert shared_activations(config, ROW, layout) > row.rope.turn.untyped_storage().nbytes()
 
 
 def test_a_2b_step_on_eight_devices_adds_up() -> None:

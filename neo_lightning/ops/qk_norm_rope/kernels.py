@@ -1,13 +1,14 @@
 """Triton kernels of per-axis QK norm and rotation: each projection is read once, each result written once.
 
 A program takes a few tokens with all their heads, one axis after the other; the rotations of its tokens and the norms'
-weights stay in registers. An axis of width 2 n is two halves of n columns, low and high, rotated against each other.
-With z for the normalised axis, c and s for cosine and sine:
+weights stay in registers. An axis is n pairs of neighbouring columns, a first and a second of each. With z for the
+normalised axis, c and s for cosine and sine:
 
-    out_low = z_low w_low c - z_high w_high s        out_high = z_high w_high c + z_low w_low s
+    out_first = z_first w_first c - z_second w_second s        out_second = z_second w_second c + z_first w_first s
 
-The backward pass turns the gradient back, adds up the weights' gradients over its tokens and heads in registers, and
-stores one row of them per program, to be summed by the caller: the same bits every time.
+The weights lie as released, all first halves before all second ones, and so do their gradients. The backward pass turns
+the gradient back, adds up the weights' gradients over its tokens and heads in registers, and stores one row of them per
+program, to be summed by the caller: the same bits every time.
 """
 
 from __future__ import annotations
@@ -17,29 +18,37 @@ import triton.language as tl
 
 
 @triton.jit
-def _rotation(
-    cos_ptr, sin_ptr, token, inside, FIRST: tl.constexpr, HALF: tl.constexpr, WIDE: tl.constexpr, TABLE: tl.constexpr
-):
-    """[TOKENS, WIDE] cosine and sine of the axis whose columns begin at FIRST; the table's sines are signed."""
-    column = tl.arange(0, WIDE)
-    place = token[:, None] * TABLE + FIRST + HALF + column[None, :]
-    mask = inside[:, None] & (column < HALF)[None, :]
-    return tl.load(cos_ptr + place, mask=mask, other=0.0), tl.load(sin_ptr + place, mask=mask, other=0.0)
+def _load_pairs(ptr, row, inside, FIRST: tl.constexpr, PAIRS: tl.constexpr, WIDE: tl.constexpr):
+    """The columns FIRST .. FIRST + 2 PAIRS of rows that begin at `row` [TOKENS], as two [TOKENS, WIDE] float32."""
+    column = tl.arange(0, 2 * WIDE)
+    mask = inside[:, None] & (column < 2 * PAIRS)[None, :]
+    x = tl.load(ptr + row[:, None] + FIRST + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.split(tl.reshape(x, [row.shape[0], WIDE, 2]))
 
 
 @triton.jit
-def _halves(ptr, row, inside, FIRST: tl.constexpr, HALF: tl.constexpr, WIDE: tl.constexpr):
-    """Pointers to the low half of an axis in rows that begin at `row` [TOKENS], and which of them are there."""
+def _store_pairs(ptr, row, inside, first, second, FIRST: tl.constexpr, PAIRS: tl.constexpr, WIDE: tl.constexpr):
+    """Back to such columns."""
+    column = tl.arange(0, 2 * WIDE)
+    mask = inside[:, None] & (column < 2 * PAIRS)[None, :]
+    x = tl.reshape(tl.join(first, second), [row.shape[0], 2 * WIDE])
+    tl.store(ptr + row[:, None] + FIRST + column[None, :], x.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _weights(w_ptr, PAIRS: tl.constexpr, WIDE: tl.constexpr):
+    """Those of the pairs' first and second columns, [1, WIDE] float32 each."""
     column = tl.arange(0, WIDE)
-    return ptr + row[:, None] + FIRST + column[None, :], inside[:, None] & (column < HALF)[None, :]
+    first = tl.load(w_ptr + column, mask=column < PAIRS, other=0.0).to(tl.float32)
+    second = tl.load(w_ptr + PAIRS + column, mask=column < PAIRS, other=0.0).to(tl.float32)
+    return first[None, :], second[None, :]
 
 
 @triton.jit
 def _forward_axis(
     x_ptr,
     w_ptr,
-    cos_ptr,
-    sin_ptr,
+    turn_ptr,
     out_ptr,
     token,
     inside,
@@ -47,35 +56,27 @@ def _forward_axis(
     eps,
     HEADS: tl.constexpr,
     D: tl.constexpr,
-    X_FIRST: tl.constexpr,
-    OUT_FIRST: tl.constexpr,
-    HALF: tl.constexpr,
+    FIRST: tl.constexpr,
+    PAIRS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    column = tl.arange(0, WIDE)
-    c, s = _rotation(cos_ptr, sin_ptr, token, inside, OUT_FIRST, HALF, WIDE, 2 * D)
-    w_low = tl.load(w_ptr + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-    w_high = tl.load(w_ptr + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+    c, s = _load_pairs(turn_ptr, token * 2 * D, inside, FIRST, PAIRS, WIDE)
+    w_first, w_second = _weights(w_ptr, PAIRS, WIDE)
     for head in range(HEADS):
-        p_x, mask = _halves(x_ptr, token * STRIDE + head * D, inside, X_FIRST, HALF, WIDE)
-        low = tl.load(p_x, mask=mask, other=0.0).to(tl.float32)
-        high = tl.load(p_x + HALF, mask=mask, other=0.0).to(tl.float32)
-        r = tl.rsqrt(tl.sum(low * low + high * high, 1) / (2 * HALF) + eps)[:, None]
-        low, high = low * r * w_low, high * r * w_high
-        p_out, mask = _halves(out_ptr, (token * HEADS + head) * 2 * D, inside, OUT_FIRST, HALF, WIDE)
-        tl.store(p_out, (low * c - high * s).to(out_ptr.dtype.element_ty), mask=mask)
-        tl.store(p_out + HALF, (high * c + low * s).to(out_ptr.dtype.element_ty), mask=mask)
+        first, second = _load_pairs(x_ptr, token * STRIDE + head * 2 * D, inside, FIRST, PAIRS, WIDE)
+        r = tl.rsqrt(tl.sum(first * first + second * second, 1) / (2 * PAIRS) + eps)[:, None]
+        first, second = first * r * w_first, second * r * w_second
+        row = (token * HEADS + head) * 2 * D
+        _store_pairs(out_ptr, row, inside, first * c - second * s, second * c + first * s, FIRST, PAIRS, WIDE)
 
 
 @triton.jit
 def forward_kernel(
-    x_t_ptr,
-    x_hw_ptr,
+    x_ptr,
     w_t_ptr,
     w_h_ptr,
     w_w_ptr,
-    cos_ptr,
-    sin_ptr,
+    turn_ptr,
     out_ptr,
     T,
     STRIDE,
@@ -86,35 +87,15 @@ def forward_kernel(
     HW_WIDE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """out [T, HEADS, 2 D] from x_t and x_hw [T, HEADS, D], whose tokens lie STRIDE apart.
+    """out [T, HEADS, 2 D] from x [T, HEADS, 2 D], whose tokens lie STRIDE apart, and turn [T, D, 2].
 
-    WIDE: powers of two that hold half an axis.
+    WIDE: powers of two that hold an axis' pairs.
     """
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     inside = token < T
-    _forward_axis(
-        x_t_ptr, w_t_ptr, cos_ptr, sin_ptr, out_ptr, token, inside, STRIDE, eps, HEADS, D, 0, 0, D // 2, T_WIDE
-    )
-    _forward_axis(
-        x_hw_ptr, w_h_ptr, cos_ptr, sin_ptr, out_ptr, token, inside, STRIDE, eps, HEADS, D, 0, D, D // 4, HW_WIDE
-    )
-    _forward_axis(
-        x_hw_ptr,
-        w_w_ptr,
-        cos_ptr,
-        sin_ptr,
-        out_ptr,
-        token,
-        inside,
-        STRIDE,
-        eps,
-        HEADS,
-        D,
-        D // 2,
-        D + D // 2,
-        D // 4,
-        HW_WIDE,
-    )
+    _forward_axis(x_ptr, w_t_ptr, turn_ptr, out_ptr, token, inside, STRIDE, eps, HEADS, D, 0, D // 2, T_WIDE)
+    _forward_axis(x_ptr, w_h_ptr, turn_ptr, out_ptr, token, inside, STRIDE, eps, HEADS, D, D, D // 4, HW_WIDE)
+    _forward_axis(x_ptr, w_w_ptr, turn_ptr, out_ptr, token, inside, STRIDE, eps, HEADS, D, D + D // 2, D // 4, HW_WIDE)
 
 
 @triton.jit
@@ -122,8 +103,7 @@ def _backward_axis(
     dout_ptr,
     x_ptr,
     w_ptr,
-    cos_ptr,
-    sin_ptr,
+    turn_ptr,
     dx_ptr,
     dw_ptr,
     token,
@@ -132,51 +112,42 @@ def _backward_axis(
     eps,
     HEADS: tl.constexpr,
     D: tl.constexpr,
-    X_FIRST: tl.constexpr,
-    OUT_FIRST: tl.constexpr,
-    HALF: tl.constexpr,
+    FIRST: tl.constexpr,
+    PAIRS: tl.constexpr,
     WIDE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    column = tl.arange(0, WIDE)
-    c, s = _rotation(cos_ptr, sin_ptr, token, inside, OUT_FIRST, HALF, WIDE, 2 * D)
-    w_low = tl.load(w_ptr + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-    w_high = tl.load(w_ptr + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-    dw_low, dw_high = tl.zeros([TOKENS, WIDE], tl.float32), tl.zeros([TOKENS, WIDE], tl.float32)
+    c, s = _load_pairs(turn_ptr, token * 2 * D, inside, FIRST, PAIRS, WIDE)
+    w_first, w_second = _weights(w_ptr, PAIRS, WIDE)
+    dw_first, dw_second = tl.zeros([TOKENS, WIDE], tl.float32), tl.zeros([TOKENS, WIDE], tl.float32)
     for head in range(HEADS):
-        p_dout, mask = _halves(dout_ptr, (token * HEADS + head) * 2 * D, inside, OUT_FIRST, HALF, WIDE)
-        d_low = tl.load(p_dout, mask=mask, other=0.0).to(tl.float32)
-        d_high = tl.load(p_dout + HALF, mask=mask, other=0.0).to(tl.float32)
-        u_low, u_high = d_low * c + d_high * s, d_high * c - d_low * s
-        p_x, mask = _halves(x_ptr, token * STRIDE + head * D, inside, X_FIRST, HALF, WIDE)
-        low = tl.load(p_x, mask=mask, other=0.0).to(tl.float32)
-        high = tl.load(p_x + HALF, mask=mask, other=0.0).to(tl.float32)
-        r = tl.rsqrt(tl.sum(low * low + high * high, 1) / (2 * HALF) + eps)[:, None]
-        low, high = low * r, high * r
-        dw_low += u_low * low
-        dw_high += u_high * high
-        u_low, u_high = u_low * w_low, u_high * w_high
-        mean = (tl.sum(u_low * low + u_high * high, 1) / (2 * HALF))[:, None]
-        p_dx, mask = _halves(dx_ptr, (token * HEADS + head) * D, inside, X_FIRST, HALF, WIDE)
-        tl.store(p_dx, ((u_low - low * mean) * r).to(dx_ptr.dtype.element_ty), mask=mask)
-        tl.store(p_dx + HALF, ((u_high - high * mean) * r).to(dx_ptr.dtype.element_ty), mask=mask)
-    p_dw = dw_ptr + tl.program_id(0).to(tl.int64) * 2 * D + OUT_FIRST + column
-    tl.store(p_dw, tl.sum(dw_low, 0), mask=column < HALF)
-    tl.store(p_dw + HALF, tl.sum(dw_high, 0), mask=column < HALF)
+        row = (token * HEADS + head) * 2 * D
+        d_first, d_second = _load_pairs(dout_ptr, row, inside, FIRST, PAIRS, WIDE)
+        u_first, u_second = d_first * c + d_second * s, d_second * c - d_first * s
+        first, second = _load_pairs(x_ptr, token * STRIDE + head * 2 * D, inside, FIRST, PAIRS, WIDE)
+        r = tl.rsqrt(tl.sum(first * first + second * second, 1) / (2 * PAIRS) + eps)[:, None]
+        first, second = first * r, second * r
+        dw_first += u_first * first
+        dw_second += u_second * second
+        u_first, u_second = u_first * w_first, u_second * w_second
+        mean = (tl.sum(u_first * first + u_second * second, 1) / (2 * PAIRS))[:, None]
+        u_first, u_second = (u_first - first * mean) * r, (u_second - second * mean) * r
+        _store_pairs(dx_ptr, row, inside, u_first, u_second, FIRST, PAIRS, WIDE)
+    column = tl.arange(0, WIDE)
+    p_dw = dw_ptr + tl.program_id(0).to(tl.int64) * 2 * D + FIRST + column
+    tl.store(p_dw, tl.sum(dw_first, 0), mask=column < PAIRS)
+    tl.store(p_dw + PAIRS, tl.sum(dw_second, 0), mask=column < PAIRS)
 
 
 @triton.jit
 def backward_kernel(
     dout_ptr,
-    x_t_ptr,
-    x_hw_ptr,
+    x_ptr,
     w_t_ptr,
     w_h_ptr,
     w_w_ptr,
-    cos_ptr,
-    sin_ptr,
-    dx_t_ptr,
-    dx_hw_ptr,
+    turn_ptr,
+    dx_ptr,
     dw_ptr,
     T,
     STRIDE,
@@ -187,16 +158,15 @@ def backward_kernel(
     HW_WIDE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """dx_t and dx_hw [T, HEADS, D]; dw [programs, 2 D] float32, one row per program."""
+    """dx [T, HEADS, 2 D]; dw [programs, 2 D] float32, one row per program."""
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     inside = token < T
     _backward_axis(
         dout_ptr,
-        x_t_ptr,
+        x_ptr,
         w_t_ptr,
-        cos_ptr,
-        sin_ptr,
-        dx_t_ptr,
+        turn_ptr,
+        dx_ptr,
         dw_ptr,
         token,
         inside,
@@ -204,7 +174,6 @@ def backward_kernel(
         eps,
         HEADS,
         D,
-        0,
         0,
         D // 2,
         T_WIDE,
@@ -212,11 +181,10 @@ def backward_kernel(
     )
     _backward_axis(
         dout_ptr,
-        x_hw_ptr,
+        x_ptr,
         w_h_ptr,
-        cos_ptr,
-        sin_ptr,
-        dx_hw_ptr,
+        turn_ptr,
+        dx_ptr,
         dw_ptr,
         token,
         inside,
@@ -224,7 +192,6 @@ def backward_kernel(
         eps,
         HEADS,
         D,
-        0,
         D,
         D // 4,
         HW_WIDE,
@@ -232,11 +199,10 @@ def backward_kernel(
     )
     _backward_axis(
         dout_ptr,
-        x_hw_ptr,
+        x_ptr,
         w_w_ptr,
-        cos_ptr,
-        sin_ptr,
-        dx_hw_ptr,
+        turn_ptr,
+        dx_ptr,
         dw_ptr,
         token,
         inside,
@@ -244,7 +210,6 @@ def backward_kernel(
         eps,
         HEADS,
         D,
-        D // 2,
         D + D // 2,
         D // 4,
         HW_WIDE,

@@ -1,7 +1,7 @@
 """Per-axis QK norm and rotation in Triton, the default on a GPU: one operator for a graph, one pass over memory.
 
-Kept for the backward pass are the projections alone, which selective recomputation keeps anyway. They may be parts of
-one product: what they lie among is not copied.
+Kept for the backward pass is the projection alone, which selective recomputation keeps anyway. It may be a part of a
+product: what it lies among is not copied.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ TOKENS, WARPS = 8, 4
 """Tokens of a program. Little, for many programs: what bounds it is memory."""
 
 
-def qk_norm_rope_triton(
-    x_t: Tensor, x_hw: Tensor, weights: tuple[Tensor, Tensor, Tensor], rope: Rope, eps: float
-) -> Tensor:
+def qk_norm_rope_triton(x: Tensor, weights: tuple[Tensor, Tensor, Tensor], rope: Rope, eps: float) -> Tensor:
     """See `qk_norm_rope`."""
-    return torch.ops.neo_lightning.qk_norm_rope(x_t, x_hw, *weights, rope.cos, rope.sin, eps)
+    return torch.ops.neo_lightning.qk_norm_rope(x, *weights, rope.turn, eps)
 
 
 def sizes(heads: int, d: int) -> dict[str, int]:
@@ -30,72 +28,54 @@ def sizes(heads: int, d: int) -> dict[str, int]:
     return {"HEADS": heads, "D": d, "TOKENS": TOKENS, **wide, "num_warps": WARPS}
 
 
-_INPUTS = "Tensor x_t, Tensor x_hw, Tensor w_t, Tensor w_h, Tensor w_w, Tensor cos, Tensor sin, float eps"
+_INPUTS = "Tensor x, Tensor w_t, Tensor w_h, Tensor w_w, Tensor turn, float eps"
 
 
 @torch.library.custom_op("neo_lightning::qk_norm_rope", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
-def _forward(
-    x_t: Tensor, x_hw: Tensor, w_t: Tensor, w_h: Tensor, w_w: Tensor, cos: Tensor, sin: Tensor, eps: float
-) -> Tensor:
+def _forward(x: Tensor, w_t: Tensor, w_h: Tensor, w_w: Tensor, turn: Tensor, eps: float) -> Tensor:
     from neo_lightning.ops.qk_norm_rope.kernels import forward_kernel
 
-    x_t, x_hw, stride = _rows(x_t, x_hw)
-    t, heads, d = x_t.shape
-    out = x_t.new_empty(t, heads, 2 * d)
-    with torch.cuda.device_of(x_t):
-        inputs = x_t, x_hw, w_t, w_h, w_w, cos, sin
-        forward_kernel[(-(-t // TOKENS),)](*inputs, out, t, stride, eps, **sizes(heads, d))
+    x = _rows(x)
+    t, heads, width = x.shape
+    out = x.new_empty(x.shape)
+    with torch.cuda.device_of(x):
+        forward_kernel[(-(-t // TOKENS),)](x, w_t, w_h, w_w, turn, out, t, x.stride(0), eps, **sizes(heads, width // 2))
     return out
 
 
-def _rows(x_t: Tensor, x_hw: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Both projections with each token's heads in one piece, and how far apart the tokens are, parts of one product
-    as they are."""
-    whole = x_t.stride()[1:] == x_hw.stride()[1:] == (x_t.shape[2], 1)
-    if not whole or x_t.stride(0) != x_hw.stride(0):
-        x_t, x_hw = x_t.contiguous(), x_hw.contiguous()
-    return x_t, x_hw, x_t.stride(0)
+def _rows(x: Tensor) -> Tensor:
+    """Each token's heads in one piece; tokens may lie further apart."""
+    return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()
 
 
 @_forward.register_fake
-def _(x_t: Tensor, *rest: Any) -> Tensor:
-    return x_t.new_empty(x_t.shape[0], x_t.shape[1], 2 * x_t.shape[2])
+def _(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 @torch.library.custom_op(
-    "neo_lightning::qk_norm_rope_backward",
-    mutates_args=(),
-    schema=f"(Tensor dout, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
+    "neo_lightning::qk_norm_rope_backward", mutates_args=(), schema=f"(Tensor dout, {_INPUTS}) -> (Tensor, Tensor)"
 )
 def _backward(
-    dout: Tensor,
-    x_t: Tensor,
-    x_hw: Tensor,
-    w_t: Tensor,
-    w_h: Tensor,
-    w_w: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of both projections and, [2 D] float32, of the three weights."""
+    dout: Tensor, x: Tensor, w_t: Tensor, w_h: Tensor, w_w: Tensor, turn: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the projection and, [2 D] float32, of the three weights."""
     from neo_lightning.ops.qk_norm_rope.kernels import backward_kernel
 
-    dout, (x_t, x_hw, stride) = dout.contiguous(), _rows(x_t, x_hw)
-    t, d = x_t.shape[0], x_t.shape[2]
+    dout, x = dout.contiguous(), _rows(x)
+    t, heads, width = x.shape
     programs = -(-t // TOKENS)
-    dx_t, dx_hw = x_t.new_empty(x_t.shape), x_hw.new_empty(x_hw.shape)
-    dw = x_t.new_empty(programs, 2 * d, dtype=torch.float32)
-    with torch.cuda.device_of(x_t):
-        inputs = dout, x_t, x_hw, w_t, w_h, w_w, cos, sin
-        backward_kernel[(programs,)](*inputs, dx_t, dx_hw, dw, t, stride, eps, **sizes(*x_t.shape[1:]))
-    return dx_t, dx_hw, dw.sum(0)
+    dx, dw = x.new_empty(x.shape), x.new_empty(programs, width, dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        backward_kernel[(programs,)](
+            dout, x, w_t, w_h, w_w, turn, dx, dw, t, x.stride(0), eps, **sizes(heads, width // 2)
+        )
+    return dx, dw.sum(0)
 
 
 @_backward.register_fake
-def _(dout: Tensor, x_t: Tensor, x_hw: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    dw = x_t.new_empty(2 * x_t.shape[2], dtype=torch.float32)
-    return x_t.new_empty(x_t.shape), x_hw.new_empty(x_hw.shape), dw
+def _(dout: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape[2], dtype=torch.float32)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -104,10 +84,10 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    x_t, x_hw, *weights, cos, sin = ctx.saved_tensors
-    dx_t, dx_hw, dw = torch.ops.neo_lightning.qk_norm_rope_backward(dout, x_t, x_hw, *weights, cos, sin, ctx.eps)
+    x, *weights, turn = ctx.saved_tensors
+    dx, dw = torch.ops.neo_lightning.qk_norm_rope_backward(dout, x, *weights, turn, ctx.eps)
     dws = dw.split([w.numel() for w in weights])
-    return dx_t, dx_hw, *(g.to(w.dtype) for g, w in zip(dws, weights, strict=True)), None, None, None
+    return dx, *(g.to(w.dtype) for g, w in zip(dws, weights, strict=True)), None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
