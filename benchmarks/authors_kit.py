@@ -4,7 +4,7 @@ The kit is VLMTrainKit of github.com/EvolvingLMMs-Lab/NEO (commit 78faae9). It i
 wants the comparison clones it, and gives it the transformers that it names, beside ours:
 
     git clone https://github.com/EvolvingLMMs-Lab/NEO
-    pip install --target kit_needs "transformers==4.57.1"
+    pip install --target kit_needs "transformers==4.57.1" requests
     PYTHONPATH=kit_needs python benchmarks/step.py --kit NEO/VLMTrainKit --rows image
 
 As published it cannot start. Repaired here, without touching its files:
@@ -12,6 +12,7 @@ As published it cannot start. Repaired here, without touching its files:
 - its `train.py` builds the model without the tokenizer that the function asks for: the model is built from its classes;
 - its list of layer types has 32 entries whatever the number of layers: it is given one of the right length;
 - its freezing is never called, and would leave the pre-buffer frozen: stage 1 trains what the papers say;
+- its mask is made on a CUDA device: it is told ours;
 - its mask wants images that begin with their token, which our rows then get in both models.
 
 Left as published: FlexAttention compiled with its defaults, recomputation of whole layers, eager norms and rotations,
@@ -25,10 +26,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import DEVICE
 from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
@@ -48,14 +51,15 @@ def kit_model(kit: Path, config: NeoConfig, weights: dict[str, Tensor]) -> nn.Mo
     """Their model with our weights."""
     sys.path.insert(0, str(kit))
     try:
+        from neo.model import modeling_neo_chat as modeling
         from neo.model.configuration_neo_chat import NEOChatConfig
         from neo.model.configuration_neo_llm import NEOLLMConfig
         from neo.model.configuration_neo_vit import NEOVisionConfig
-        from neo.model.modeling_neo_chat import NEOChatModel
     except ImportError as error:
         raise SystemExit(f"--kit {kit}: {error}; see the docstring of benchmarks/authors_kit.py") from error
     finally:
         sys.path.remove(str(kit))
+    modeling.create_block_mask = partial(modeling.create_block_mask, device=DEVICE.type)
     language: Any = NEOLLMConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -71,15 +75,15 @@ def kit_model(kit: Path, config: NeoConfig, weights: dict[str, Tensor]) -> nn.Mo
         max_position_embeddings=config.max_position_embeddings,
         max_position_embeddings_hw=config.max_position_embeddings_hw,
         tie_word_embeddings=config.tie_word_embeddings,
-        layer_types=["full_attention"] * config.num_hidden_layers,
         architectures=["Qwen3ForCausalLM"],
     )
+    language.layer_types = ["full_attention"] * config.num_hidden_layers
     vision: Any = NEOVisionConfig(
         llm_hidden_size=config.hidden_size,
         hidden_size=config.patch_hidden_size,
         rope_theta_vision=config.rope_theta_vision,
     )
-    model: nn.Module = NEOChatModel(NEOChatConfig(vision_config=vision, llm_config=language))
+    model: nn.Module = modeling.NEOChatModel(NEOChatConfig(vision_config=vision, llm_config=language))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = {"language_model.lm_head.weight"} if config.tie_word_embeddings else set()
     if unexpected or set(missing) - tied:

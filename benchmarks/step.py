@@ -82,12 +82,12 @@ def stage_of(number: int, tokens: int) -> Stage:
 
 
 def fresh(model: Neo, stage: Stage) -> Neo:
-    """The same weights in every model of a size."""
+    """The same weights in every model of a size, large enough for every part to matter in the loss."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             whole = torch.empty(parameter.shape, device=DEVICE)
-            whole = whole.normal_(0, 0.02) if whole.ndim > 1 else whole.fill_(1.0)
+            whole = whole.normal_(0, whole[0].numel() ** -0.5) if whole.ndim > 1 else whole.fill_(1.0)
             getattr(parameter, "_local_tensor", parameter).copy_(whole)
     apply_stage(model, stage, model.config.extra_num_layers)
     return model
@@ -283,7 +283,7 @@ def measure(arguments: argparse.Namespace, tokens: int, number: int) -> list[lis
         except torch.OutOfMemoryError:
             lines.append([f"{tokens}", f"{number}", kind, again, name, "out of memory", *"-----"])
             continue
-        if not abs(first["ours"] - first[name]) <= (2e-2 if GPU else 1e-4) * abs(first[name]):
+        if not abs(first["ours"] - first[name]) <= (1e-2 if GPU else 1e-4) * abs(first[name]):
             raise SystemExit(f"{tokens} tokens, stage {number}: loss {first['ours']:.5f}, {name} {first[name]:.5f}")
         lines[-1][-1] = f"{float(lines[0][5]) / float(lines[-1][5]):.2f}x"
         if name == "authors' kit" and not GPU:
