@@ -4,7 +4,8 @@ The kit is VLMTrainKit of github.com/EvolvingLMMs-Lab/NEO (commit 78faae9). It i
 wants the comparison clones it, and gives it the transformers that it names, beside ours:
 
     git clone https://github.com/EvolvingLMMs-Lab/NEO
-    pip install --target kit_needs "transformers==4.57.1" requests
+    pip install --target kit_needs --no-deps "transformers==4.57.1" "huggingface_hub<1" "tokenizers<=0.23"
+    pip install --target kit_needs requests
     PYTHONPATH=kit_needs python benchmarks/step.py --kit NEO/VLMTrainKit --rows image
 
 As published it cannot start. Repaired here, without touching its files:

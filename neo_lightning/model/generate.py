@@ -18,6 +18,7 @@ from neo_lightning.model.layers import PackedRow, Row
 from neo_lightning.model.neo import Neo, Step
 from neo_lightning.model.sampling import Sampling, choose
 from neo_lightning.ops.interval_attention import cached_attention
+from neo_lightning.ops.joint_linear import Order
 from neo_lightning.sequence import positions_and_limits
 
 
@@ -169,7 +170,7 @@ def stream(
             seen.scatter_(1, tokens[:, None], True)
         longest += 1
         with torch.no_grad():
-            logits = model(_decode(model, tokens, next_t, cache, lengths, longest))
+            logits = model(_decode(model, step.row.order, tokens, next_t, cache, lengths, longest))
         next_t, lengths = next_t + 1, lengths + 1
 
 
@@ -211,12 +212,13 @@ def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.
     ) + 1
 
 
-def _decode(model: Neo, tokens: Tensor, next_t: Tensor, cache: Cache, place: Tensor, longest: int) -> Step:
+def _decode(
+    model: Neo, order: Order, tokens: Tensor, next_t: Tensor, cache: Cache, place: Tensor, longest: int
+) -> Step:
     """One new token for each sequence; `longest` is the largest of `place` plus one, known on the host."""
     positions = torch.stack([next_t, torch.zeros_like(next_t), torch.zeros_like(next_t)], -1)
     visible = torch.arange(longest, device=place.device) <= place[:, None]
-    rope, order = model.rope(positions), model.order(positions.device)
-    row = DecodeRow(rope=rope, order=order, cache=cache, place=place, visible=visible)
+    row = DecodeRow(rope=model.rope(positions), order=order, cache=cache, place=place, visible=visible)
     return Step(input_ids=tokens, row=row, last=torch.arange(tokens.numel(), device=tokens.device))
 
 

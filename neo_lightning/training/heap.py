@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     """Leave freed memory with the process, which lives for one model; nothing happens where there is no glibc.
 
     By itself glibc hands large blocks and the end of the heap back to the kernel, which clears every page again when it
-    is next touched: thousands of page faults, 5% of a small model's step.
+    is next touched: thousands of page faults in each step of a small model.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import resource
 
 import pytest
 import torch
 
-from neo_lightning.training.heap import keep_freed_memory
+from neo_lightning.training.heap import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
 from tests.forks import Server
 
 STEPS, TENSORS, MIB = 20, 8, 4
 PAGES = TENSORS * MIB * 2**20 // resource.getpagesize()
+PR_SET_THP_DISABLE = 41
 
 
 def print_page_faults(keep: bool) -> None:
     """A step: the mean of all but the first."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a huge page is one fault, however long it takes
+    for setting in (MMAP_THRESHOLD, TRIM_THRESHOLD):  # where glibc begins; it moves them by what was freed before
+        libc.mallopt(setting, 128 << 10)
     if keep:
         keep_freed_memory()
     for step in range(STEPS + 1):

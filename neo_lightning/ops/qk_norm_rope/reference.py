@@ -83,9 +83,8 @@ def paired_weights(weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 def qk_norm_rope_reference(x: Tensor, weights: tuple[Tensor, Tensor, Tensor], rope: Rope, eps: float) -> Tensor:
     """See `qk_norm_rope`."""
     high, widths = torch.promote_types(x.dtype, torch.float32), [w.numel() for w in weights]
-    one = torch.ones((), dtype=high, device=x.device)
-    axes = [rms_norm_reference(axis, one.expand(axis.shape[-1]), eps) for axis in x.to(high).split(widths, -1)]
-    z = torch.cat(axes, -1) * paired_weights(weights).to(high)
+    axes = zip(x.to(high).split(widths, -1), paired_weights(weights).split(widths), strict=True)
+    z = torch.cat([rms_norm_reference(axis, weight, eps) for axis, weight in axes], -1)
     first, second = z.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rope.turn[:, None].unbind(-1)
     return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2).to(x.dtype)
