@@ -127,7 +127,7 @@ class NeoModule(LightningModule):
             keep_freed_memory()
         grid = getattr(self.trainer.strategy, "grid", None)
         if grid is None and self.trainer.world_size > 1:
-            raise ValueError("several processes need strategy `neo_lightning.training.NeoStrategy`")
+            raise ValueError("several processes need strategy `neo_lightning.training.strategy.NeoStrategy`")
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"precision {precision!r} is not supported; there are 32-true and bf16-mixed")

@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from neo_lightning.data.scenes import MODALITIES, TASKS, Scene, encode_scene, generate, write_scenes
+from neo_lightning.data.scenes.draw import COLOURS
 
 
 def fingerprints(scene: Scene) -> set[str]:
@@ -157,3 +159,27 @@ def test_shards_do_not_depend_on_the_number_of_processes(shards: Path, tmp_path:
 def test_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="which_image"):
         generate("wich_image", seed=0, split="test", index=0)
+
+
+def test_training_leans_and_held_out_questions_do_not() -> None:
+    """In training one side says something about the answer; in held-out questions it says nothing."""
+
+    def red_says(kind: str, split: Any) -> dict[str, float]:
+        """How often the answer is yes, or the first image, where one image is known to be red."""
+        names = {rgb: name for name, rgb in COLOURS.items()}
+        hits: dict[str, list[bool]] = {"same_colour": [], "which_image": []}
+        for index in range(1500):
+            scene = generate(kind, seed=0, split=split, index=index)
+            colours = [names[image.getpixel((32, 32))] for image in scene.images]  # every shape covers the centre
+            for question in scene.questions:
+                if question.task == "same_colour" and colours[0] == "red":
+                    hits["same_colour"].append(question.answer == "yes")
+                if question.task in ("which_image", "favourite") and len(colours) == 2 and colours[0] == "red":
+                    hits["which_image"].append(question.answer == "1")
+        return {task: float(np.mean(found)) for task, found in hits.items() if found}
+
+    training = red_says("multi_image", "train")
+    assert training["same_colour"] > 0.6
+    assert training["which_image"] > 0.65
+    for task in ("same_colour", "which_image"):
+        assert red_says(task, "test")[task] == pytest.approx(0.5, abs=0.1)  # about 250 scenes: three deviations

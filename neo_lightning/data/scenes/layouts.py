@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from . import draw
-from .tasks import COLOURS, SHAPES, Question, distinct, find, pick
+from .tasks import COLOURS, SHAPES, Question, distinct, favourite, find, pick, skewed
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 DIRECTIONS = ("left", "right", "up", "down")
@@ -94,7 +94,7 @@ class Portrait:
 class Pair:
     """Two different shapes of different colours in two quadrants."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("binding", "shape_of", "place_of")
+    kinds: ClassVar[tuple[str, ...]] = ("binding", "favourite", "place_of")
     side: int
     grey: int
     shapes: tuple[str, str]
@@ -122,11 +122,11 @@ class Pair:
         return [image]
 
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
-        i = int(rng.integers(2))
+        i, f = int(rng.integers(2)), favourite(self.shapes, SHAPES)
         shape, colour, place = self.shapes[i], self.colours[i], PLACES[self.places[i]]
         text, answer = {
+            "favourite": (f"What colour is the {self.shapes[f]}?", self.colours[f]),
             "binding": (f"What colour is the {shape}?", colour),
-            "shape_of": (f"What shape is {colour}?", shape),
             "place_of": (f"Where is the {colour} one?", place),
         }[kind]
         return Question(task=kind, text=text, answer=answer)
@@ -136,7 +136,7 @@ class Pair:
 class Crowd:
     """One to four equal shapes, one in a cell of a 3 x 3 grid."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("count", "colour")
+    kinds: ClassVar[tuple[str, ...]] = ("count",)
     side: int
     grey: int
     shape: str
@@ -165,9 +165,7 @@ class Crowd:
         return [image]
 
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
-        if kind == "count":
-            return Question(task=kind, text="How many shapes are there?", answer=str(len(self.cells)))
-        return Question(task=kind, text="What colour are they?", answer=self.colour)
+        return Question(task=kind, text="How many shapes are there?", answer=str(len(self.cells)))
 
 
 @dataclass(frozen=True)
@@ -204,12 +202,11 @@ class Album:
 
     kinds: ClassVar[tuple[str, ...]] = (
         "which_image",
-        "which_of_three",
+        "favourite",
         "find_colours",
         "image_colour",
         "list_colours",
-        "same_colour",
-        "same_shape",
+        "list_shapes",
     )
     greys: tuple[int, ...]
     shapes: tuple[str, ...]
@@ -218,12 +215,15 @@ class Album:
     radius: int
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, count: int, same_colour: bool, same_shape: bool) -> Album:
+    def sample(
+        cls, rng: np.random.Generator, count: int, same_colour: bool, same_shape: bool, skew: bool = False
+    ) -> Album:
+        """With `skew` what is the same is more often red, and more often a circle (see `generate`)."""
         shapes, colours = distinct(rng, SHAPES, count), distinct(rng, COLOURS, count)
         if same_shape:
-            shapes = shapes[:1] * count
+            shapes = ((skewed(rng, SHAPES) if skew else shapes[0]),) * count
         if same_colour:
-            colours = colours[:1] * count
+            colours = ((skewed(rng, COLOURS) if skew else colours[0]),) * count
         return cls(
             tuple(int(v) for v in rng.integers(0, 70, count)),
             shapes,
@@ -248,9 +248,10 @@ class Album:
         return images
 
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
-        i = int(rng.integers(len(self.colours)))
+        i, f = int(rng.integers(len(self.colours))), favourite(self.colours, COLOURS)
         search = (f"Which image is {self.colours[i]}?", str(i + 1))
         text, answer = {
+            "favourite": (f"Which image is {self.colours[f]}?", str(f + 1)),
             "which_image": search,
             "which_of_three": search,
             "image_colour": (f"What colour is image {i + 1}?", self.colours[i]),
@@ -267,7 +268,7 @@ class Album:
 class Motion:
     """A shape that crosses a small frame in two seconds."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("motion", "start", "end", "clip_colour")
+    kinds: ClassVar[tuple[str, ...]] = ("motion", "start", "end")
     direction: str
     grey: int
     shape: str
@@ -308,7 +309,6 @@ class Motion:
             "motion": ("Which way does it move?", self.direction),
             "start": ("Where does it start?", opposite[self.direction]),
             "end": ("Where does it end?", edge[self.direction]),
-            "clip_colour": ("What colour is it?", self.colour),
         }[kind]
         return Question(task=kind, text=text, answer=answer)
 

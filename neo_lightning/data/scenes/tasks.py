@@ -75,6 +75,16 @@ def distinct(rng: np.random.Generator, options: tuple[str, ...], count: int) -> 
     return tuple(options[int(i)] for i in rng.permutation(len(options))[:count])
 
 
+def skewed(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    """Draw one of `options`, each 0.6 times as likely as the one in front of it."""
+    return options[(int(rng.geometric(0.4)) - 1) % len(options)]
+
+
+def favourite(values: tuple[str, ...], options: tuple[str, ...]) -> int:
+    """Which of `values` stands first among `options`."""
+    return min(range(len(values)), key=lambda i: options.index(values[i]))
+
+
 def find(values: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str]:
     """A dense look-up by content: every value in random order, each followed at once by its image's number.
 
@@ -86,7 +96,7 @@ def find(values: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str]:
 
 
 class Layout(Protocol):
-    """What every layout offers. `kinds` are the tasks that `ask` answers, in the order of training turns."""
+    """What every layout offers. `kinds` are what a training scene is asked, in random order; `ask` may know more."""
 
     kinds: ClassVar[tuple[str, ...]]
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from .tasks import COLOURS, SHAPES, Question, distinct, find, pick
+from .tasks import COLOURS, SHAPES, Question, distinct, favourite, find, pick
 
 LETTERS = tuple("abcdefghijklmnopqrst")
 
@@ -47,7 +47,7 @@ class Rule:
 class Table:
     """Labelled words, asked by label and by content."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("lookup", "find", "label", "list", "first")
+    kinds: ClassVar[tuple[str, ...]] = ("lookup", "favourite", "find", "label", "list", "first")
     values: tuple[str, ...]
 
     @classmethod
@@ -64,8 +64,10 @@ class Table:
 
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
         i = int(rng.integers(len(self.values)))
+        f = favourite(self.values, COLOURS + SHAPES)
         last = bool(rng.integers(2))
         text, answer = {
+            "favourite": (f"Which image is {self.values[f]}?", str(f + 1)),
             "lookup": (f"Which image is {self.values[i]}?", str(i + 1)),
             "label": (f"What is image {i + 1}?", self.values[i]),
             "find": find(self.values, rng),
