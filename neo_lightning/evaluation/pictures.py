@@ -20,8 +20,9 @@ GAP = 6
 def blank(patches: Tensor) -> Tensor:
     """Patches [P, 768] uint8 of the same sizes with every pixel black: the control that sees nothing.
 
-    Black is an empty scene like others. Mid-grey, a ground that no scene has, is answered with words that fit no
-    question: exact match then lies far below chance and says nothing about what the wording gives away.
+    Some of the drawn training scenes are black (`data.scenes.generate.DARK_SHARE`), so that the answer is a guess in
+    the form of the question. With a ground that no training scene has it may fit no question: exact match then lies
+    far below chance and says nothing about what the wording gives away.
     """
     return torch.zeros_like(patches)
 

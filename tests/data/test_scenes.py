@@ -170,7 +170,7 @@ def test_training_leans_and_held_out_questions_do_not() -> None:
         hits: dict[str, list[bool]] = {"same_colour": [], "which_image": []}
         for index in range(1500):
             scene = generate(kind, seed=0, split=split, index=index)
-            colours = [names[image.getpixel((32, 32))] for image in scene.images]  # every shape covers the centre
+            colours = [names.get(image.getpixel((32, 32))) for image in scene.images]  # every shape covers the centre
             for question in scene.questions:
                 if question.task == "same_colour" and colours[0] == "red":
                     hits["same_colour"].append(question.answer == "yes")
@@ -183,3 +183,13 @@ def test_training_leans_and_held_out_questions_do_not() -> None:
     assert training["which_image"] > 0.65
     for task in ("same_colour", "which_image"):
         assert red_says(task, "test")[task] == pytest.approx(0.5, abs=0.1)  # about 250 scenes: three deviations
+
+
+def test_some_training_scenes_are_dark_and_no_held_out_one() -> None:
+    for kind in ("image", "multi_image", "video"):
+        scenes = [generate(kind, seed=0, split="train", index=index) for index in range(400)]
+        black = [not any(np.asarray(picture).any() for picture in (*s.images, *s.frames)) for s in scenes]
+        assert black == ["dark" in scene.meta for scene in scenes]
+        assert 3 <= sum(black) <= 24  # 12 expected, three deviations and a half
+    for task in TASKS:
+        assert not any("dark" in generate(task, seed=0, split="test", index=index).meta for index in range(50))

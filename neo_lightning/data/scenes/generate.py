@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from . import draw
 from .layouts import CLIP_FPS, Album, Crowd, Lights, Motion, Number, Pair, Portrait, Single
 from .tasks import TASKS, Layout, Question, pick
 from .words import Rule, Table
@@ -30,6 +31,11 @@ Split = Literal["train", "test"]
 MODALITIES = ("text", "image", "multi_image", "video")
 HELD_OUT_SHARE = 5
 """One layout in this many belongs to the held-out split."""
+DARK_SHARE = 0.03
+"""Part of the training scenes that show only black, with the questions and answers of what would be there.
+
+A model that never saw such a scene may answer it with words that fit no question. One that did gives the best guess
+that the wording allows, so asking again with black pixels shows what the wording gives away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,9 @@ def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
     preamble, layout, questions = (_train if kind in MODALITIES else _single)(kind, rng, split == "test")
     modality = kind if kind in MODALITIES else TASKS[kind].modality
     drawn = tuple(layout.images())
+    dark = kind in MODALITIES and bool(drawn) and rng.random() < DARK_SHARE
+    if dark:
+        drawn = tuple(draw.canvas(image.width, image.height, 0) for image in drawn)
     video = modality == "video"
     meta = {
         "modality": modality,
@@ -108,7 +117,7 @@ def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
         "split": split,
         "seed": seed,
         "index": index,
-    }
+    } | ({"dark": True} if dark else {})
     if kind in TASKS:
         meta |= {"task": kind, "chance": TASKS[kind].chance, "guess": TASKS[kind].guess}
     return Scene(
