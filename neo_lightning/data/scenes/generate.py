@@ -6,7 +6,7 @@ seeds, unlike two streams of random numbers that are merely unlikely to collide.
 
 Training leans where held-out questions are even. Whether two colours are equal, and which image has the colour asked
 for, cannot be told from either side alone, so even questions pull a fresh model nowhere for a long time (as parities
-do: Daniely and Malach, NeurIPS 2020, Cornacchia and Mossel, ICML 2023; both learn them from skewed inputs first). So
+do: Daniely and Malach, NeurIPS 2020, Cornacchia and Mossel, ICML 2023; both learn them with skewed inputs). So
 what is equal is more often red or a circle (`tasks.skewed`), and of the searches a part asks for what stands first in a
 fixed order (`tasks.favourite`): then one image already says something about the answer.
 """
