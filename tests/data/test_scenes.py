@@ -170,7 +170,7 @@ def test_training_leans_and_held_out_questions_do_not() -> None:
         """How often the answer is yes, or the first image, where one image is known to be red."""
         names = {rgb: name for name, rgb in COLOURS.items()}
         hits: dict[str, list[bool]] = {"same_colour": [], "which_image": []}
-        for index in range(1500):
+        for index in range(4500):
             scene = generate(kind, seed=0, split=split, index=index)
             colours = [names.get(image.getpixel((32, 32))) for image in scene.images]  # every shape covers the centre
             for question in scene.questions:
@@ -181,17 +181,17 @@ def test_training_leans_and_held_out_questions_do_not() -> None:
         return {task: float(np.mean(found)) for task, found in hits.items() if found}
 
     training = red_says("multi_image", "train")
-    assert training["same_colour"] > 0.6
+    assert training["same_colour"] > 0.58  # 0.64 expected of about 700 scenes: three deviations
     assert training["which_image"] > 0.65
     for task in ("same_colour", "which_image"):
-        assert red_says(task, "test")[task] == pytest.approx(0.5, abs=0.1)  # about 250 scenes: three deviations
+        assert red_says(task, "test")[task] == pytest.approx(0.5, abs=0.06)  # about 750 scenes: three deviations
 
 
 def test_some_training_scenes_are_dark_and_no_held_out_one() -> None:
     for kind in ("image", "multi_image", "video"):
-        scenes = [generate(kind, seed=0, split="train", index=index) for index in range(400)]
+        scenes = [generate(kind, seed=0, split="train", index=index) for index in range(800)]
         black = [not any(np.asarray(picture).any() for picture in (*s.images, *s.frames)) for s in scenes]
         assert black == ["dark" in scene.meta for scene in scenes]
-        assert 3 <= sum(black) <= 24  # 12 expected, three deviations and a half
+        assert 1 <= sum(black) <= 18  # 8 expected; none would be a chance of 1 in 3,000
     for task in TASKS:
         assert not any("dark" in generate(task, seed=0, split="test", index=index).meta for index in range(50))
