@@ -10,7 +10,8 @@ must be for the step to fit.
 The peer is the same network in plain torch: float32 weights under autocast, eager norms and rotations, SDPA with a
 dense mask, logits of every token, the same recomputation as far as torch has it (none or full). Both must compute the
 same loss first. It runs on the first kind of row alone, as it is slow. The authors' kit is a second peer where somebody
-has it (`--kit`, see authors_kit.py).
+has it (`--kit`, see authors_kit.py). With `--fp8` the package's own step with 8-bit products is compared as well; the
+MFU of that line is still over the bf16 peak.
 
 MFU: exact mask pairs, forward and backward of what is trained, head on supervised tokens only, no recomputation
 counted, over the dense bf16 peak (`training.devices`). Memory is the most beyond weights and moments: on a GPU what the
@@ -108,7 +109,9 @@ def stepper(model: nn.Module, loss: Callable[[PackedBatch], Tensor]) -> Callable
     return step
 
 
-def own_step(config: NeoConfig, stage: Stage, layout: Layout, compiled: bool) -> Callable[[PackedBatch], Tensor]:
+def own_step(
+    config: NeoConfig, stage: Stage, layout: Layout, *, compiled: bool, fp8: bool = False
+) -> Callable[[PackedBatch], Tensor]:
     """This package's, on a mesh of one rank where it computes in bfloat16."""
     mesh = init_device_mesh(DEVICE.type, (1,)) if GPU else None
     model = build_model(
@@ -121,6 +124,7 @@ def own_step(config: NeoConfig, stage: Stage, layout: Layout, compiled: bool) ->
         activation_checkpointing=layout.checkpointing,
         recomputed_layers=layout.recomputed_layers,
         compile_blocks=compiled,
+        fp8=fp8,
         fill=False,
     )
     fresh(model, stage)
@@ -274,6 +278,9 @@ def measure(arguments: argparse.Namespace, tokens: int, number: int) -> list[lis
         peers["plain torch"] = lambda: plain_step(config, stage, "full" if mode != "none" else "none")
     if arguments.kit:
         peers["authors' kit"] = lambda: kit_step(config, stage, mode, arguments.kit)
+    if arguments.fp8:
+        peers["ours, fp8"] = lambda: own_step(config, stage, layout, compiled=GPU, fp8=True)
+    near = {"ours, fp8": 0.05}  # what 8 bits do to a loss with random weights
     kind = arguments.rows[0]
     for name, peer in peers.items():
         if GPU:
@@ -283,7 +290,7 @@ def measure(arguments: argparse.Namespace, tokens: int, number: int) -> list[lis
         except torch.OutOfMemoryError:
             lines.append([f"{tokens}", f"{number}", kind, again, name, "out of memory", *"-----"])
             continue
-        if not abs(first["ours"] - first[name]) <= (1e-2 if GPU else 1e-4) * abs(first[name]):
+        if not abs(first["ours"] - first[name]) <= near.get(name, 1e-2 if GPU else 1e-4) * abs(first[name]):
             raise SystemExit(f"{tokens} tokens, stage {number}: loss {first['ours']:.5f}, {name} {first[name]:.5f}")
         lines[-1][-1] = f"{float(lines[0][5]) / float(lines[-1][5]):.2f}x"
         if name == "authors' kit" and not GPU:
@@ -302,6 +309,7 @@ def main() -> None:
     parser.add_argument("--recomputed-layers", type=int, metavar="N", help="on a GPU by default the fewest that fit")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-peer", action="store_true", help="without plain torch")
+    parser.add_argument("--fp8", action="store_true", help="a line with the layers' products in 8-bit floats as well")
     parser.add_argument("--kit", type=Path, metavar="DIR", help="a clone's VLMTrainKit, see authors_kit.py")
     arguments = parser.parse_args()
     if arguments.device != DEVICE.type:

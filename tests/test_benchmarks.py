@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_whole_steps_are_timed_on_a_cpu() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    arguments = "--device cpu --size tiny --tokens 128 --stage 1 2 --rows mixed video --repeats 1 --checkpointing full"
+    arguments = (
+        "--device cpu --size tiny --tokens 128 --stage 1 2 --rows mixed video --repeats 1 --checkpointing full --fp8"
+    )
     script = [sys.executable, str(ROOT / "benchmarks" / "step.py"), *arguments.split()]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -20,9 +22,9 @@ def test_whole_steps_are_timed_on_a_cpu() -> None:
     assert [(row[1], row[2], row[4]) for row in rows] == [
         (stage, kind, way)
         for stage in "12"
-        for kind, way in (("mixed", "ours"), ("video", "ours"), ("mixed", "plain torch"))
+        for kind, way in (("mixed", "ours"), ("video", "ours"), ("mixed", "plain torch"), ("mixed", "ours, fp8"))
     ]
     for row in rows:
         assert float(row[5]) > 0
         assert row[6] == "-", "a CPU's peak is not known"
-        assert row[10].endswith("x") == (row[4] == "plain torch")
+        assert row[10].endswith("x") == (row[4] in ("plain torch", "ours, fp8"))

@@ -84,12 +84,18 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=False)
 
 
+def _alone(projection: nn.Linear, x: Tensor, fp8: bool) -> Tensor:
+    """A projection that shares its input with no other."""
+    return joint_linear(x, (projection.weight,), fp8=True) if fp8 else projection(x)
+
+
 class Attention(nn.Module):
     """Grouped-query attention whose query and key are [T | H | W] wide and whose value is head_dim wide."""
 
-    def __init__(self, config: NeoConfig, layer: int) -> None:
+    def __init__(self, config: NeoConfig, layer: int, fp8: bool) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
+        self.fp8 = fp8
         self.eps = config.rms_norm_eps
         width, q_width = config.hidden_size, config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
@@ -106,37 +112,39 @@ class Attention(nn.Module):
         projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
         weights = [projection.weight for projection in projections]
         q_width, _, k_width, _, v_width = (weight.shape[0] for weight in weights)
-        parts = joint_linear(x_TE, weights, row.order).split([2 * q_width, 2 * k_width, v_width], 1)
+        parts = joint_linear(x_TE, weights, row.order, fp8=self.fp8).split([2 * q_width, 2 * k_width, v_width], 1)
         q, k = (part.unflatten(1, (-1, 2 * self.head_dim)) for part in parts[:2])
         q_weights = (self.q_norm.weight, self.q_norm_h.weight, self.q_norm_w.weight)
         k_weights = (self.k_norm.weight, self.k_norm_h.weight, self.k_norm_w.weight)
         q = qk_norm_rope(q, q_weights, row.rope, self.eps)
         k = qk_norm_rope(k, k_weights, row.rope, self.eps)
         o = row.attend(self.layer, q, k, parts[2].unflatten(1, (-1, self.head_dim)))
-        return self.o_proj(o.flatten(1))
+        return _alone(self.o_proj, o.flatten(1), self.fp8)
 
 
 class MLP(nn.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, fp8: bool) -> None:
         super().__init__()
+        self.fp8 = fp8
         self.gate_proj = _linear(config.hidden_size, config.intermediate_size)
         self.up_proj = _linear(config.hidden_size, config.intermediate_size)
         self.down_proj = _linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        return self.down_proj(swiglu(joint_linear(x, (self.gate_proj.weight, self.up_proj.weight))))
+        gate_up = joint_linear(x, (self.gate_proj.weight, self.up_proj.weight), fp8=self.fp8)
+        return _alone(self.down_proj, swiglu(gate_up), self.fp8)
 
 
 class Layer(nn.Module):
     """One decoder layer, of the pre-buffer and of the backbone alike."""
 
-    def __init__(self, config: NeoConfig, layer: int) -> None:
+    def __init__(self, config: NeoConfig, layer: int, fp8: bool) -> None:
         super().__init__()
-        self.self_attn = Attention(config, layer)
-        self.mlp = MLP(config)
+        self.self_attn = Attention(config, layer, fp8)
+        self.mlp = MLP(config, fp8)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

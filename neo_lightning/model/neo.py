@@ -20,6 +20,7 @@ from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, initial_state
 from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
 from neo_lightning.model.patch_embed import PatchEmbedding
+from neo_lightning.ops.fp8 import STEP
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
 from neo_lightning.ops.joint_linear import Order
 from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy
@@ -63,19 +64,19 @@ class VisionModel(nn.Module):
 class Decoder(nn.Module):
     """Holds the token embeddings, the layers and the final norm."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, fp8: bool) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, i, fp8) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class LanguageModel(nn.Module):
     """Holds the decoder, and the head where it is not tied to the embeddings."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, fp8: bool) -> None:
         super().__init__()
-        self.model = Decoder(config)
+        self.model = Decoder(config, fp8)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -83,13 +84,24 @@ class LanguageModel(nn.Module):
 class Neo(nn.Module):
     """NEO / NEO-ov for any config. Fresh parameters are uninitialised: `init_weights` or loading fills them."""
 
-    def __init__(self, config: NeoConfig, *, attention: str = "auto") -> None:
-        """Args: `attention`, the backend of `ops.interval_attention`."""
+    def __init__(self, config: NeoConfig, *, attention: str = "auto", fp8: bool = False) -> None:
+        """
+        Args:
+            config: the sizes.
+            attention: backend of `ops.interval_attention`.
+            fp8: multiply with the layers' projections in 8-bit floats (`ops.fp8`); embeddings and head stay as is.
+
+        Raises:
+            ValueError: no such backend, or widths that 8-bit products do not take.
+        """
         super().__init__()
         choose_backend(attention, torch.device("cpu"))
+        widths = {name: getattr(config, name) for name in ("hidden_size", "intermediate_size", "head_dim")}
+        if fp8 and any(width % STEP for width in widths.values()):
+            raise ValueError(f"fp8 takes widths in multiples of {STEP}, the model's are {widths}")
         self.config, self.attention = config, attention
         self.vision_model = VisionModel(config)
-        self.language_model = LanguageModel(config)
+        self.language_model = LanguageModel(config, fp8)
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0, *, std: float = STD, closed_hw: bool = False) -> None:

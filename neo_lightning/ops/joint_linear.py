@@ -7,6 +7,9 @@ put together when they are used, forward and backward, and only they themselves 
 weight once per pass (nothing beside a product over thousands of rows), and sharded or recomputed layers hold no more
 than before. On that occasion their rows can be put into any order, which spares whoever uses the outputs to rearrange
 those. Frozen weights cost no gradient; where all are, x is not kept either.
+
+In 8-bit floats (`ops.fp8`) go the product above and its gradient to x. The weights' gradients stay in x's dtype: they
+are what an optimiser gathers over many steps, and one of them alone would want scales along the tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from neo_lightning.ops.fp8 import mm_fp8
+
 
 class Order(NamedTuple):
     """An order of the rows of all weights; both [sum of F_i] int64."""
@@ -28,12 +33,13 @@ class Order(NamedTuple):
     """The output of each row."""
 
 
-def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = None) -> Tensor:
+def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = None, *, fp8: bool = False) -> Tensor:
     """The outputs of bias-free linear layers of one input, side by side.
 
     Args:
         x: [T, E]; weights: [F_i, E] each, of the same dtype.
         order: of the outputs, that of the weights if absent.
+        fp8: multiply in 8-bit floats; E and the sum of F_i are multiples of 16 then.
 
     Returns:
         [T, sum of F_i] in autocast's dtype where that is on.
@@ -41,25 +47,29 @@ def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = Non
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
-    return _JointLinear.apply(x, order, *weights)
+    return _JointLinear.apply(x, order, fp8, *weights)
 
 
 class _JointLinear(torch.autograd.Function):
-    """(x [T, E], order, weights [F_i, E]...) -> [T, sum of F_i]."""
+    """(x [T, E], order, fp8, weights [F_i, E]...) -> [T, sum of F_i]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Order | None, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(x if any(ctx.needs_input_grad[2:]) else None, *weights)
-        ctx.order = order
-        return x.mm(_together(weights, order).t())
+    def forward(ctx: Any, x: Tensor, order: Order | None, fp8: bool, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[3:]) else None, *weights)
+        ctx.order, ctx.fp8 = order, fp8
+        together = _together(weights, order)
+        return mm_fp8(x, together) if fp8 else x.mm(together.t())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        (dy,), (x_wants, _, *wants), order = grads, ctx.needs_input_grad, ctx.order
-        dx = dy.mm(_together(weights, order)) if x_wants else None
+        (dy,), (x_wants, _, _, *wants), order = grads, ctx.needs_input_grad, ctx.order
+        dx = None
+        if x_wants:
+            together = _together(weights, order)
+            dx = mm_fp8(dy, together.t()) if ctx.fp8 else dy.mm(together)
         if not any(wants):
-            return dx, None, *(None for _ in weights)
+            return dx, None, None, *(None for _ in weights)
         widths = [weight.shape[0] for weight in weights]
         if not all(wants):
             if order is None:
@@ -70,10 +80,10 @@ class _JointLinear(torch.autograd.Function):
         if all(wants) and order is not None:
             dw = dw.index_select(0, order.inverse)
         dws = iter(dw.split(list(compress(widths, wants))))
-        return dx, None, *(next(dws) if wanted else None for wanted in wants)
+        return dx, None, None, *(next(dws) if wanted else None for wanted in wants)
 
 
 def _together(weights: Sequence[Tensor], order: Order | None) -> Tensor:
     """[sum of F_i, E]."""
-    stacked = torch.cat(list(weights))
+    stacked = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
     return stacked if order is None else stacked.index_select(0, order.rows)

@@ -110,6 +110,7 @@ def build_model(
     recomputed_layers: int = 0,
     compile_blocks: bool = False,
     attention: str = "auto",
+    fp8: bool = False,
     fill: bool = True,
 ) -> Neo:
     """A model on `device`, sharded over `mesh`, with its first weights.
@@ -125,10 +126,18 @@ def build_model(
         recomputed_layers: see `training.parallel`.
         compile_blocks: see `training.parallel`.
         attention: backend of `ops.interval_attention`.
+        fp8: multiply with the layers' projections in 8-bit floats (`ops.fp8`).
         fill: False leaves the weights undefined, for a checkpoint that brings them.
+
+    Raises:
+        ValueError: stages, options or first weights that do not fit the model or the device.
     """
+    if fp8 and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ValueError(
+            f"fp8: {torch.cuda.get_device_name(device)} has no units for 8-bit floats (8.9 and later have)"
+        )
     with torch.device("meta"):
-        model = Neo(config, attention=attention)
+        model = Neo(config, attention=attention, fp8=fp8)
     check_stages(model, stages, config.extra_num_layers)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     parallelise(

@@ -65,6 +65,7 @@ class NeoModule(LightningModule):
         recomputed_layers: int = 0,
         compile_blocks: bool = False,
         attention: str = "auto",
+        fp8: bool = False,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
         stop_after_skips: int = 10,
     ) -> None:
@@ -81,6 +82,7 @@ class NeoModule(LightningModule):
             recomputed_layers: of so many layers everything is computed again, as with `full`.
             compile_blocks: compile each layer.
             attention: backend of `ops.interval_attention`.
+            fp8: multiply with the layers' projections in 8-bit floats (`ops.fp8`); wants `compile_blocks` for speed.
             matmul_precision: what the float32 products of projections may be computed in, for the whole process
                 (`torch.set_float32_matmul_precision`): `high` allows tf32, `medium` bfloat16 inside, each where the
                 device has units for it. With bf16-mixed there are no such products.
@@ -97,6 +99,7 @@ class NeoModule(LightningModule):
             "recomputed_layers": recomputed_layers,
             "compile_blocks": compile_blocks,
             "attention": attention,
+            "fp8": fp8,
         }
         self.matmul_precision = matmul_precision
         self.stop_after_skips = stop_after_skips

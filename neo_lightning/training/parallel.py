@@ -25,8 +25,9 @@ ActivationCheckpointing = Literal["none", "selective", "full"]
 """What a layer's backward pass computes again: nothing; norms, rotations and gate, while products and the attention
 kernel's output are kept; or everything."""
 
-_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
-"""Selective recomputation keeps the outputs of these: projections cost the most to repeat per byte."""
+_PRODUCTS = {torch.ops.aten.mm.default: 1, torch.ops.aten.addmm.default: 2, torch.ops.aten._scaled_mm_v2.default: 1}
+"""Selective recomputation keeps the outputs of these: projections cost the most to repeat per byte. And which of their
+arguments is the right matrix."""
 
 _KERNEL = "neo_lightning::interval_attention"
 """The attention kernel's output is kept as well: repeating it costs more than a projection. The package's other kernels
@@ -39,7 +40,7 @@ def keep_products(unkept: tuple[int, int], context: Any, operator: Any, *args: A
     By shape, as a compiled graph knows no modules. Another projection of that shape would be repeated, no more.
     """
     if operator in _PRODUCTS:
-        keep = tuple(args[-1].shape) != unkept
+        keep = tuple(args[_PRODUCTS[operator]].shape) != unkept
     else:
         keep = getattr(operator, "name", str)() == _KERNEL
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
@@ -55,7 +56,7 @@ def checkpoint_activations(block: nn.Module, mode: ActivationCheckpointing) -> N
 
     Neither repeats `down_proj`: no operation of the backward wants its output, so `selective` does not keep it either,
     and recomputation ends with the last tensor that is wanted. The output of `o_proj` is wanted, for the sum that the
-    second norm takes in.
+    second norm takes in. In 8 bits and without compilation `down_proj` is repeated, as what it keeps is known after it.
     """
     if mode == "none":
         return
