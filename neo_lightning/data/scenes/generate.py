@@ -179,7 +179,7 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
         layout = _draw(lambda: Album.sample(rng, int(rng.integers(2, 4)), False, False), side)
         kinds = ["favourite"] if part < 0.525 else ["which_image"] if part < 0.65 else Album.kinds
         return "", layout, _turns(layout, rng, kinds)
-    if part < 0.65:
+    if part < 0.72:
         layout = _draw(lambda: Motion.sample(rng), side)
     else:
         layout = _draw(lambda: Lights.sample(rng), side)
