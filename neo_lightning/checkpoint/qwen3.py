@@ -41,7 +41,7 @@ def qwen3_state(
     shapes: Mapping[str, torch.Size],
     config: NeoConfig,
     source: str | Path,
-    rule: InitRule = "smooth",
+    rule: InitRule = "zero_k",
     seed: int = 0,
 ) -> Iterator[tuple[str, Tensor]]:
     """Every parameter of a NEO grown from the Qwen3 in a folder (or Hugging Face id), float32, one at a time.
@@ -71,7 +71,7 @@ def qwen3_state(
     return grown_state(shapes, config, lambda name: as_float32(tensors[to_qwen3(name)]), rule, seed)
 
 
-def init_from_qwen3(model: Neo, source: str | Path, rule: InitRule = "smooth", seed: int = 0) -> None:
+def init_from_qwen3(model: Neo, source: str | Path, rule: InitRule = "zero_k", seed: int = 0) -> None:
     """Fill a model from the Qwen3 in a folder (or Hugging Face id); see `qwen3_state`."""
     parameters = dict(model.named_parameters())
     shapes = {name: p.shape for name, p in parameters.items()}

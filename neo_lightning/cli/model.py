@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="make a fresh model folder")
     init.add_argument("--model", default="neo_ov_2b", help="preset, or the folder of a config.json")
     init.add_argument("--qwen3", help="backbone: Qwen3 folder or Hugging Face id; random weights without it")
-    init.add_argument("--rule", choices=("smooth", "zero_k"), default="smooth", help="how H/W start in the backbone")
+    init.add_argument("--rule", choices=("zero_k", "smooth"), default="zero_k", help="how H/W start in the backbone")
     init.add_argument("--tokenizer", required=True, help="tokenizer folder with NEO's tokens (`data tokenizer`)")
     init.add_argument("--seed", type=int, default=0)
     init.set_defaults(function=_init)

@@ -49,7 +49,7 @@ class Init:
     """Random, a Qwen3 backbone with a fresh pre-buffer, or a NEO model folder."""
     folder: str | None = None
     """The Qwen3 or NEO folder."""
-    rule: InitRule = "smooth"
+    rule: InitRule = "zero_k"
     """How a Qwen3 backbone's H and W projections start."""
     seed: int = 0
     """Of random weights."""
