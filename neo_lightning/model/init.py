@@ -31,7 +31,7 @@ k_proj_hw by 1/sqrt(eps), about 1000.
 `smooth`: k_proj_hw grown like q_proj_hw, and k_norm_h = k_norm_w = 0, which then open from zero at the pace of the
 learning rate.
 
-`zero_k` is the default, as it learned more in every paired run (docs/initialisation.md).
+`zero_k` is the default, as it learned sooner in every paired run (docs/initialisation.md).
 """
 
 _LAYER = re.compile(r"(language_model\.model\.layers\.)(\d+)(\..*)")
