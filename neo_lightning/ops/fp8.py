@@ -8,7 +8,7 @@ there is no history of magnitudes that a checkpoint would have to hold. Rounding
 product of random matrices is off by about 4% (root mean square).
 
 GPUs have units for this from compute capability 8.9 on (H100: 9.0), with twice the peak of bfloat16. On a CPU the same
-is computed slowly, so that what it does to a model can be seen anywhere.
+is computed slowly, so that what it does to a model can be seen anywhere; torch 2.11 cannot do that yet.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ STEP = 16
 """The units take widths in multiples of this."""
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+
+
+def why_not(device: torch.device) -> str:
+    """What keeps a device from 8-bit products; empty where nothing does."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        return f"{torch.cuda.get_device_name(device)} has no units for 8-bit floats (8.9 and later have)"
+    if device.type == "cpu" and not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_scaled_mm_v2", "CPU"):
+        return f"torch {torch.__version__} multiplies 8-bit floats on GPUs only"
+    return ""
 
 
 def mm_fp8(a: Tensor, b: Tensor) -> Tensor:

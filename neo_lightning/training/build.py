@@ -23,6 +23,7 @@ from neo_lightning.checkpoint.shards import shard_rows
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.neo import Neo
+from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.parallel import ActivationCheckpointing, parallelise
 from neo_lightning.training.stages import check_stages
 from neo_lightning.types import Stage
@@ -132,10 +133,8 @@ def build_model(
     Raises:
         ValueError: stages, options or first weights that do not fit the model or the device.
     """
-    if fp8 and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise ValueError(
-            f"fp8: {torch.cuda.get_device_name(device)} has no units for 8-bit floats (8.9 and later have)"
-        )
+    if fp8 and (reason := why_not(device)):
+        raise ValueError(f"fp8: {reason}")
     with torch.device("meta"):
         model = Neo(config, attention=attention, fp8=fp8)
     check_stages(model, stages, config.extra_num_layers)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from neo_lightning.ops.fp8 import mm_fp8
+from neo_lightning.ops.fp8 import mm_fp8, why_not
 from neo_lightning.ops.joint_linear import Order, joint_linear
 
 from .support import DEVICE
 
-if DEVICE == "cuda" and torch.cuda.get_device_capability() < (8, 9):
-    pytest.skip("this GPU has no units for 8-bit floats", allow_module_level=True)
+if reason := why_not(torch.device(DEVICE)):
+    pytest.skip(reason, allow_module_level=True)
 
 ROUNDED_ONCE = 2.0**-8
 """Of a bfloat16 result."""

@@ -11,17 +11,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neo_lightning.model.neo import Neo
+from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.module import NeoModule
 
 from .tiny import CONFIG, TinyData, make_row, stages, trainer
 
+CPU = torch.device("cpu")
+runs = pytest.mark.skipif(bool(why_not(CPU)), reason=why_not(CPU))
 WIDE = replace(CONFIG, hidden_size=32, intermediate_size=48, head_dim=16)
 EIGHT_BIT = torch.ops.aten._scaled_mm_v2.default
 
 
 def build(config: Any = WIDE, **options: Any) -> Neo:
-    return build_model(config, Init(seed=1, std=0.1), stages=stages(), device=torch.device("cpu"), **options)
+    return build_model(config, Init(seed=1, std=0.1), stages=stages(), device=CPU, **options)
 
 
 def loss_and_gradients(model: Neo) -> tuple[float, dict[str, torch.Tensor]]:
@@ -42,6 +45,7 @@ class EightBitProducts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@runs
 def test_close_to_the_same_model_without() -> None:
     (plain_loss, plain), (loss, found) = (loss_and_gradients(build(fp8=fp8)) for fp8 in (False, True))
     assert loss != plain_loss
@@ -51,6 +55,7 @@ def test_close_to_the_same_model_without() -> None:
     assert torch.cosine_similarity(one, other, dim=0) > 0.98  # each product is off by 4%, three layers deep
 
 
+@runs
 def test_which_products() -> None:
     """The four of each layer (q k v, o, gate and up, down), and their gradients to what they were given."""
     model, row = build(fp8=True), make_row(0)
@@ -61,6 +66,7 @@ def test_which_products() -> None:
     assert forward.count == backward.count == 4 * WIDE.num_hidden_layers
 
 
+@runs
 @pytest.mark.parametrize("mode", ["selective", "full"])
 def test_recomputation_changes_no_bit_and_selective_keeps_products(mode: Any) -> None:
     plain_loss, plain = loss_and_gradients(build(fp8=True))
@@ -76,6 +82,7 @@ def test_recomputation_changes_no_bit_and_selective_keeps_products(mode: Any) ->
     assert backward.count == (4 + again) * WIDE.num_hidden_layers
 
 
+@runs
 @pytest.mark.slow
 def test_a_compiled_layer_gives_the_same() -> None:
     plain_loss, plain = loss_and_gradients(build(fp8=True, attention="reference"))
@@ -86,6 +93,7 @@ def test_a_compiled_layer_gives_the_same() -> None:
         assert torch.allclose(found[name], gradient, rtol=1e-2, atol=1e-4), name
 
 
+@runs
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_training_goes_as_without(tmp_path: Path, precision: str) -> None:
     """The loss of the rows that were trained on falls as far as in full precision."""
@@ -100,6 +108,14 @@ def test_training_goes_as_without(tmp_path: Path, precision: str) -> None:
     assert losses[True] == pytest.approx(losses[False], rel=0.05)
 
 
+@runs
 def test_widths_that_8_bit_products_do_not_take_are_refused() -> None:
     with pytest.raises(ValueError, match=r"multiples of 16, the model's are .*'intermediate_size': 24"):
         build(CONFIG, fp8=True)
+
+
+def test_a_device_that_cannot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    with pytest.raises(ValueError, match="fp8: NVIDIA A100 has no units for 8-bit floats"):
+        build_model(WIDE, Init(), stages=stages(), device=torch.device("cuda"), fp8=True)
