@@ -85,7 +85,10 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _alone(projection: nn.Linear, x: Tensor, fp8: bool) -> Tensor:
-    """A projection that shares its input with no other."""
+    """A projection that shares its input with no other: torch's own product but for 8 bits.
+
+    Recomputation of a layer ends in front of torch's last product, and behind that of a Python function.
+    """
     return joint_linear(x, (projection.weight,), fp8=True) if fp8 else projection(x)
 
 
