@@ -34,7 +34,7 @@ from torchvision.io import decode_image as torchvision_decode
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import normalize, resize, to_dtype, to_image
 
-from neo_lightning.data.image import decode_image, image_facts, patchify, smart_resize
+from neo_lightning.data.media.image import decode_image, image_facts, patchify, smart_resize
 from neo_lightning.types import PixelBudget
 
 SIZES = {"1 MP": (1155, 866, False), "4 MP": (2309, 1732, False), "4 MP, soft": (2309, 1732, True)}

@@ -26,7 +26,7 @@ import torch
 from synthetic_media import clip, jpeg, processor_time, versions
 
 from neo_lightning.data.datamodule import NeoDataModule
-from neo_lightning.data.tokenizer import train_tokenizer
+from neo_lightning.data.text.tokenizer import train_tokenizer
 from neo_lightning.types import PackedBatch, PixelBudget, Stage, VideoBudget
 
 CONTEXT = 16384

@@ -22,7 +22,7 @@ import numpy as np
 from neo_lightning.data.plan import Plan, Position
 from neo_lightning.types import Stage
 
-UNIT = 4096
+SHARD_PART = 4096
 PARTS = {"text": 0.4, "image": 0.45, "multi_image": 0.1, "video": 0.05}
 MIXTURE = {"text": 2, "image": 4, "multi_image": 1, "video": 1}
 CONTEXT, PACKS_PER_STEP = 16384, 64
@@ -32,16 +32,16 @@ class Hashed:
     """A source of `count` samples in units of 4096, without any of them."""
 
     def __init__(self, name: str, count: int) -> None:
-        self.name, self.count, self.units = name, count, -(-count // UNIT)
+        self.name, self.count, self.shard_parts = name, count, -(-count // SHARD_PART)
 
-    def unit_size(self, unit: int) -> int:
+    def shard_part_size(self, unit: int) -> int:
         """Samples of a unit."""
-        return min(UNIT, self.count - unit * UNIT)
+        return min(SHARD_PART, self.count - unit * SHARD_PART)
 
     def lengths(self, unit: int) -> np.ndarray:
         """Tokens of a unit's samples: chats, photos, sets of photos, clips of 8 to 64 frames."""
         random = np.random.RandomState([unit, len(self.name)])
-        size = self.unit_size(unit)
+        size = self.shard_part_size(unit)
         words = np.clip(random.lognormal(5, 0.8, size), 20, 2000)
         if self.name == "text":
             found = np.clip(random.lognormal(6, 0.9, size), 20, 8000)
@@ -87,7 +87,7 @@ def measure(samples: int, lanes: int, packs: int, start: dict[str, object] | Non
         tokens += sum(d.length for pack in spec.packs for d in pack.documents)
     return {
         "first": first_seconds,
-        "packs": [[d.source, d.epoch, d.unit, d.row] for d in first[0].packs[0].documents],
+        "packs": [[d.source, d.epoch, d.shard_part, d.sample_index] for d in first[0].packs[0].documents],
         "rate": count / (time.perf_counter() - began),
         "cpu": (time.process_time() - busy) / max(1, count),
         "fill": tokens / max(1, count * CONTEXT),
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--resume", type=int, default=1_000_000)
     args = parser.parse_args()
     samples = int(args.samples)
-    print(f"{samples:,} samples, {samples // UNIT:,} units, packs of {CONTEXT}, {PACKS_PER_STEP} a step")
+    print(f"{samples:,} samples, {samples // SHARD_PART:,} units, packs of {CONTEXT}, {PACKS_PER_STEP} a step")
     print("lanes  peak RSS  first step  resume at pack  seconds   packs/s  CPU ms/pack    fill  state")
     for lanes in args.lanes:
         whole = in_a_process(samples=samples, lanes=lanes, packs=args.packs, start=None)

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from neo_lightning.evaluation.charts import thin, unbroken
 from neo_lightning.evaluation.words import GROUPS, count, duration, label, percent
+from neo_lightning.report.charts import thin, unbroken
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = 2

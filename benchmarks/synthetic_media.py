@@ -15,8 +15,8 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from neo_lightning.data import video
-from neo_lightning.evaluation.machine import machine_facts, version_facts
+from neo_lightning.data.media import video
+from neo_lightning.report.machine import machine_facts, version_facts
 
 PHOTOS = ("astronaut.png", "coffee.png", "motorcycle_left.png", "chelsea.png", "motorcycle_right.png")
 

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from synthetic_media import clip, processor_time, versions
 
 from neo_lightning.data.facts import MediaFacts
-from neo_lightning.data.video import decode_frames, video_facts
+from neo_lightning.data.media.video import decode_frames, video_facts
 
 FRAMES, ROUNDS = 32, 2
 SIZE = (352, 640)

@@ -1,6 +1,7 @@
 """The typed currency between rooms: every door passes one of these frozen dataclasses and nothing else.
 
-    shard --index--> SampleFacts --plan--> PackSpec --read--> Sample --serialise--> Sequence --collate--> PackedBatch
+    shard --index--> SampleFacts --plan--> PackSpec --read--> Sample
+        --serialise--> TokenSequence --collate--> PackedBatch
 
 Shape letters used in this file and everywhere else:
 
@@ -147,7 +148,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence:
+class TokenSequence:
     """One serialised document of N tokens; each image or frame is a run of image-context tokens."""
 
     input_ids: Tensor

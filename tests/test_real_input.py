@@ -16,8 +16,8 @@ import torch
 from neo_lightning.checkpoint.load import load_model
 from neo_lightning.cli.main import main
 from neo_lightning.data.index import ShardSource, iterate_samples, sample_ids
-from neo_lightning.data.serialize import prompt_from_messages
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.serialize import prompt_from_messages
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.evaluation.questions import open_shards
 from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.types import Message, PixelBudget, VideoBudget

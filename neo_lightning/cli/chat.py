@@ -70,8 +70,9 @@ class Chat:
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
+        from neo_lightning.data.text.tokenizer import Tokenizer
+
         from ..checkpoint.load import load_model
-        from ..data.tokenizer import Tokenizer
         from ..types import Message, PixelBudget, VideoBudget
 
         self.args = args
@@ -132,7 +133,8 @@ class Chat:
 
     def answer(self) -> Iterator[str]:
         """Pieces of text of the answer to the conversation so far."""
-        from ..data.serialize import prompt_from_messages
+        from neo_lightning.data.text.serialize import prompt_from_messages
+
         from ..model.generate import Prompt, stream
         from ..model.sampling import Sampling
 

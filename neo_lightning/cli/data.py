@@ -82,7 +82,7 @@ def _scenes(args: argparse.Namespace) -> None:
     if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == wanted:
         print(f"{args.out}: these scenes have been drawn already")
         return
-    from ..data.scenes import write_scenes
+    from neo_lightning.scenes import write_scenes
 
     made.unlink(missing_ok=True)  # it vouches for the folder's content, so it comes last
     shards = write_scenes(args.out, seed=args.seed, train=train, held_out_per_task=args.held_out, workers=args.workers)
@@ -109,7 +109,7 @@ def _counts(text: str) -> dict[str, int]:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from ..data.importers import import_dataset
+    from neo_lightning.importers import import_dataset
 
     report = import_dataset(
         args.format,
@@ -135,7 +135,7 @@ def _bytes(text: str) -> int:
 
 
 def _tokenizer(args: argparse.Namespace) -> None:
-    from ..data.tokenizer import add_special_tokens
+    from neo_lightning.data.text.tokenizer import add_special_tokens
 
     if args.manifest:
         size = _train_tokenizer(Path(args.manifest), args.vocab_size, args.out)
@@ -146,10 +146,11 @@ def _tokenizer(args: argparse.Namespace) -> None:
 
 def _train_tokenizer(manifest: Path, vocab_size: int, out: Path) -> int:
     """Train on all text of a manifest's sources as it is serialised; returns the vocabulary's size."""
+    from neo_lightning.data.text.serialize import text_runs
+    from neo_lightning.data.text.tokenizer import train_tokenizer
+
     from ..data.index import open_source, sample_ids
     from ..data.manifest import load_manifest
-    from ..data.serialize import text_runs
-    from ..data.tokenizer import train_tokenizer
     from ..types import VideoBudget
 
     loaded = load_manifest(manifest)

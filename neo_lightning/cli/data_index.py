@@ -31,11 +31,12 @@ def _index(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from neo_lightning.data.text.tokenizer import Tokenizer
+
     from ..data.index.make import ensure_index
     from ..data.index.progress import ProgressBar
     from ..data.manifest import load_manifest
     from ..data.store import Store
-    from ..data.tokenizer import Tokenizer
 
     manifest = load_manifest(args.manifest)
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None

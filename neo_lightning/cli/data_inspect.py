@@ -26,7 +26,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from ..data.inspect import collect, render
+    from neo_lightning.report.inspect import collect, render
+
     from .data_plan import data_of
 
     data = data_of([args.recipe, *args.overrides])

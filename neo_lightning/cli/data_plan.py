@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PACKS = 2048
 """Looked at in each stage."""
 
-UNITS = 64
+SHARD_PARTS = 64
 """Looked at in each source."""
 
 _BAR = 40
@@ -40,7 +40,8 @@ def add_commands(commands: Any) -> None:
 def _plan(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ..data.lengths import UnitLengths
+    from neo_lightning.data.text.lengths import ShardPartLengths
+
     from ..data.plan import Plan
     from ..data.plan.report import look_at_stage
     from .errors import UserError
@@ -49,7 +50,7 @@ def _plan(args: argparse.Namespace) -> None:
         raise UserError(f"--ranks must be at least 1, got {args.ranks}")
     data = data_of([args.recipe, *args.overrides])
     sources = data.sources(validation=False)
-    lengths = UnitLengths(sources, data.tokenizer, lambda sample, stage, reason: None)
+    lengths = ShardPartLengths(sources, data.tokenizer, lambda sample, stage, reason: None)
     console = Console()
     for name, stage in data.stages.items():
         plan = Plan({name: stage}, sources, lengths, data.seed, lanes=data.lanes)
@@ -106,10 +107,11 @@ def _stage_table(name: str, found: StageReport, modalities: Mapping[str, str], u
 def _stats(args: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from neo_lightning.data.text.tokenizer import Tokenizer
+
     from ..data.index import open_source
     from ..data.index.progress import ProgressBar
     from ..data.manifest import load_manifest
-    from ..data.tokenizer import Tokenizer
 
     manifest = load_manifest(args.manifest)
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
@@ -117,7 +119,7 @@ def _stats(args: argparse.Namespace) -> None:
     for name in manifest.sources:
         with ProgressBar(name) as progress:
             source = open_source(manifest, name, tokenizer=tokenizer, progress=progress)
-        total = sum(map(source.unit_size, range(source.units)))
+        total = sum(map(source.shard_part_size, range(source.shard_parts)))
         console.print(f"\n{name} ({source.modality}): {total:,} samples", style="bold", markup=False, highlight=False)
         for title, values in facts_of(source, "tokens" if tokenizer else "characters").items():
             for line in histogram(title, values):
@@ -125,8 +127,11 @@ def _stats(args: argparse.Namespace) -> None:
 
 
 def facts_of(source: Source, text: str) -> dict[str, np.ndarray]:
-    """Title -> a number for each sample, image or clip, from up to 64 units spread evenly over a source."""
-    tables = [source.unit_facts(unit) for unit in range(0, source.units, max(1, -(-source.units // UNITS)))]
+    """Title -> a number for each sample, image or clip, from up to 64 shard parts spread evenly over a source."""
+    tables = [
+        source.shard_part_facts(shard_part)
+        for shard_part in range(0, source.shard_parts, max(1, -(-source.shard_parts // SHARD_PARTS)))
+    ]
     found = {f"{text} of text": _joined(_text(table, text) for table in tables)}
     found["turns"] = _joined(np.diff(table.turn_splits) for table in tables)
     media = _joined(table.media_counts for table in tables)

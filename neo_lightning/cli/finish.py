@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
+from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.report.run import write_report
+
 from ..checkpoint import commit
 from ..checkpoint.export import export_model
 from ..checkpoint.load import load_model
 from ..checkpoint.shards import ShardReader
-from ..data.tokenizer import Tokenizer
 from ..evaluation.context import Evaluation, EvaluationContext
-from ..evaluation.report import write_report
 from ..model.config import NeoConfig
 from ..model.neo import Neo
 

@@ -18,7 +18,8 @@ from .errors import UserError, user_errors
 if TYPE_CHECKING:
     import torch
 
-    from ..data.tokenizer import Tokenizer
+    from neo_lightning.data.text.tokenizer import Tokenizer
+
     from ..model.config import NeoConfig
 
 
@@ -70,8 +71,9 @@ def with_tokens(config: NeoConfig, tokenizer: Tokenizer) -> NeoConfig:
 def _init(args: argparse.Namespace) -> None:
     import torch
 
+    from neo_lightning.data.text.tokenizer import Tokenizer
+
     from ..checkpoint.export import export_model
-    from ..data.tokenizer import Tokenizer
     from ..training.build import Init, build_model, read_config
 
     tokenizer = Tokenizer.load(args.tokenizer)

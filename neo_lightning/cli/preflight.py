@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from neo_lightning.data.text.tokenizer import Tokenizer
+
 from ..data.datamodule import NeoDataModule
-from ..data.tokenizer import Tokenizer
 from ..model.neo import Neo
 from ..training.module import NeoModule
 from ..training.stages import check_stages

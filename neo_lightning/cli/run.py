@@ -159,7 +159,8 @@ class Run:
         return 1 if report["failures"] else 0
 
     def _context(self, dtype: torch.dtype, device: torch.device, tokenizer: str) -> Any:
-        from ..data.tokenizer import Tokenizer
+        from neo_lightning.data.text.tokenizer import Tokenizer
+
         from ..evaluation.context import EvaluationContext
         from . import finish
 

@@ -15,15 +15,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from neo_lightning.data.dataset import StepDataset, StepSampler
 from neo_lightning.data.fingerprint import differences, fingerprint, pack_parts, unpack_parts
 from neo_lightning.data.index import Source, open_source
 from neo_lightning.data.index.progress import ProgressBar
-from neo_lightning.data.lengths import UnitLengths
-from neo_lightning.data.loader import WatchedLoader
 from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
 from neo_lightning.data.plan import Plan, PlanError, Position, StepSpec, one_pass
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.rows.dataset import StepDataset, StepSampler
+from neo_lightning.data.rows.loader import WatchedLoader
+from neo_lightning.data.text.lengths import ShardPartLengths
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import PackedBatch, Stage
 
 VERSION = 2
@@ -115,7 +115,7 @@ class NeoDataModule(pl.LightningDataModule):
         def note(sample: str, stage_: Stage, reason: str) -> None:
             self.skipped.append((sample, f"stage {names_of[id(stage_)]}: {reason}"))
 
-        lengths_of = UnitLengths(self._sources, self.tokenizer, note)
+        lengths_of = ShardPartLengths(self._sources, self.tokenizer, note)
         self._plan = Plan(self.stages, self._sources, lengths_of, self.seed, lanes=self.lanes, skip=self.skip)
 
     def _trained(self) -> list[str]:
@@ -194,7 +194,7 @@ class NeoDataModule(pl.LightningDataModule):
                 self.skipped.append(entry)
 
         sources = {source: self._sources[source] for source in self.validation}
-        return one_pass(name, stage, sources, UnitLengths(sources, self.tokenizer, note), rank, world)
+        return one_pass(name, stage, sources, ShardPartLengths(sources, self.tokenizer, note), rank, world)
 
     def test_dataloader(self) -> Any:
         """As `val_dataloader`.

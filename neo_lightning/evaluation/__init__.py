@@ -1,13 +1,12 @@
-"""What a finished model can do: exact match per question type, and a report for people.
+"""What a finished model is asked and how that is scored: exact match per question type. Draws nothing (see report/).
 
 context = EvaluationContext(model=..., tokenizer=..., run_dir=..., stages=...)
 results = {evaluation.name: evaluation.run(context) for evaluation in evaluations}
-report = write_report(context, results)
+report = neo_lightning.report.write_report(context, results)
 """
 
 from .context import Evaluation, EvaluationContext
 from .metrics import ExactMatch, wilson_interval
-from .report import write_report
 from .scenes import SceneEvaluation
 
 __all__ = [
@@ -16,5 +15,4 @@ __all__ = [
     "ExactMatch",
     "SceneEvaluation",
     "wilson_interval",
-    "write_report",
 ]

@@ -1,6 +1,6 @@
 """What an evaluation is given, and what it gives back: the door between a finished run and its report.
 
-    EvaluationContext --Evaluation.run--> plain JSON-able mapping --report.write_report--> report.json, report.html
+    EvaluationContext --Evaluation.run--> plain JSON-able mapping --report/ write_report--> report.json, report.html
 
 An evaluation of the user's own is a subclass of `Evaluation`; a recipe names it by its dotted path:
 
@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ..types import Stage
 
 if TYPE_CHECKING:
-    from ..data.tokenizer import Tokenizer
+    from neo_lightning.data.text.tokenizer import Tokenizer
+
     from ..model.neo import Neo
 
 
@@ -72,5 +73,6 @@ class Evaluation(ABC):
         """Evaluate and return a JSON-able mapping.
 
         The report shows the mapping's scalars in a table, and a scene evaluation's result in full. The key `failures`
-        (list of str), where present, names what must not happen, such as an export that answers differently.
+        (list of str), where present, names what must not happen, such as an export that answers differently. A list of
+        `Example` under the key `examples` is drawn by the report.
         """

@@ -8,18 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any
 
 from .metrics import exact_match
-from .pictures import film_strip, png, side_by_side, unpatchify
 from .questions import Question
 
 EXAMPLES_RULE = (
     "The first held-out question of each type, then the first one answered wrongly, where there is one: "
     "so mistakes are shown more often than they happen."
 )
-FOLDER = "examples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,41 +72,3 @@ class Gallery:
         if mistake is not None:
             yield mistake
         yield from (example for example in rest if example is not mistake)
-
-
-def save_examples(examples: list[Example], run_dir: Path) -> list[dict[str, Any]]:
-    """Write the pictures below the run's folder and return what report.json says about each example."""
-    folder = run_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    records = []
-    for number, example in enumerate(examples, start=1):
-        asked = example.asked
-        names = []
-        for part, image in enumerate(_images(asked), start=1):
-            name = f"{FOLDER}/{number:02d}-{part}.png"
-            (run_dir / name).write_bytes(png(image))
-            names.append(name)
-        records.append(
-            {
-                "type": asked.kind,
-                "key": asked.key,
-                "modality": asked.modality,
-                "question": asked.text,
-                "answer": example.answer,
-                "truth": asked.truth,
-                "correct": example.correct,
-                "blanked_answer": example.blanked_answer,
-                "pictures": names,
-            }
-        )
-    return records
-
-
-def _images(asked: Question) -> list[Any]:
-    """The pictures of one question: a clip as one film strip, several images in one row."""
-    if not asked.patches.shape[0]:
-        return []
-    units = unpatchify(asked.patches, asked.sequence.grids)
-    if asked.modality == "video":
-        return [film_strip(units)]
-    return [side_by_side(units)] if len(units) > 1 else units

@@ -12,19 +12,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+
+from neo_lightning.data.text.serialize import prompt_from_messages
 
 from ..data.facts import SampleError
 from ..data.index import ShardSource
 from ..data.index.scan import modality_of
 from ..data.manifest import expand_pattern
-from ..data.serialize import prompt_from_messages
 from ..model.generate import Prompt, generate
-from ..types import Media, Message, PixelBudget, Sample, Sequence, VideoBudget
-from .pictures import blank
+from ..types import Media, Message, PixelBudget, Sample, TokenSequence, VideoBudget
 
 if TYPE_CHECKING:
-    from ..data.tokenizer import Tokenizer
+    from neo_lightning.data.text.tokenizer import Tokenizer
+
     from ..model.neo import Neo
 
 
@@ -43,7 +45,7 @@ class Question:
     """Exact match (0-1) of the best guess that sees no pixels."""
     guess: float
     """Exact match of a guess among what is visible; what has to be beaten."""
-    sequence: Sequence
+    sequence: TokenSequence
     patches: Tensor
     """[P, 768] uint8."""
 
@@ -136,6 +138,16 @@ def answers(model: Neo, tokenizer: Tokenizer, questions: list[Question], max_new
     ]
     generated = generate(model, prompts, max_new_tokens=max_new_tokens, stop_ids=[tokenizer.im_end_id])
     return [tokenizer.decode(ids).strip() for ids in generated]
+
+
+def blank(patches: Tensor) -> Tensor:
+    """Patches [P, 768] uint8 of the same sizes with every pixel black: the control that sees nothing.
+
+    Some of the drawn training scenes are black (`data.scenes.generate.DARK_SHARE`), so that the answer is a guess in
+    the form of the question. With a ground that no training scene has it may fit no question: exact match then lies
+    far below chance and says nothing about what the wording gives away.
+    """
+    return torch.zeros_like(patches)
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -20,13 +20,14 @@ from ..data.index import sample_ids
 from ..data.manifest import expand_pattern
 from ..types import Sample
 from .context import Evaluation, EvaluationContext
-from .examples import EXAMPLES_RULE, Example, Gallery, save_examples
+from .examples import EXAMPLES_RULE, Example, Gallery
 from .metrics import EXACT_MATCH_LAYOUT, RULE, ExactMatch, Score, verdict, wilson_interval
 from .questions import Question, answers, batches, open_shards, question, question_type
 from .words import label, listing, percent
 
 if TYPE_CHECKING:
-    from ..data.tokenizer import Tokenizer
+    from neo_lightning.data.text.tokenizer import Tokenizer
+
     from ..model.neo import Neo
 
 CONTROL_MARGIN = 0.12
@@ -95,7 +96,7 @@ class SceneEvaluation(Evaluation):
             blanked = dict(zip((id(item) for item in seen), hidden, strict=True))
             again = self._answers(*exported, asked) if exported else None
             tally.add(asked, said, [blanked.get(id(item)) for item in asked], again)
-        return self._result(tally, context.run_dir) | {"seconds": round(time.perf_counter() - started, 2)}
+        return self._result(tally) | {"seconds": round(time.perf_counter() - started, 2)}
 
     def _choose(self) -> list[tuple[str, Callable[[], Sample]]]:
         """Type and reader of every question, `limit` of each type."""
@@ -120,7 +121,7 @@ class SceneEvaluation(Evaluation):
     def _answers(self, model: Neo, tokenizer: Tokenizer, asked: list[Question]) -> list[str]:
         return answers(model, tokenizer, asked, self.max_new_tokens) if asked else []
 
-    def _result(self, tally: Tally, run_dir: Path) -> dict[str, Any]:
+    def _result(self, tally: Tally) -> dict[str, Any]:
         scores = tally.scores.compute()
         blanked = tally.blanked.compute() if tally.blanked.update_called else {}
         types = {}
@@ -154,7 +155,7 @@ class SceneEvaluation(Evaluation):
             "types": types,
             "goals": _goals(types),
             "export": export if tally.checked else None,
-            "examples": save_examples(tally.gallery.chosen(), run_dir),
+            "examples": tally.gallery.chosen(),
             "failures": failures,
         }
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neo_lightning.model.layers import PackedRow, Row
-from neo_lightning.model.neo import Neo, Step
+from neo_lightning.model.neo import DecodeStep, Neo
 from neo_lightning.model.sampling import Sampling, choose
 from neo_lightning.ops.interval_attention import cached_attention
 from neo_lightning.ops.joint_linear import Order
@@ -174,7 +174,7 @@ def stream(
         next_t, lengths = next_t + 1, lengths + 1
 
 
-def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.device) -> tuple[Step, Tensor]:
+def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.device) -> tuple[DecodeStep, Tensor]:
     """The prompts as one packed row, and the t of each one's next token [B]."""
     sizes = torch.tensor([p.input_ids.numel() for p in prompts])
     for i, prompt in enumerate(prompts):
@@ -207,19 +207,19 @@ def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.
     )
     input_ids = torch.cat([p.input_ids.to(device) for p in prompts])
     last = ends - 1
-    return Step(input_ids=input_ids, row=prefill, last=last.to(device), visual=visual), positions[last, 0].to(
+    return DecodeStep(input_ids=input_ids, row=prefill, last=last.to(device), visual=visual), positions[last, 0].to(
         device
     ) + 1
 
 
 def _decode(
     model: Neo, order: Order, tokens: Tensor, next_t: Tensor, cache: Cache, place: Tensor, longest: int
-) -> Step:
+) -> DecodeStep:
     """One new token for each sequence; `longest` is the largest of `place` plus one, known on the host."""
     positions = torch.stack([next_t, torch.zeros_like(next_t), torch.zeros_like(next_t)], -1)
     visible = torch.arange(longest, device=place.device) <= place[:, None]
     row = DecodeRow(rope=model.rope(positions), order=order, cache=cache, place=place, visible=visible)
-    return Step(input_ids=tokens, row=row, last=torch.arange(tokens.numel(), device=tokens.device))
+    return DecodeStep(input_ids=tokens, row=row, last=torch.arange(tokens.numel(), device=tokens.device))
 
 
 def _seen(prompts: Sequence[Prompt], logits: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class NeoOutput(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Step:
+class DecodeStep:
     """A step of generation: the new tokens of one or many sequences, and where to predict."""
 
     input_ids: Tensor
@@ -130,7 +130,7 @@ class Neo(nn.Module):
         language = self.language_model
         return language.model.embed_tokens.weight if self.config.tie_word_embeddings else language.lm_head.weight
 
-    def forward(self, inputs: PackedBatch | Step) -> Any:
+    def forward(self, inputs: PackedBatch | DecodeStep) -> Any:
         """Train on a packed row, or predict.
 
         Args:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from data_helpers import make_tokenizer
 
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

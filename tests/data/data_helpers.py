@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from neo_lightning.data.tokenizer import Tokenizer, train_tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer, train_tokenizer
 
 CORPUS = [
     "What colour is the circle on the left? It is red.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from data_helpers import encoded, picture
 
 from neo_lightning.data.facts import SampleFacts, Turn
-from neo_lightning.data.image import image_facts
+from neo_lightning.data.media.image import image_facts
 from neo_lightning.types import Media, Message, Sample
 
 

@@ -1,4 +1,4 @@
-"""Sources in memory for tests of the plan: lengths cut into units."""
+"""Sources in memory for tests of the plan: lengths cut into shard parts."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from neo_lightning.types import Stage
 
 
 class Lengths:
-    """A source of samples with given lengths, in units of `size`."""
+    """A source of samples with given lengths, in shard parts of `size`."""
 
     def __init__(self, lengths: np.ndarray, size: int = 100) -> None:
         self.lengths, self.size = np.asarray(lengths, dtype=np.int32), size
 
     @property
-    def units(self) -> int:
+    def shard_parts(self) -> int:
         return -(-len(self.lengths) // self.size)
 
-    def unit_size(self, unit: int) -> int:
-        return len(self.unit(unit))
+    def shard_part_size(self, shard_part: int) -> int:
+        return len(self.part(shard_part))
 
-    def unit(self, unit: int) -> np.ndarray:
-        return self.lengths[unit * self.size : (unit + 1) * self.size]
+    def part(self, shard_part: int) -> np.ndarray:
+        return self.lengths[shard_part * self.size : (shard_part + 1) * self.size]
 
 
 def lengths_of(sources: Mapping[str, Lengths]) -> LengthsOf:
     """Lengths that fit the stage's context; the others are left out."""
 
-    def of(source: str, unit: int, stage: Stage) -> np.ndarray:
-        lengths = sources[source].unit(unit)
+    def of(source: str, shard_part: int, stage: Stage) -> np.ndarray:
+        lengths = sources[source].part(shard_part)
         return np.where(lengths <= stage.context, lengths, 0)
 
     return of

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neo_lightning.data.collate import Document, collate
+from neo_lightning.data.rows.collate import Document, collate
 from neo_lightning.sequence import positions_and_limits
-from neo_lightning.types import IGNORE, Sequence
+from neo_lightning.types import IGNORE, TokenSequence
 
 CONTEXT_ID, PAD = 7, 3
 
@@ -21,7 +21,7 @@ def document(grids: list[tuple[int, int]], text: int, learnt: int, *, dead: bool
     visual += [False] * learnt
     tokens = sum(r * c for r, c in grids)
     patches = torch.randint(0, 256, (tokens * 4, 768), dtype=torch.uint8, generator=random)
-    sequence = Sequence(
+    sequence = TokenSequence(
         input_ids=torch.tensor(ids),
         supervised=torch.arange(len(ids)) >= len(ids) - learnt,
         visual=torch.tensor(visual),

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from neo_lightning.data.conversation import parse_turns
 from neo_lightning.data.facts import SampleError
+from neo_lightning.data.text.conversation import parse_turns
 
 
 def parse(tree: dict[str, Any], *kinds: str, caption: str | None = None, literal: bool = False) -> list[Any]:

@@ -14,7 +14,7 @@ from data_helpers import encoded, picture
 from PIL import Image
 
 from neo_lightning.data.facts import MediaError
-from neo_lightning.data.image import decode_image, fit, image_facts, patchify, smart_resize
+from neo_lightning.data.media.image import decode_image, fit, image_facts, patchify, smart_resize
 from neo_lightning.types import PixelBudget
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "smart_resize.json"

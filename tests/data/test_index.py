@@ -28,8 +28,8 @@ from neo_lightning.data.index import ShardSource, iterate_samples, make, open_so
 from neo_lightning.data.index.make import Progress
 from neo_lightning.data.index.scan import index_shard
 from neo_lightning.data.index.table import FORMATS, FactsTable
-from neo_lightning.data.serialize import make_outlines
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.serialize import make_outlines
+from neo_lightning.data.text.tokenizer import Tokenizer
 
 
 def members(first: int, count: int = 4) -> dict[str, bytes]:
@@ -129,7 +129,7 @@ def test_a_damaged_sidecar_is_made_again_and_said(manifest: Path, damage: bytes)
     fresh = open_source(manifest, "a")
     shutil.rmtree(manifest.parent / ".neo_index")
     with pytest.warns(UserWarning, match="indexed again"):
-        assert fresh.unit_facts(1).key(0) == "s4"
+        assert fresh.shard_part_facts(1).key(0) == "s4"
 
 
 def test_every_flipped_byte_of_a_column_is_noticed(manifest: Path) -> None:
@@ -156,14 +156,14 @@ def test_another_tokenizer_needs_no_new_pass_over_the_shards(
     stamps = [side(manifest, i).stat().st_mtime_ns for i in range(3)]
     source = open_source(manifest, "a", tokenizer=other)
     assert [side(manifest, i).stat().st_mtime_ns for i in range(3)] == stamps
-    for unit in range(source.units):
-        facts = [source.facts(unit, row) for row in range(source.unit_size(unit))]
+    for unit in range(source.shard_parts):
+        facts = [source.facts(unit, row) for row in range(source.shard_part_size(unit))]
         lengths = [int((outline.ids >= 0).sum()) for outline in make_outlines([f.turns for f in facts], tokenizer)]
-        assert source.unit_facts(unit).text_tokens.tolist() == lengths
+        assert source.shard_part_facts(unit).text_tokens.tolist() == lengths
     (file,) = (manifest.parent / ".neo_index").glob(f"a-0.tar.image.tokens-{_digest_of(source, tokenizer)}.parquet")
     file.write_bytes(b"gone")
     with pytest.warns(UserWarning, match="counted again"):
-        assert open_source(manifest, "a", tokenizer=tokenizer).unit_facts(0).turn_tokens is not None
+        assert open_source(manifest, "a", tokenizer=tokenizer).shard_part_facts(0).turn_tokens is not None
 
 
 def _digest_of(source: ShardSource, tokenizer: Tokenizer) -> str:
@@ -182,12 +182,12 @@ def test_where_nothing_can_be_written_the_cache_holds_the_index(
 
 
 def test_large_shards_are_several_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sidecar, "UNIT_SAMPLES", 4)
+    monkeypatch.setattr(sidecar, "SHARD_PART_SAMPLES", 4)
     texts = {f"t{i:02d}.txt": b"" if i == 3 else f"text {i}".encode() for i in range(10)}
     texts["t05.txt"] = b"\xff"
     shard = write_tar(tmp_path / "a.tar", texts)
     source = ShardSource("a", "text", (shard,))
-    assert [source.unit_size(unit) for unit in range(source.units)] == [3, 2, 4]
+    assert [source.shard_part_size(unit) for unit in range(source.shard_parts)] == [3, 2, 4]
     assert [source.facts(*at).key for at in sample_ids(source)] == [f"t{i:02d}" for i in range(10) if i != 5]
     assert [key for key, _ in source.skipped] == ["t05"]
 
@@ -212,7 +212,7 @@ def test_one_process_indexes_and_the_others_wait_and_read(manifest: Path) -> Non
         "scan.sample_facts = held_up\n"
         "class Told(make.Progress):\n"
         "    def waiting(self): print('waits', flush=True)\n"
-        f"print('units', open_source({str(manifest)!r}, 'a', progress=Told()).units)\n"
+        f"print('units', open_source({str(manifest)!r}, 'a', progress=Told()).shard_parts)\n"
     )
     with started(script) as first:
         assert first.stdout is not None
@@ -239,7 +239,7 @@ def test_who_waits_says_so(manifest: Path) -> None:
 
 
 def test_writers_leave_an_index(tmp_path: Path) -> None:
-    from neo_lightning.data.scenes import write_scenes
+    from neo_lightning.scenes import write_scenes
 
     paths = write_scenes(tmp_path, seed=0, train={"text": 5}, held_out_per_task=1, workers=0, progress=False)
     for path in paths:
@@ -351,7 +351,7 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
         tar.addfile(link)
     (tmp_path / "m.yaml").write_text("sources: {a: {modality: image, shards: a.tar}}")
     source = open_source(tmp_path / "m.yaml", "a")
-    assert source.units == 0
+    assert source.shard_parts == 0
     assert "link" in source.skipped[0][1]
 
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neo_lightning.data.collate import Document, collate
 from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
-from neo_lightning.data.image import smart_resize
 from neo_lightning.data.index.table import FactsTable
 from neo_lightning.data.index.tokens import count_tokens
-from neo_lightning.data.lengths import Labels, Measures, UnitShapes, fitted_layout, grid_tokens, measure
-from neo_lightning.data.serialize import Layout, Outline, build_sequence, make_outlines
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.media.image import smart_resize
+from neo_lightning.data.rows.collate import Document, collate
+from neo_lightning.data.text.lengths import Labels, Measures, ShardPartShapes, fitted_layout, grid_tokens, measure
+from neo_lightning.data.text.serialize import Layout, Outline, build_sequence, make_outlines
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import PixelBudget, Stage, VideoBudget
 
 SIDES = st.one_of(st.integers(1, 200), st.integers(1, 5000), st.sampled_from([16, 32, 48, 80, 112, 1024]))
@@ -69,7 +69,7 @@ def measured(drawn: list, tokenizer: Tokenizer, stage: Stage) -> Measures:
     samples = [SampleFacts(key=str(i), modality="image", turns=t, media=m) for i, (t, m) in enumerate(drawn)]
     table = FactsTable.from_samples(samples, count_tokens([s.turns for s in samples], tokenizer))
     labels = Labels(tokenizer)
-    return measure(UnitShapes.of(table, labels), labels, stage)
+    return measure(ShardPartShapes.of(table, labels), labels, stage)
 
 
 def fitted(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neo_lightning.data.facts import RetryError
-from neo_lightning.data.loader import WatchedLoader
+from neo_lightning.data.rows.loader import WatchedLoader
 
 
 class Squares:

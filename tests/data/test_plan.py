@@ -47,7 +47,7 @@ def packs(plan: Plan, n: int) -> list[PackSpec]:
 
 
 def samples(rows: list[PackSpec]) -> Counter[tuple[str, int, int, int]]:
-    return Counter((d.source, d.epoch, d.unit, d.row) for pack in rows for d in pack.documents)
+    return Counter((d.source, d.epoch, d.shard_part, d.sample_index) for pack in rows for d in pack.documents)
 
 
 def fill(rows: list[PackSpec], context: int) -> float:
@@ -63,7 +63,7 @@ def test_rows_never_overflow_and_carry_their_stage() -> None:
         name = "text" if number < 20 else "mid" if number < 260 else "sft"
         assert (pack.index, pack.stage) == (number, name)
         assert 0 < sum(d.length for d in pack.documents) <= STAGES[name].context
-        assert all(d.length == SOURCES[d.source].unit(d.unit)[d.row] for d in pack.documents)
+        assert all(d.length == SOURCES[d.source].part(d.shard_part)[d.sample_index] for d in pack.documents)
 
 
 @st.composite
@@ -128,7 +128,7 @@ def test_samples_of_cut_bundles_come_once_in_the_next_stages(lanes: int) -> None
     many = {"image": Lengths(np.random.RandomState(1).randint(20, 90, 9000), 500)}
     stages = {f"s{i}": stage(5, 300 + 100 * (i % 3), 3 + i % 2, image=1) for i in range(9)}
     order = [d for pack in packs(make(stages, many, lanes=lanes), 1500) for d in pack.documents]
-    first = Counter((d.unit, d.row) for d in order if d.epoch == 0)
+    first = Counter((d.shard_part, d.sample_index) for d in order if d.epoch == 0)
     assert len(first) == 9000
     assert max(first.values()) == 1
 
@@ -208,7 +208,7 @@ def test_slices_of_all_lanes_are_each_epoch_once(units: int, lanes: int) -> None
     found = [tuple(s) for lane in range(lanes) for s in stream.take(lane, 0, rounds).tolist()]
     assert len(set(found)) == len(found)
     per_epoch = Counter(epoch for epoch, _, _ in found)
-    assert per_epoch[0] == stream.rows
+    assert per_epoch[0] == stream.samples
     pieces = [stream.take(1 % lanes, a, b) for a, b in ((0, 5), (5, 6), (6, 90))]
     again = stream.take(1 % lanes, 0, 90)
     assert sorted(map(tuple, np.concatenate(pieces).tolist())) == sorted(map(tuple, again.tolist()))
@@ -222,7 +222,7 @@ def test_a_changed_length_moves_no_pack_of_another_bundle() -> None:
     one = packs(plan, 1600)
     found = next(pack for pack in one if pack.index == 600).documents[0]
     lengths = before["text"].lengths.copy()
-    lengths[found.row] -= 20
+    lengths[found.sample_index] -= 20
     two = packs(make(only, {"text": Lengths(lengths, 20_000)}), 1600)
     bundles = int(steps(plan, 601)[-1][1].lanes[0, 0, 0])
     assert bundles == 1
@@ -262,7 +262,10 @@ def test_seeds_differ_and_repeat() -> None:
 def test_the_sequence_is_the_one_of_every_machine_and_version() -> None:
     """A golden value: whoever changes it breaks every checkpoint, and has to raise fingerprint.PLANNER."""
     text = repr(
-        [(p.index, [(d.source, d.epoch, d.unit, d.row) for d in p.documents]) for p in packs(make(lanes=2), 400)]
+        [
+            (p.index, [(d.source, d.epoch, d.shard_part, d.sample_index) for d in p.documents])
+            for p in packs(make(lanes=2), 400)
+        ]
     )
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "fb20aace74d77988"
 
@@ -271,7 +274,7 @@ def test_left_out_samples_never_come() -> None:
     lengths = SOURCES["image"].lengths.copy()
     lengths[::3] = 0
     rows = packs(make({"a": stage(1, 512, 1, image=1)}, {"image": Lengths(lengths)}), 300)
-    seen = {d.unit * 100 + d.row for p in rows for d in p.documents}
+    seen = {d.shard_part * 100 + d.sample_index for p in rows for d in p.documents}
     assert seen == set(range(700)) - set(range(0, 700, 3))
 
 

@@ -5,8 +5,9 @@ import torch
 from data_helpers import clip, encoded, picture
 
 from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, Turn
-from neo_lightning.data.image import fit, image_facts, smart_resize
-from neo_lightning.data.serialize import (
+from neo_lightning.data.media.image import fit, image_facts, smart_resize
+from neo_lightning.data.media.video import decode_frames, video_facts
+from neo_lightning.data.text.serialize import (
     build_sequence,
     make_layout,
     make_outlines,
@@ -14,10 +15,9 @@ from neo_lightning.data.serialize import (
     read_patches,
     time_label,
 )
-from neo_lightning.data.tokenizer import Tokenizer
-from neo_lightning.data.video import decode_frames, video_facts
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.sequence import positions_and_limits
-from neo_lightning.types import Media, Message, PixelBudget, Sequence, VideoBudget
+from neo_lightning.types import Media, Message, PixelBudget, TokenSequence, VideoBudget
 
 SMALL = PixelBudget(min_pixels=32 * 32, max_pixels=64 * 64)
 CLIP = VideoBudget(fps=None, max_frames=4, min_pixels=32 * 32, max_pixels=64 * 64)
@@ -25,7 +25,7 @@ CLIP = VideoBudget(fps=None, max_frames=4, min_pixels=32 * 32, max_pixels=64 * 6
 
 def serialise(
     tokenizer: Tokenizer, *turns: tuple[str, tuple[str | int, ...]], media: tuple[MediaFacts, ...] = ()
-) -> Sequence:
+) -> TokenSequence:
     (outline,) = make_outlines([[Turn(role=r, parts=p) for r, p in turns]], tokenizer)  # type: ignore[arg-type]
     layout = make_layout(outline, media, tokenizer, SMALL, CLIP)
     sequence = build_sequence(layout, tokenizer)

@@ -86,7 +86,7 @@ def test_a_store_that_does_not_come_back_ends_in_try_again(server: ShardServer, 
 
 def test_a_slow_store_is_waited_for(server: ShardServer, tmp_path: Path) -> None:
     server.seconds = 0.2
-    assert open_source(manifest(tmp_path, f"{server.url}/a-0.tar"), "a").unit_size(0) == 4
+    assert open_source(manifest(tmp_path, f"{server.url}/a-0.tar"), "a").shard_part_size(0) == 4
     server.seconds = 3.0
     with pytest.raises(RetryError):
         open_source(manifest(tmp_path, f"{server.url}/a-1.tar", deadline=1), "a")

@@ -9,9 +9,9 @@ import pytest
 from data_helpers import write_tar
 
 from neo_lightning.data.facts import RetryError, ShardError
-from neo_lightning.data.importers.shards import tar_member
 from neo_lightning.data.index.scan import samples_of
 from neo_lightning.data.index.tar import TarSample, split_key
+from neo_lightning.data.index.tar_write import tar_member
 from neo_lightning.data.store import Store, StoreOptions
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from neo_lightning.data.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerError, add_special_tokens
+from neo_lightning.data.text.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerError, add_special_tokens
 
 HOSTILE = ["<img>", "</img>", "<IMG_CONTEXT>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "</think>"]
 

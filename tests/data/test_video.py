@@ -13,8 +13,8 @@ from data_helpers import clip, picture
 from PIL import Image
 
 from neo_lightning.data.facts import MediaError, MediaFacts
-from neo_lightning.data.video import choose_moments, decode_frames, video_facts
-from neo_lightning.data.video.decoder import groups
+from neo_lightning.data.media.video import choose_moments, decode_frames, video_facts
+from neo_lightning.data.media.video.decoder import groups
 from neo_lightning.types import VideoBudget
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from neo_lightning.data.index import ShardSource, iterate_samples
-from neo_lightning.data.scenes import write_scenes
-from neo_lightning.data.tokenizer import Tokenizer, train_tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer, train_tokenizer
 from neo_lightning.evaluation import EvaluationContext
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
+from neo_lightning.scenes import write_scenes
 from neo_lightning.types import PixelBudget, Stage, VideoBudget
 
 PER_TASK = 3

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neo_lightning.data.scenes import TASKS, generate
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.evaluation.questions import open_shards, question
+from neo_lightning.scenes import TASKS, generate
 from neo_lightning.types import Message
 
 from .conftest import CLIP, PER_TASK, SMALL
@@ -21,7 +21,7 @@ from .conftest import CLIP, PER_TASK, SMALL
 @pytest.mark.parametrize("task", ["position", "same_shape", "motion", "lookup"])
 def test_question_holds_all_but_the_answer(task: str, shards: Path, tokenizer: Tokenizer) -> None:
     (source,) = open_shards([str(shards / f"{task}-*.tar")])
-    assert [source.unit_size(unit) for unit in range(source.units)] == [PER_TASK]
+    assert [source.shard_part_size(unit) for unit in range(source.shard_parts)] == [PER_TASK]
     scene = generate(task, seed=3, split="test", index=1)
     asked = question(source.read(0, 1), tokenizer, SMALL, CLIP)
     assert (asked.kind, asked.modality, asked.truth) == (task, TASKS[task].modality, scene.questions[0].answer)

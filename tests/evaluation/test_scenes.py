@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from neo_lightning.data.scenes import TASKS
-from neo_lightning.data.tokenizer import Tokenizer
-from neo_lightning.evaluation import EvaluationContext, SceneEvaluation, write_report
+from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.evaluation import EvaluationContext, SceneEvaluation
 from neo_lightning.evaluation.questions import Question
 from neo_lightning.model.neo import Neo
-
-from .conftest import PER_TASK, random_model
-from .test_report import check_page
+from neo_lightning.report import write_report
+from neo_lightning.scenes import TASKS
+from tests.evaluation.conftest import PER_TASK, random_model
+from tests.report.test_report import check_page
 
 
 class Oracle(SceneEvaluation):
@@ -47,7 +47,7 @@ def test_every_type_is_asked_and_reported(shards: Path, context: EvaluationConte
     assert json.loads((context.run_dir / "report.json").read_text()) == report
     pictured = [example for example in result["examples"] if example["pictures"]]
     assert len(pictured) == 24
-    assert {example["type"] for example in result["examples"]} == set(TASKS)
+    assert {example.asked.kind for example in result["examples"]} == set(TASKS)
     page = check_page((context.run_dir / "report.html").read_text())
     assert page.images == 24
 
@@ -68,7 +68,7 @@ def test_limit_and_switched_off_control(shards: Path, context: EvaluationContext
     result = evaluation.run(context)
     assert {name: entry["total"] for name, entry in result["types"].items()} == {"pattern": 2, "position": 2}
     assert all(entry["blanked"] is None for entry in result["types"].values())
-    assert sum(bool(example["pictures"]) for example in result["examples"]) == 1
+    assert sum(bool(len(example.asked.patches)) for example in result["examples"]) == 1
 
 
 def test_unknown_goal_is_refused(shards: Path, context: EvaluationContext) -> None:

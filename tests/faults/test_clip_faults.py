@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from neo_lightning.data.facts import MediaError
-from neo_lightning.data.video import choose_moments, decode_frames, video_facts
-from neo_lightning.data.video.process import ClipDecoder
+from neo_lightning.data.media.video import choose_moments, decode_frames, video_facts
+from neo_lightning.data.media.video.process import ClipDecoder
 from neo_lightning.types import VideoBudget
 from tests.data.data_helpers import clip, textured
 

@@ -22,9 +22,9 @@ from neo_lightning.data.facts import RetryError, ShardError
 from neo_lightning.data.index import ShardSource, iterate_samples, sample_ids
 from neo_lightning.data.manifest import ManifestError, load_manifest
 from neo_lightning.data.plan import PlanError
-from neo_lightning.data.serialize import build_sequence, make_layout, make_outlines
 from neo_lightning.data.store import Store, StoreOptions
-from neo_lightning.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from neo_lightning.data.text.serialize import build_sequence, make_layout, make_outlines
+from neo_lightning.data.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from neo_lightning.types import PixelBudget, Stage, VideoBudget
 from tests.data.data_helpers import chat, encoded, make_tokenizer, picture, write_tar
 from tests.data.shard_server import ShardServer
@@ -107,7 +107,7 @@ def test_fault_03_no_shard_in_a_shards_place_is_retried_and_an_empty_tar_is_empt
         opened(tmp_path / "a.tar")
     assert main(["run", str(recipe(tmp_path, words)), "--data.manifest", str(tmp_path / "m.yaml")]) == TRY_AGAIN
     assert "a.tar" in capsys.readouterr().err
-    assert opened(write_tar(tmp_path / "empty.tar", {})).units == 0
+    assert opened(write_tar(tmp_path / "empty.tar", {})).shard_parts == 0
 
 
 def test_fault_04_duplicate_and_scattered_keys_are_refused(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_fault_06_nothing_is_extracted_or_followed_and_names_are_escaped(tmp_pat
         info = tarfile.TarInfo("evil\x1b[2J\n.jpg")
         info.type, info.linkname = kind, "/etc/passwd"
         source = opened(tar_of(inside / "b.tar", info))
-        assert source.units == 0
+        assert source.shard_parts == 0
         ((_, reason),) = source.skipped
         assert "link or a device" in reason
         assert reason.isprintable()

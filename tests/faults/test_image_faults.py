@@ -21,7 +21,7 @@ from PIL import Image
 
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import MediaError
-from neo_lightning.data.image import decode_image, image_facts, smart_resize
+from neo_lightning.data.media.image import decode_image, image_facts, smart_resize
 from neo_lightning.types import PixelBudget, Stage
 from tests.data.data_helpers import chat, encoded, make_tokenizer, picture, write_tar
 

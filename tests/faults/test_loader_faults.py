@@ -16,11 +16,11 @@ from typing import NoReturn
 import pytest
 import torch
 
-from neo_lightning.data import parcel
 from neo_lightning.data.datamodule import NeoDataModule
-from neo_lightning.data.loader import LoaderError, WatchedLoader
+from neo_lightning.data.media.video.process import WALL_SECONDS
+from neo_lightning.data.rows import parcel
+from neo_lightning.data.rows.loader import LoaderError, WatchedLoader
 from neo_lightning.data.store import StoreOptions
-from neo_lightning.data.video.process import WALL_SECONDS
 
 
 class Numbers:
@@ -91,7 +91,7 @@ def test_fault_32_workers_that_hang_print_their_stacks_and_end(
 
 SCRIPT = """
 import multiprocessing, sys, time
-from neo_lightning.data.loader import WatchedLoader
+from neo_lightning.data.rows.loader import WatchedLoader
 
 class Hanging:
     def __getitem__(self, number):

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neo_lightning.data.facts import MediaError
-from neo_lightning.data.image import decode_image, image_facts
-from neo_lightning.data.video.process import ClipDecoder
+from neo_lightning.data.media.image import decode_image, image_facts
+from neo_lightning.data.media.video.process import ClipDecoder
 from tests.data.data_helpers import encoded, picture, textured
 
 

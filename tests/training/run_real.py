@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 from neo_lightning.checkpoint.commit import latest
 from neo_lightning.data.datamodule import NeoDataModule
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.training.module import NeoModule
 from neo_lightning.types import PackedBatch, PixelBudget, Stage
 from tests.training import tiny

@@ -18,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from neo_lightning.data.datamodule import NeoDataModule
-from neo_lightning.data.tokenizer import train_tokenizer
+from neo_lightning.data.text.tokenizer import train_tokenizer
 from neo_lightning.training.callbacks import (
     CommitCheckpoint,
     Curriculum,

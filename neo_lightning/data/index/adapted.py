@@ -1,4 +1,4 @@
-"""A user's own class, named in a manifest by `class_path`, as a `Source` of equal units over its indices."""
+"""A user's own class, named in a manifest by `class_path`, as a `Source` of equal shard parts over its indices."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol, runtime_checkable
 
 from neo_lightning.data.facts import SampleFacts
 from neo_lightning.data.index import sidecar
-from neo_lightning.data.index.recent import UNITS_KEPT, Recent
+from neo_lightning.data.index.recent import SHARD_PARTS_KEPT, Recent
 from neo_lightning.data.index.table import FactsTable
 from neo_lightning.data.index.tokens import count_tokens
 from neo_lightning.data.manifest import ManifestError, SourceSpec
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import MODALITIES, Sample
 
 
@@ -35,15 +35,15 @@ class UserSource(Protocol):
 
 
 class AdaptedSource:
-    """A user's own class as a `Source`: units of equal size over its indices."""
+    """A user's own class as a `Source`: shard parts of equal size over its indices."""
 
     def __init__(self, name: str, source: UserSource, tokenizer: Tokenizer | None = None) -> None:
         self.name, self.modality, self._source, self._tokenizer = name, source.modality, source, tokenizer
         self._starts = [0]
         for rows in sidecar.split_rows(len(source)):
             self._starts.append(self._starts[-1] + rows)
-        self.units = len(self._starts) - 1
-        self._facts = Recent(UNITS_KEPT)
+        self.shard_parts = len(self._starts) - 1
+        self._facts = Recent(SHARD_PARTS_KEPT)
         known = getattr(source, "digest", None)
         self.digest = known if isinstance(known, str) else self._hash()
 
@@ -52,34 +52,34 @@ class AdaptedSource:
         """What the class itself says that it leaves out."""
         return list(getattr(self._source, "skipped", []))
 
-    def unit_size(self, unit: int) -> int:
-        """Samples in a unit."""
-        return self._starts[unit + 1] - self._starts[unit]
+    def shard_part_size(self, shard_part: int) -> int:
+        """Samples in a shard part."""
+        return self._starts[shard_part + 1] - self._starts[shard_part]
 
-    def unit_facts(self, unit: int) -> FactsTable:
-        """Facts of a unit as columns."""
-        return self._facts.get(unit, lambda: self._read_facts(unit))
+    def shard_part_facts(self, shard_part: int) -> FactsTable:
+        """Facts of a shard part as columns."""
+        return self._facts.get(shard_part, lambda: self._read_facts(shard_part))
 
-    def facts(self, unit: int, row: int) -> SampleFacts:
+    def facts(self, shard_part: int, sample_index: int) -> SampleFacts:
         """Facts of one sample."""
-        return self._source.facts(self._starts[unit] + row)
+        return self._source.facts(self._starts[shard_part] + sample_index)
 
-    def read(self, unit: int, row: int) -> Sample:
+    def read(self, shard_part: int, sample_index: int) -> Sample:
         """One sample."""
-        return self._source.read(self._starts[unit] + row)
+        return self._source.read(self._starts[shard_part] + sample_index)
 
-    def _samples(self, unit: int) -> list[SampleFacts]:
-        return [self._source.facts(index) for index in range(self._starts[unit], self._starts[unit + 1])]
+    def _samples(self, shard_part: int) -> list[SampleFacts]:
+        return [self._source.facts(index) for index in range(self._starts[shard_part], self._starts[shard_part + 1])]
 
-    def _read_facts(self, unit: int) -> FactsTable:
-        samples = self._samples(unit)
+    def _read_facts(self, shard_part: int) -> FactsTable:
+        samples = self._samples(shard_part)
         counts = None if self._tokenizer is None else count_tokens([s.turns for s in samples], self._tokenizer)
         return FactsTable.from_samples(samples, counts)
 
     def _hash(self) -> str:
         hasher = hashlib.sha256(self.modality.encode())
-        for unit in range(self.units):
-            for facts in self._samples(unit):
+        for shard_part in range(self.shard_parts):
+            for facts in self._samples(shard_part):
                 media = [(m.kind, m.width, m.height, m.duration) for m in facts.media]
                 turns = [(turn.role, turn.parts) for turn in facts.turns]
                 hasher.update(repr((facts.key, facts.modality, media, turns)).encode(errors="surrogateescape"))

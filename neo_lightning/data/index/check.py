@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from neo_lightning.data.facts import MediaError, MediaFacts
-from neo_lightning.data.image import decode_image
 from neo_lightning.data.index.make import Progress, survey
 from neo_lightning.data.index.source import ShardSource
+from neo_lightning.data.media.image import decode_image
+from neo_lightning.data.media.video import decode_frames
 from neo_lightning.data.store import Store
-from neo_lightning.data.video import decode_frames
 from neo_lightning.types import Media
 
 _FRAMES_AT_ONCE = 64
@@ -67,13 +67,13 @@ _source: ShardSource
 
 
 def _decode_all(source: ShardSource, workers: int | None) -> Iterator[list[tuple[str, str]]]:
-    workers = min(source.units, os.cpu_count() or 1 if workers is None else workers)
+    workers = min(source.shard_parts, os.cpu_count() or 1 if workers is None else workers)
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
-        yield from (_decode(source, unit) for unit in range(source.units))
+        yield from (_decode(source, shard_part) for shard_part in range(source.shard_parts))
         return
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(source,)) as pool:
-        yield from pool.map(_decode_in_pool, range(source.units))
+        yield from pool.map(_decode_in_pool, range(source.shard_parts))
 
 
 def _begin(source: ShardSource) -> None:
@@ -81,14 +81,14 @@ def _begin(source: ShardSource) -> None:
     _source = source
 
 
-def _decode_in_pool(unit: int) -> list[tuple[str, str]]:
-    return _decode(_source, unit)
+def _decode_in_pool(shard_part: int) -> list[tuple[str, str]]:
+    return _decode(_source, shard_part)
 
 
-def _decode(source: ShardSource, unit: int) -> list[tuple[str, str]]:
+def _decode(source: ShardSource, shard_part: int) -> list[tuple[str, str]]:
     bad = []
-    for row in range(source.unit_size(unit)):
-        facts, sample = source.facts(unit, row), source.read(unit, row)
+    for sample_index in range(source.shard_part_size(shard_part)):
+        facts, sample = source.facts(shard_part, sample_index), source.read(shard_part, sample_index)
         media = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
         try:
             for medium, fact in zip(media, facts.media, strict=True):

@@ -29,7 +29,7 @@ from neo_lightning.data.index.sidecar import IndexDamaged, Summary
 from neo_lightning.data.index.table import SCHEMA
 from neo_lightning.data.index.tokens import write_tokens
 from neo_lightning.data.store import Stamp, Store
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer
 
 PARALLEL_FROM_BYTES = 16 << 20
 """Smaller sets are indexed in this process."""
@@ -214,8 +214,12 @@ def _repeated_keys(index: Index, modality: str, store: Store) -> dict[str, Failu
 
     def column(i: int, name: str) -> pa.ChunkedArray:
         shard, summary = index.shards[i], index.summaries[i]
-        units = [indexed_rows(shard, modality, store, summary, u, [name]).column(0) for u in range(len(summary.rows))]
-        return pa.chunked_array([chunk for unit in units for chunk in unit.chunks], SCHEMA.field(name).type)
+        shard_parts = [
+            indexed_rows(shard, modality, store, summary, u, [name]).column(0) for u in range(len(summary.rows))
+        ]
+        return pa.chunked_array(
+            [chunk for shard_part in shard_parts for chunk in shard_part.chunks], SCHEMA.field(name).type
+        )
 
     hashes = [column(i, "key_hash").to_numpy() for i in range(len(index.shards))]
     ordered = np.sort(np.concatenate(hashes))

@@ -32,9 +32,9 @@ class MembersTable:
         names = table.column("name").combine_chunks().flatten()
         return cls(splits=splits, names=names, offsets=offsets, sizes=sizes, crcs=crcs)
 
-    def of(self, row: int) -> tuple[list[str], list[int], list[int], list[int]]:
+    def of(self, sample_index: int) -> tuple[list[str], list[int], list[int], list[int]]:
         """Names, offsets, sizes and CRC32s of a sample's media."""
-        own = slice(int(self.splits[row]), int(self.splits[row + 1]))
+        own = slice(int(self.splits[sample_index]), int(self.splits[sample_index + 1]))
         return (
             self.names[own].to_pylist(),
             self.offsets[own].tolist(),

@@ -1,4 +1,4 @@
-"""The last few values made by a function: columns of the units that are being read from."""
+"""The last few values made by a function: columns of the shard parts that are being read from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-UNITS_KEPT = 32
-"""Units whose columns stay in memory, in each process."""
+SHARD_PARTS_KEPT = 32
+"""Shard parts whose columns stay in memory, in each process."""
 SAMPLES_KEPT = 256
 """Samples whose facts stay in memory: a row's are looked at once for its text and once for its media."""
 

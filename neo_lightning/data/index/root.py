@@ -13,7 +13,7 @@ from neo_lightning.data.files import replacing
 from neo_lightning.data.index import sidecar
 from neo_lightning.data.index.sidecar import Summary
 from neo_lightning.data.store import Stamp
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Index:
     @property
     def samples(self) -> int:
         """Usable samples."""
-        return sum(sum(summary.units) for summary in self.summaries)
+        return sum(sum(summary.shard_parts) for summary in self.summaries)
 
     @property
     def modalities(self) -> dict[str, int]:

@@ -16,14 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from neo_lightning.data.conversation import parse_turns
 from neo_lightning.data.facts import RetryError, SampleError, SampleFacts, ShardError
-from neo_lightning.data.image import image_facts
 from neo_lightning.data.index import sidecar, tar
 from neo_lightning.data.index.sidecar import IndexDamaged, Summary, split_rows
 from neo_lightning.data.index.table import Columns
+from neo_lightning.data.media.image import image_facts
+from neo_lightning.data.media.video import video_facts
 from neo_lightning.data.store import Stamp, Store
-from neo_lightning.data.video import video_facts
+from neo_lightning.data.text.conversation import parse_turns
 from neo_lightning.types import MODALITIES
 
 ACCEPTED = {
@@ -49,8 +49,10 @@ def index_shard(shard: str | Path, modality: str, store: Store | None = None) ->
     return summary
 
 
-def indexed_rows(shard: str, modality: str, store: Store, summary: Summary, unit: int, columns: list[str]) -> pa.Table:
-    """Columns of a unit; a sidecar that is gone or damaged is made again, and has to come out the same.
+def indexed_rows(
+    shard: str, modality: str, store: Store, summary: Summary, shard_part: int, columns: list[str]
+) -> pa.Table:
+    """Columns of a shard part; a sidecar that is gone or damaged is made again, and has to come out the same.
 
     Raises:
         ShardError: the shard is not the one that was indexed.
@@ -58,12 +60,12 @@ def indexed_rows(shard: str, modality: str, store: Store, summary: Summary, unit
     """
     file = sidecar.sidecar_of(shard, modality, store.options.folder)
     try:
-        return sidecar.read_rows(file, unit, columns, summary.digest)
+        return sidecar.read_rows(file, shard_part, columns, summary.digest)
     except (FileNotFoundError, IndexDamaged) as damage:
         warnings.warn(f"index of {shard}: {damage}; indexed again", stacklevel=2)
         if index_shard(shard, modality, store).digest != summary.digest:
             raise ShardError(f"shard {shard} was replaced after it was indexed; start a new run") from damage
-        return sidecar.read_rows(file, unit, columns, summary.digest)
+        return sidecar.read_rows(file, shard_part, columns, summary.digest)
 
 
 def members_digest(shard: str, store: Store, stamp: Stamp) -> str:
@@ -143,7 +145,7 @@ def _scan(shard: str, modality: str, store: Store, stamp: Stamp) -> tuple[pa.Tab
         size=stamp.size,
         tag=stamp.tag,
         rows=rows,
-        units=tuple(int(usable[at : at + count].sum()) for at, count in zip(starts, rows, strict=True)),
+        shard_parts=tuple(int(usable[at : at + count].sum()) for at, count in zip(starts, rows, strict=True)),
         modalities={MODALITIES[number]: count for number, count in sorted(found.items())},
         media=sum(len(kinds) for kinds in table.column("kind").to_pylist()),
         digest=plan.hexdigest(),

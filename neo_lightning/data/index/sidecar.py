@@ -2,7 +2,7 @@
 
     shards/a.tar   shards/.neo_index/a.tar.image.parquet   shards/.neo_index/a.tar.image.tokens-0f3c...parquet
 
-A row group is a unit: the part of a shard that the plan draws as a whole and that is read at once. Samples that are
+A row group is a part: the part of a shard that the plan draws as a whole and that is read at once. Samples that are
 left out stay in the file with their reason. The footer's metadata (`Summary`) tell which version of which shard was
 indexed; pages carry checksums; files appear whole or not at all. A file that cannot be read is an `IndexDamaged`: it is
 made again, as nothing in it exists that the shard does not hold.
@@ -31,8 +31,8 @@ from neo_lightning.data.store import Stamp, is_remote
 VERSION = 1
 """Of facts and layout: a sidecar of another version is made again."""
 
-UNIT_SAMPLES = 4096
-"""A shard with more samples is several units of equal size."""
+SHARD_PART_SAMPLES = 4096
+"""A shard with more samples is several shard parts of equal size."""
 
 FOLDER = ".neo_index"
 _KEY = b"neo_index"
@@ -53,9 +53,9 @@ class Summary:
     tag: str
     """Its version, see store.Stamp."""
     rows: tuple[int, ...]
-    """Samples in each unit, those left out too."""
-    units: tuple[int, ...]
-    """Usable samples in each unit."""
+    """Samples in each shard part, those left out too."""
+    shard_parts: tuple[int, ...]
+    """Usable samples in each shard part."""
     modalities: Mapping[str, int]
     """Usable samples by modality."""
     media: int
@@ -69,7 +69,7 @@ class Summary:
     @property
     def left_out(self) -> int:
         """Samples that cannot be used."""
-        return sum(self.rows) - sum(self.units)
+        return sum(self.rows) - sum(self.shard_parts)
 
     @property
     def stamp(self) -> Stamp:
@@ -83,8 +83,8 @@ def make_summary(fields: Mapping[str, Any]) -> Summary:
     Raises:
         ValueError, TypeError, KeyError: not one.
     """
-    summary = Summary(**{**fields, "rows": tuple(fields["rows"]), "units": tuple(fields["units"])})
-    numbers = [summary.size, summary.media, *summary.rows, *summary.units, *dict(summary.modalities).values()]
+    summary = Summary(**{**fields, "rows": tuple(fields["rows"]), "shard_parts": tuple(fields["shard_parts"])})
+    numbers = [summary.size, summary.media, *summary.rows, *summary.shard_parts, *dict(summary.modalities).values()]
     texts = [summary.shard, summary.tag, summary.digest, summary.members]
     if not all(type(n) is int and n >= 0 for n in numbers) or not all(isinstance(text, str) for text in texts):
         raise ValueError("not a shard's summary")
@@ -121,8 +121,8 @@ def tokens_of(sidecar: Path, tokenizer_digest: str, index_digest: str) -> Path:
 
 
 def split_rows(rows: int) -> tuple[int, ...]:
-    """Rows of each unit of a shard."""
-    parts = -(-rows // UNIT_SAMPLES)
+    """Rows of each shard part of a shard."""
+    parts = -(-rows // SHARD_PART_SAMPLES)
     ends = [rows * part // parts for part in range(parts + 1)] if parts else []
     return tuple(stop - start for start, stop in pairwise(ends))
 
@@ -164,8 +164,8 @@ def read_summary(file: Path) -> Summary:
     return _summary(_open(file), file)
 
 
-def read_rows(file: Path, unit: int, columns: Sequence[str], digest: str) -> pa.Table:
-    """Columns of one unit, left-out samples included.
+def read_rows(file: Path, shard_part: int, columns: Sequence[str], digest: str) -> pa.Table:
+    """Columns of one shard part, left-out samples included.
 
     Raises:
         FileNotFoundError: there is no sidecar.
@@ -174,16 +174,16 @@ def read_rows(file: Path, unit: int, columns: Sequence[str], digest: str) -> pa.
     parquet = _open(file)
     if _summary(parquet, file).digest != digest:
         raise IndexDamaged(f"{file}: of another version of the shard")
-    return _read(parquet, file, unit, columns)
+    return _read(parquet, file, shard_part, columns)
 
 
-def read_tokens(file: Path, unit: int) -> pa.Table:
-    """Token counts of one unit's usable samples: the column `tokens`, a list per sample with a number per turn.
+def read_tokens(file: Path, shard_part: int) -> pa.Table:
+    """Token counts of one shard part's usable samples: the column `tokens`, a list per sample with a number per turn.
 
     Raises:
         FileNotFoundError, IndexDamaged: see `read_rows`.
     """
-    return _read(_open(file), file, unit, ["tokens"])
+    return _read(_open(file), file, shard_part, ["tokens"])
 
 
 def _open(file: Path) -> pq.ParquetFile:
@@ -195,9 +195,9 @@ def _open(file: Path) -> pq.ParquetFile:
         raise IndexDamaged(f"{file}: {error}") from error
 
 
-def _read(parquet: pq.ParquetFile, file: Path, unit: int, columns: Sequence[str]) -> pa.Table:
+def _read(parquet: pq.ParquetFile, file: Path, shard_part: int, columns: Sequence[str]) -> pa.Table:
     try:
-        table = parquet.read_row_group(unit, columns=list(columns), use_threads=False)
+        table = parquet.read_row_group(shard_part, columns=list(columns), use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         raise IndexDamaged(f"{file}: {error}") from error
@@ -216,6 +216,6 @@ def _summary(parquet: pq.ParquetFile, file: Path) -> Summary:
         raise IndexDamaged(f"{file}: {error}") from error
     if summary.version != VERSION:
         raise IndexDamaged(f"{file}: of version {summary.version}, this program writes {VERSION}")
-    if groups != list(summary.rows) or len(summary.units) != len(groups):
+    if groups != list(summary.rows) or len(summary.shard_parts) != len(groups):
         raise IndexDamaged(f"{file}: {groups} rows where {list(summary.rows)} were written")
     return summary

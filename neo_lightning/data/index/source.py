@@ -1,9 +1,9 @@
-"""Indexed samples as the plan and the reader see them: facts by unit, media by (unit, row).
+"""Indexed samples as the plan and the reader see them: facts by shard part, media by (shard part, sample_index).
 
-    manifest --open_source--> Source      unit_facts(unit) -> FactsTable      read(unit, row) -> Sample
+    manifest --open_source--> Source   shard_part_facts(shard_part) -> FactsTable   read(shard_part, sample_index) -> Sample
 
-A unit is a whole shard, or an equal part of a large one; its rows are its usable samples in file order. Nothing is kept
-per sample: columns are read from the sidecar when a unit is asked for, and a few units stay in memory.
+A shard part is a whole shard, or an equal part of a large one: its samples are its usable samples in file order. Nothing is kept
+per sample: columns are read from the sidecar when a shard part is asked for, and a few shard parts stay in memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from neo_lightning.data.index import sidecar
 from neo_lightning.data.index.adapted import AdaptedSource, build_source
 from neo_lightning.data.index.make import Index, Progress, ensure_index
 from neo_lightning.data.index.members import MembersTable
-from neo_lightning.data.index.recent import SAMPLES_KEPT, UNITS_KEPT, Recent
+from neo_lightning.data.index.recent import SAMPLES_KEPT, SHARD_PARTS_KEPT, Recent
 from neo_lightning.data.index.scan import indexed_rows
 from neo_lightning.data.index.sidecar import IndexDamaged
 from neo_lightning.data.index.table import CONTENT, FACTS, MEMBERS, FactsTable, parse_content, usable
 from neo_lightning.data.index.tokens import write_tokens
 from neo_lightning.data.manifest import Manifest, load_manifest
 from neo_lightning.data.store import Store
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import MODALITIES, Media, Message, Sample
 
 
@@ -41,23 +41,23 @@ class Source(Protocol):
     """One of types.MODALITIES."""
     digest: str
     """Of everything that the plan depends on, but for tokenizer and budgets."""
-    units: int
+    shard_parts: int
     """Parts that the plan draws as a whole."""
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """(key, reason) of the samples that are left out; read anew each time."""
 
-    def unit_size(self, unit: int) -> int:
-        """Usable samples in a unit; known without opening it."""
+    def shard_part_size(self, shard_part: int) -> int:
+        """Usable samples in a shard part; known without opening it."""
 
-    def unit_facts(self, unit: int) -> FactsTable:
-        """Facts of a unit's usable samples, as columns."""
+    def shard_part_facts(self, shard_part: int) -> FactsTable:
+        """Facts of a shard part's usable samples, as columns."""
 
-    def facts(self, unit: int, row: int) -> SampleFacts:
+    def facts(self, shard_part: int, sample_index: int) -> SampleFacts:
         """Facts of one sample."""
 
-    def read(self, unit: int, row: int) -> Sample:
+    def read(self, shard_part: int, sample_index: int) -> Sample:
         """One sample with its encoded media, in the order of the facts.
 
         Raises:
@@ -96,12 +96,16 @@ class ShardSource:
         self._places = [
             (shard, group)
             for shard, summary in enumerate(self._index.summaries)
-            for group, size in enumerate(summary.units)
+            for group, size in enumerate(summary.shard_parts)
             if size
         ]
-        self.units = len(self._places)
+        self.shard_parts = len(self._places)
         self.digest = hashlib.sha256(f"{modality}\0{self._index.digest}".encode()).hexdigest()
-        self._facts, self._contents, self._members = Recent(UNITS_KEPT), Recent(UNITS_KEPT), Recent(UNITS_KEPT)
+        self._facts, self._contents, self._members = (
+            Recent(SHARD_PARTS_KEPT),
+            Recent(SHARD_PARTS_KEPT),
+            Recent(SHARD_PARTS_KEPT),
+        )
         self._samples = Recent(SAMPLES_KEPT)
 
     @property
@@ -110,51 +114,51 @@ class ShardSource:
         found = []
         for shard, summary in enumerate(self._index.summaries):
             for group, size in enumerate(summary.rows):
-                if size == summary.units[group]:
+                if size == summary.shard_parts[group]:
                     continue
                 table = self._table(shard, group, ["key", "reason"])
                 pairs = zip(table.column("key").to_pylist(), table.column("reason").to_pylist(), strict=True)
                 found += [(key, f"{reason} [{summary.shard}]") for key, reason in pairs if reason is not None]
         return found
 
-    def unit_size(self, unit: int) -> int:
-        """Usable samples in a unit."""
-        shard, group = self._places[unit]
-        return self._index.summaries[shard].units[group]
+    def shard_part_size(self, shard_part: int) -> int:
+        """Usable samples in a shard part."""
+        shard, group = self._places[shard_part]
+        return self._index.summaries[shard].shard_parts[group]
 
-    def unit_facts(self, unit: int) -> FactsTable:
-        """Facts of a unit's usable samples, as columns."""
-        return self._facts.get(unit, lambda: self._read_facts(unit))
+    def shard_part_facts(self, shard_part: int) -> FactsTable:
+        """Facts of a shard part's usable samples, as columns."""
+        return self._facts.get(shard_part, lambda: self._read_facts(shard_part))
 
-    def facts(self, unit: int, row: int) -> SampleFacts:
+    def facts(self, shard_part: int, sample_index: int) -> SampleFacts:
         """Facts of one sample."""
-        return self._samples.get((unit, row), lambda: self._sample(unit, row))
+        return self._samples.get((shard_part, sample_index), lambda: self._sample(shard_part, sample_index))
 
-    def _sample(self, unit: int, row: int) -> SampleFacts:
-        table = self.unit_facts(unit)
-        contents = self._contents.get(unit, lambda: self._rows(unit, CONTENT))
-        media = table.media(row)
+    def _sample(self, shard_part: int, sample_index: int) -> SampleFacts:
+        table = self.shard_part_facts(shard_part)
+        contents = self._contents.get(shard_part, lambda: self._rows(shard_part, CONTENT))
+        media = table.media(sample_index)
         try:
-            turns, meta = parse_content(contents.column("content")[row].as_py(), len(media))
+            turns, meta = parse_content(contents.column("content")[sample_index].as_py(), len(media))
         except (ValueError, TypeError, RecursionError) as error:
-            raise self._damaged(unit, error) from error
-        modality = MODALITIES[table.modality[row]]
-        return SampleFacts(key=table.key(row), modality=modality, turns=turns, media=media, meta=meta)
+            raise self._damaged(shard_part, error) from error
+        modality = MODALITIES[table.modality[sample_index]]
+        return SampleFacts(key=table.key(sample_index), modality=modality, turns=turns, media=media, meta=meta)
 
-    def read(self, unit: int, row: int) -> Sample:
+    def read(self, shard_part: int, sample_index: int) -> Sample:
         """One sample with its encoded media; every medium's checksum is compared.
 
         Raises:
             ShardError, RetryError: see `Source.read`.
         """
-        facts = self.facts(unit, row)
-        return make_sample(facts, self._read_media(unit, row, facts.media) if facts.media else [])
+        facts = self.facts(shard_part, sample_index)
+        return make_sample(facts, self._read_media(shard_part, sample_index, facts.media) if facts.media else [])
 
-    def _read_media(self, unit: int, row: int, media: tuple[MediaFacts, ...]) -> list[Media]:
-        place = self._places[unit][0]
+    def _read_media(self, shard_part: int, sample_index: int, media: tuple[MediaFacts, ...]) -> list[Media]:
+        place = self._places[shard_part][0]
         shard, stamp = self._index.shards[place], self._index.summaries[place].stamp
-        table = self._members.get(unit, lambda: MembersTable.from_arrow(self._rows(unit, MEMBERS)))
-        names, offsets, sizes, crcs = table.of(row)
+        table = self._members.get(shard_part, lambda: MembersTable.from_arrow(self._rows(shard_part, MEMBERS)))
+        names, offsets, sizes, crcs = table.of(sample_index)
         start, stop = min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True))
         for attempt in range(2):
             data = self._store.read(shard, start, stop - start, stamp)  # a key's members lie together
@@ -171,15 +175,15 @@ class ShardSource:
             "replaced or is damaged; put the old one back, or start a new run"
         )
 
-    def _read_facts(self, unit: int) -> FactsTable:
-        table = self._rows(unit, FACTS)
+    def _read_facts(self, shard_part: int) -> FactsTable:
+        table = self._rows(shard_part, FACTS)
         try:
             facts = FactsTable.from_arrow(table)
         except ValueError as error:
-            raise self._damaged(unit, error) from error
+            raise self._damaged(shard_part, error) from error
         if self._tokenizer is None:
             return facts
-        shard, group = self._places[unit]
+        shard, group = self._places[shard_part]
         summary, file = self._index.summaries[shard], self._index.files[shard]
         counts = sidecar.tokens_of(file, self._tokenizer.digest, summary.digest)
         try:
@@ -189,13 +193,15 @@ class ShardSource:
             write_tokens(file, summary, self._tokenizer)
             return FactsTable.from_arrow(table, sidecar.read_tokens(counts, group))
 
-    def _damaged(self, unit: int, error: Exception) -> ShardError:
+    def _damaged(self, shard_part: int, error: Exception) -> ShardError:
         """A file whose checksums are right and whose content is not was not written by this program."""
-        return ShardError(f"index file {self._index.files[self._places[unit][0]]}: {error}; delete it to make it again")
+        return ShardError(
+            f"index file {self._index.files[self._places[shard_part][0]]}: {error}; delete it to make it again"
+        )
 
-    def _rows(self, unit: int, columns: list[str]) -> pa.Table:
-        """Columns of a unit's usable samples."""
-        shard, group = self._places[unit]
+    def _rows(self, shard_part: int, columns: list[str]) -> pa.Table:
+        """Columns of a shard part's usable samples."""
+        shard, group = self._places[shard_part]
         wanted = dict.fromkeys(["reason", *columns])
         table = usable(self._table(shard, group, list(wanted))).select(columns)
         return table.combine_chunks()
@@ -238,10 +244,14 @@ def open_source(
 
 
 def sample_ids(source: Source) -> Iterator[tuple[int, int]]:
-    """(unit, row) of all samples, in order."""
-    return ((unit, row) for unit in range(source.units) for row in range(source.unit_size(unit)))
+    """(shard part, sample_index) of all samples, in order."""
+    return (
+        (shard_part, sample_index)
+        for shard_part in range(source.shard_parts)
+        for sample_index in range(source.shard_part_size(shard_part))
+    )
 
 
 def iterate_samples(source: Source) -> Iterator[Sample]:
     """All samples of a source in order, media encoded as they lie in the shard."""
-    return (source.read(unit, row) for unit, row in sample_ids(source))
+    return (source.read(shard_part, sample_index) for shard_part, sample_index in sample_ids(source))

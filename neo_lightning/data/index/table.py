@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from neo_lightning.data import image
 from neo_lightning.data.facts import MediaFacts, SampleFacts, Turn
 from neo_lightning.data.index.tar import Member
+from neo_lightning.data.media import image
 from neo_lightning.types import MODALITIES
 
 ROLES = ("system", "user", "assistant")
@@ -117,7 +117,7 @@ class FactsTable:
     """Facts of N usable samples with T turns, M media and F frames in all."""
 
     keys: pa.StringArray
-    """[N]; `str(keys[row])`."""
+    """[N]; `str(keys[sample_index])`."""
     modality: np.ndarray
     """[N] uint8, index into types.MODALITIES."""
     turn_splits: np.ndarray
@@ -169,13 +169,16 @@ class FactsTable:
         """[N] int64: media, and so places in the text, of each sample."""
         return np.diff(self.media_splits)
 
-    def key(self, row: int) -> str:
+    def key(self, sample_index: int) -> str:
         """Key of a sample."""
-        return self.keys[row].as_py()
+        return self.keys[sample_index].as_py()
 
-    def media(self, row: int) -> tuple[MediaFacts, ...]:
+    def media(self, sample_index: int) -> tuple[MediaFacts, ...]:
         """Media of a sample."""
-        return tuple(self._medium(m) for m in range(int(self.media_splits[row]), int(self.media_splits[row + 1])))
+        return tuple(
+            self._medium(m)
+            for m in range(int(self.media_splits[sample_index]), int(self.media_splits[sample_index + 1]))
+        )
 
     def _medium(self, m: int) -> MediaFacts:
         kind = KINDS[self.media_kind[m]]

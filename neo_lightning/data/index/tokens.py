@@ -17,8 +17,8 @@ from neo_lightning.data.facts import Turn
 from neo_lightning.data.index import sidecar
 from neo_lightning.data.index.sidecar import Summary
 from neo_lightning.data.index.table import FACTS, FactsTable, parse_content, usable
-from neo_lightning.data.serialize import make_outlines
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.text.serialize import make_outlines
+from neo_lightning.data.text.tokenizer import Tokenizer
 
 
 def count_tokens(samples: Sequence[Sequence[Turn]], tokenizer: Tokenizer) -> list[np.ndarray]:
@@ -37,8 +37,8 @@ def write_tokens(file: Path, summary: Summary, tokenizer: Tokenizer) -> Path:
         FileNotFoundError, IndexDamaged: the sidecar cannot be read.
     """
     tokens: list[np.ndarray] = []
-    for unit in range(len(summary.units)):
-        table = usable(sidecar.read_rows(file, unit, [*FACTS, "content"], summary.digest))
+    for shard_part in range(len(summary.shard_parts)):
+        table = usable(sidecar.read_rows(file, shard_part, [*FACTS, "content"], summary.digest))
         try:
             media = FactsTable.from_arrow(table).media_counts.tolist()
             contents = table.column("content").to_pylist()
@@ -49,5 +49,5 @@ def write_tokens(file: Path, summary: Summary, tokenizer: Tokenizer) -> Path:
     target = sidecar.tokens_of(file, tokenizer.digest, summary.digest)
     column = pa.array(tokens, pa.list_(pa.int32()))
     metadata = json.dumps({"tokenizer": tokenizer.digest, "index": summary.digest})
-    sidecar.write_table(target, pa.table({"tokens": column}), summary.units, metadata)
+    sidecar.write_table(target, pa.table({"tokens": column}), summary.shard_parts, metadata)
     return target

@@ -1,6 +1,6 @@
 """Lengths of samples -> the run's endless sequence of packs, the same for any number of ranks, workers and stops.
 
-    source -> epochs of shuffled units, cut into slices  (streams.py)
+    source -> epochs of shuffled shard parts, cut into slices  (streams.py)
            -> slices of all sources, by weight: a bundle (mixture.py)
            -> rows of a bundle, filled by best fit       (packing.py, bundle.py)
            -> steps of packs, from any position          (plan.py, position.py)
@@ -10,7 +10,7 @@ Bundles are closed: which packs a bundle makes depends on nothing before it, so 
 
 from neo_lightning.data.plan.plan import Plan, one_pass
 from neo_lightning.data.plan.position import Position
-from neo_lightning.data.plan.specs import DocumentSpec, LengthsOf, PackSpec, PlanError, StepSpec, Units
+from neo_lightning.data.plan.specs import DocumentSpec, LengthsOf, PackSpec, PlanError, ShardParts, StepSpec
 
 __all__ = [
     "DocumentSpec",
@@ -19,7 +19,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Position",
+    "ShardParts",
     "StepSpec",
-    "Units",
     "one_pass",
 ]

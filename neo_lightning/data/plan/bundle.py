@@ -8,7 +8,7 @@ import numpy as np
 
 from neo_lightning.data.plan.packing import pack_rows
 
-SOURCE, EPOCH, UNIT, ROW, LENGTH = range(5)
+SOURCE, EPOCH, SHARD_PART, SAMPLE_INDEX, LENGTH = range(5)
 """Columns of the samples' table; SOURCE counts the plan's sources."""
 
 

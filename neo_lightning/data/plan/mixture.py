@@ -1,8 +1,8 @@
 """A stage's weights -> how many slices of each source a bundle draws.
 
 A weight counts samples or tokens (`Stage.mixture_unit`), a draw is a slice, so weights are divided by the mean number
-of usable samples or tokens in a source's slice. The means come from up to 8 units spread evenly over the source: exact
-for sources of 8 units or fewer, elsewhere the mixture is off by as much as those units are untypical. Draws are whole
+of usable samples or tokens in a source's slice. The means come from up to 8 parts spread evenly over the source: exact
+for sources of 8 parts or fewer, elsewhere the mixture is off by as much as those parts are untypical. Draws are whole
 slices and a rate need not be: what is owed adds up from bundle to bundle, so that a source is never off by more than
 one slice in a lane.
 """
@@ -20,7 +20,7 @@ from neo_lightning.types import Stage
 MIN_ROWS, MAX_ROWS = 64, 512
 """Rows' worth of tokens in a bundle: the last row of each is half empty on average, so 512 lose 0.1% to it."""
 
-PROBED_UNITS = 8
+PROBED_SHARD_PARTS = 8
 
 _ONE = 1 << 20
 """Rates are kept as integers in units of 2**-20 slices, so that no rounding of floats adds up."""
@@ -38,12 +38,12 @@ class Mixture:
         samples, tokens = {}, {}
         for source in stage.mixture:
             used, mean = _measure(name, stage, streams[source], lengths_of)
-            samples[source] = streams[source].rows_per_slice * used
+            samples[source] = streams[source].samples_per_slice * used
             tokens[source] = samples[source] * mean
         per_slice = tokens if stage.mixture_unit == "tokens" else samples
         ratio = {source: weight / per_slice[source] for source, weight in stage.mixture.items()}
         lanes = next(iter(streams.values())).lanes
-        once = sum(tokens[source] * streams[source].units * SLICES for source in stage.mixture)
+        once = sum(tokens[source] * streams[source].shard_parts * SLICES for source in stage.mixture)
         most = min(once // stage.context, stage.steps * stage.packs_per_step) // lanes
         self.rows = int(min(max(most, MIN_ROWS), MAX_ROWS))
         """Rows' worth of tokens in a bundle: no more than the data hold once or the stage lasts, but at least 64."""
@@ -59,15 +59,17 @@ class Mixture:
 
 
 def _measure(name: str, stage: Stage, stream: Stream, lengths_of: LengthsOf) -> tuple[float, float]:
-    """Part of a source's samples that a stage can use, and their mean number of tokens, from some of its units."""
-    probes = min(PROBED_UNITS, stream.units)
-    units = [(2 * i + 1) * stream.units // (2 * probes) for i in range(probes)]
-    lengths = np.concatenate([np.empty(0, dtype=np.int32), *(lengths_of(stream.name, unit, stage) for unit in units)])
+    """Part of a source's samples that a stage can use, and their mean number of tokens, from some of its parts."""
+    probes = min(PROBED_SHARD_PARTS, stream.shard_parts)
+    shard_parts = [(2 * i + 1) * stream.shard_parts // (2 * probes) for i in range(probes)]
+    lengths = np.concatenate(
+        [np.empty(0, dtype=np.int32), *(lengths_of(stream.name, shard_part, stage) for shard_part in shard_parts)]
+    )
     used = np.count_nonzero(lengths)
     if not used:
         raise PlanError(
             f"stage {name!r}: none of the {len(lengths)} samples of source {stream.name!r} "
-            f"{'that were looked at ' if len(lengths) < stream.rows else ''}can be used "
+            f"{'that were looked at ' if len(lengths) < stream.samples else ''}can be used "
             f"with a context of {stage.context} tokens"
         )
     return used / len(lengths), int(lengths.sum(dtype=np.int64)) / int(used)

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from neo_lightning.data.plan.bundle import LENGTH, ROW, SOURCE, UNIT, Bundle
+from neo_lightning.data.plan.bundle import LENGTH, SAMPLE_INDEX, SHARD_PART, SOURCE, Bundle
 from neo_lightning.data.plan.mixture import Mixture
 from neo_lightning.data.plan.position import BUNDLE, DONE, Position
-from neo_lightning.data.plan.specs import DocumentSpec, LengthsOf, PackSpec, PlanError, StepSpec, Units
+from neo_lightning.data.plan.specs import DocumentSpec, LengthsOf, PackSpec, PlanError, ShardParts, StepSpec
 from neo_lightning.data.plan.streams import Stream, random_state
 from neo_lightning.types import Stage
 
@@ -35,9 +35,9 @@ class Plan:
     Args:
         stages: the curriculum, in order.
         sources: at least those that the stages name.
-        lengths_of: see `LengthsOf`; asked about the same unit several times, so it should remember some.
+        lengths_of: see `LengthsOf`; asked about the same shard part several times, so it should remember some.
         seed: of every shuffling.
-        lanes: chains of bundles side by side. With as many as ranks each rank reads units of its own.
+        lanes: chains of bundles side by side. With as many as ranks each rank reads shard parts of its own.
         skip: ranges [first, last) of packs that are passed over.
 
     Raises:
@@ -47,7 +47,7 @@ class Plan:
     def __init__(
         self,
         stages: Mapping[str, Stage],
-        sources: Mapping[str, Units],
+        sources: Mapping[str, ShardParts],
         lengths_of: LengthsOf,
         seed: int,
         *,
@@ -169,32 +169,32 @@ class Plan:
     def _measured(self, samples: np.ndarray, stage: int) -> np.ndarray:
         """The same samples with their lengths under a stage's budgets."""
         samples = samples.copy()
-        for source, unit in np.unique(samples[:, [SOURCE, UNIT]], axis=0).tolist():
-            own = (samples[:, SOURCE] == source) & (samples[:, UNIT] == unit)
-            lengths = self._lengths_of(self._names[source], unit, self._stages[stage][1])
-            samples[own, LENGTH] = lengths[samples[own, ROW]]
+        for source, shard_part in np.unique(samples[:, [SOURCE, SHARD_PART]], axis=0).tolist():
+            own = (samples[:, SOURCE] == source) & (samples[:, SHARD_PART] == shard_part)
+            lengths = self._lengths_of(self._names[source], shard_part, self._stages[stage][1])
+            samples[own, LENGTH] = lengths[samples[own, SAMPLE_INDEX]]
         return samples
 
     def _documents(self, samples: np.ndarray) -> tuple[DocumentSpec, ...]:
         return tuple(
-            DocumentSpec(self._names[source], unit, row, length, epoch)
-            for source, epoch, unit, row, length in samples.tolist()
+            DocumentSpec(self._names[source], shard_part, sample_index, length, epoch)
+            for source, epoch, shard_part, sample_index, length in samples.tolist()
         )
 
 
 def one_pass(
-    name: str, stage: Stage, sources: Mapping[str, Units], lengths_of: LengthsOf, rank: int = 0, world: int = 1
+    name: str, stage: Stage, sources: Mapping[str, ShardParts], lengths_of: LengthsOf, rank: int = 0, world: int = 1
 ) -> list[StepSpec]:
     """Every sample of the sources once, one row an item; for validation. Empty rows even out the ranks."""
     names = list(sources)
     parts = [_NONE]
     for number, source in enumerate(names):
-        for unit in range(sources[source].units):
-            lengths = lengths_of(source, unit, stage)
+        for shard_part in range(sources[source].shard_parts):
+            lengths = lengths_of(source, shard_part, stage)
             table = np.zeros((len(lengths), 5), dtype=np.int64)
-            table[:, SOURCE], table[:, UNIT], table[:, ROW], table[:, LENGTH] = (
+            table[:, SOURCE], table[:, SHARD_PART], table[:, SAMPLE_INDEX], table[:, LENGTH] = (
                 number,
-                unit,
+                shard_part,
                 range(len(lengths)),
                 lengths,
             )
@@ -203,7 +203,12 @@ def one_pass(
     rows = [bundle.pack(i).tolist() for i in range(bundle.packs)]
     packs = [
         PackSpec(
-            i, name, tuple(DocumentSpec(names[s], unit, row, length, epoch) for s, epoch, unit, row, length in docs)
+            i,
+            name,
+            tuple(
+                DocumentSpec(names[s], shard_part, sample_index, length, epoch)
+                for s, epoch, shard_part, sample_index, length in docs
+            ),
         )
         for i, docs in enumerate(rows)
     ]

@@ -1,6 +1,6 @@
 """A recipe's plan, looked at without reading a sample: what each stage will show, how full, how evenly.
 
-In: a plan of one stage and what is known of its units. Out: `StageReport`. Only the first packs of a stage are planned
+In: a plan of one stage and what is known of its parts. Out: `StageReport`. Only the first packs of a stage are planned
 (thousands are enough to tell); epochs are scaled up to the whole stage, and say so by being estimates.
 """
 
@@ -13,17 +13,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from neo_lightning.data.lengths import Measures
 from neo_lightning.data.plan.plan import Plan
+from neo_lightning.data.text.lengths import Measures
 from neo_lightning.types import Stage
 
 MeasuresOf = Callable[[str, int, Stage], Measures]
-"""(source, unit, stage) -> measures of the unit's samples."""
+"""(source, shard part, stage) -> measures of the shard part's samples."""
 
-LOOKED_AT_UNITS = 64
-"""Units of a source that left-out samples are counted in."""
+LOOKED_AT_SHARD_PARTS = 64
+"""Shard parts of a source that left-out samples are counted in."""
 
-KEPT_UNITS = 512
+KEPT_SHARD_PARTS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class StageReport:
 
 def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: int, most_packs: int) -> StageReport:
     """Plan the first steps of a stage. Args: `plan` has this stage alone; at least one step is planned."""
-    measures = lru_cache(KEPT_UNITS)(lambda source, unit: measures_of(source, unit, stage))
+    measures = lru_cache(KEPT_SHARD_PARTS)(lambda source, shard_part: measures_of(source, shard_part, stage))
     steps = max(1, min(stage.steps, most_packs // stage.packs_per_step))
     samples: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -78,18 +78,18 @@ def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: i
         cost = np.zeros(ranks)
         for place, pack in enumerate(spec.packs):
             for document in pack.documents:
-                unit = measures(document.source, document.unit)
+                measured = measures(document.source, document.shard_part)
                 samples[document.source] += 1
                 tokens[document.source] += document.length
-                supervised[document.source] += int(unit.supervised[document.row])
-                cost[place % ranks] += int(unit.pairs[document.row])
+                supervised[document.source] += int(measured.supervised[document.sample_index])
+                cost[place % ranks] += int(measured.pairs[document.sample_index])
         balances.append(cost.mean() / cost.max())
     planned, scale = steps * stage.packs_per_step, stage.steps / steps
     weights = sum(stage.mixture.values())
     sources = {}
     for source, weight in stage.mixture.items():
         left_out, looked_at = _left_out(plan, source, measures)
-        usable = plan.sources[source].rows * (1 - left_out / max(1, looked_at))
+        usable = plan.sources[source].samples * (1 - left_out / max(1, looked_at))
         sources[source] = SourceReport(
             asked=weight / weights,
             samples=samples[source] / samples.total(),
@@ -111,7 +111,7 @@ def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: i
 
 
 def _left_out(plan: Plan, source: str, measures: Callable[[str, int], Measures]) -> tuple[int, int]:
-    units = plan.sources[source].units
-    chosen = range(0, units, -(-units // LOOKED_AT_UNITS))
-    lengths = [measures(source, unit).length for unit in chosen]
+    shard_parts = plan.sources[source].shard_parts
+    chosen = range(0, shard_parts, -(-shard_parts // LOOKED_AT_SHARD_PARTS))
+    lengths = [measures(source, shard_part).length for shard_part in chosen]
     return sum(int((own == 0).sum()) for own in lengths), sum(map(len, lengths))

@@ -1,4 +1,4 @@
-"""What the plan takes and gives: units and their lengths in, specifications of steps out. Nothing else passes."""
+"""What the plan takes and gives: shard parts and their lengths in, specifications of steps out. Nothing else passes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class PlanError(ValueError):
     """The recipe and the data, or a checkpoint's position and the plan, do not fit together."""
 
 
-class Units(Protocol):
-    """What the plan needs of a source (see data.index): samples in units, which are read together."""
+class ShardParts(Protocol):
+    """What the plan needs of a source (see data.index): samples in shard parts, which are read together."""
 
     @property
-    def units(self) -> int:
-        """Number of units."""
+    def shard_parts(self) -> int:
+        """Number of shard parts."""
 
-    def unit_size(self, unit: int) -> int:
-        """Samples (rows) of a unit; cheap."""
+    def shard_part_size(self, shard_part: int) -> int:
+        """Samples of a shard part; cheap."""
 
 
 LengthsOf = Callable[[str, int, Stage], np.ndarray]
-"""(source, unit, stage) -> tokens of each of the unit's samples [rows] int; 0 where a sample is left out."""
+"""(source, shard part, stage) -> tokens of each of the shard part's samples [n] int; 0 where a sample is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class DocumentSpec:
     """One sample in a pack."""
 
     source: str
-    unit: int
-    row: int
-    """In its unit."""
+    shard_part: int
+    sample_index: int
+    """In its shard part."""
     length: int
     """Tokens, as planned; checked when the sample is read."""
     epoch: int = 0

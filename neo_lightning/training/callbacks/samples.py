@@ -22,11 +22,11 @@ from torch import Tensor
 
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import SampleError
-from neo_lightning.data.image import unpatchify
 from neo_lightning.data.index import ShardSource, Source, sample_ids
 from neo_lightning.data.manifest import expand_pattern
-from neo_lightning.data.serialize import prompt_from_messages
-from neo_lightning.data.tokenizer import Tokenizer
+from neo_lightning.data.media.image import unpatchify
+from neo_lightning.data.text.serialize import prompt_from_messages
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.training.stages import stage_at, total_steps
 from neo_lightning.types import Message, Sample, Stage
@@ -91,7 +91,7 @@ def _sources_of(datamodule: Any) -> dict[str, Source]:
 
 def _choose(source: Source, count: int) -> list[Sample]:
     """Up to `count` samples with a question and an answer, spread evenly over the source."""
-    total = sum(map(source.unit_size, range(source.units)))
+    total = sum(map(source.shard_part_size, range(source.shard_parts)))
     samples = (source.read(*at) for at in islice(sample_ids(source), 0, None, max(1, total // count)))
     asked = (s for s in samples if len(s.messages) > 1 and s.messages[-1].role == "assistant")
     return list(islice(asked, count))

@@ -1,0 +1,1 @@
+"""Planned packs -> packed rows in the training process: datasets, worker processes, shared memory."""

@@ -1,0 +1,124 @@
+"""Documents -> one packed row of exactly `context` tokens with everything that the model and the loss need.
+
+    document 0 | document 1 | ... | padding
+
+Padding is a last document of its own: causal, never supervised, seen by nobody else. Weights are per document of n
+supervised tokens: 1/sqrt(n) ("square"), 1 ("token") or 1/n ("sample"); they are divided by their sum over the whole
+optimiser step later, by the training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neo_lightning.data.media.image import BLANK
+from neo_lightning.sequence import positions_and_limits
+from neo_lightning.types import IGNORE, MODALITIES, PackedBatch, PackInfo, TokenSequence
+
+_UNIT_PATCHES = 4
+"""Patches of the smallest image: 2 x 2, one visual token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A serialised sample, ready to be packed."""
+
+    key: str
+    """`source/key`."""
+    modality: str
+    sequence: TokenSequence
+    patches: Tensor | None
+    """[P, 768] uint8; None makes the document a tombstone: same tokens, blank pixels, weight 0."""
+    reason: str = ""
+    """Why it is a tombstone."""
+
+
+def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighting: str, index: int = 0) -> PackedBatch:
+    """Pack documents into one row (see types.PackedBatch for the fields).
+
+    Raises:
+        ValueError: the documents have more tokens than the context, or pixels do not match their grids.
+    """
+    lengths = [d.sequence.input_ids.numel() for d in documents]
+    used = sum(lengths)
+    pad = context - used
+    if pad < 0:
+        raise ValueError(f"pack {index}: {used} tokens do not fit a context of {context}")
+    sequences = [d.sequence for d in documents]
+    none = torch.zeros(pad, dtype=torch.bool)
+    input_ids = torch.cat([*(s.input_ids for s in sequences), torch.full((pad,), pad_id)])
+    supervised = torch.cat([*(s.supervised for s in sequences), none])
+    visual = torch.cat([*(s.visual for s in sequences), none])
+    grids = torch.cat([*(s.grids for s in sequences), torch.empty(0, 2, dtype=torch.int32)])
+
+    row_lengths = torch.tensor([*lengths, pad])
+    owner = torch.repeat_interleave(torch.arange(len(lengths) + 1), row_lengths)  # [T] document of each token
+    start = (row_lengths.cumsum(0) - row_lengths)[owner]
+    positions, limit = positions_and_limits(visual, grids)
+    positions[:, 0] -= positions[start, 0]  # t restarts; h and w are counted per unit
+
+    alive = torch.tensor([d.patches is not None for d in documents] + [False])
+    targets = torch.full((context,), IGNORE)
+    predicts = supervised[1:] & (owner[1:] == owner[:-1]) & alive[owner[1:]]  # [T-1] token i+1 is learnt at i
+    targets[:-1][predicts] = input_ids[1:][predicts]
+    counts = torch.bincount(owner[:-1][predicts], minlength=len(lengths) + 1).float()
+    weights = torch.where(targets != IGNORE, _document_weights(counts, weighting)[owner], torch.zeros(()))
+
+    kinds = torch.tensor([MODALITIES.index(d.modality) for d in documents] + [0])
+    return PackedBatch(
+        input_ids=input_ids,
+        positions=positions,
+        start=start.int(),
+        limit=limit,
+        targets=targets,
+        weights=weights,
+        modality=kinds[owner],
+        visual_index=visual.nonzero().squeeze(-1),
+        patches=_patches(documents),
+        grids=_patch_grids(grids),
+        info=PackInfo(
+            index=index,
+            tokens=used,
+            supervised=int(counts.sum()),
+            pairs=int((limit.long() - start)[:used].sum()),
+            keys=tuple(d.key for d in documents),
+            tombstones=tuple((d.key, d.reason) for d in documents if d.patches is None),
+        ),
+    )
+
+
+def _document_weights(counts: Tensor, weighting: str) -> Tensor:
+    """[documents] weight of one token, from the documents' numbers of supervised tokens."""
+    n = counts.clamp(min=1)
+    if weighting == "square":
+        return n.rsqrt()
+    if weighting == "sample":
+        return n.reciprocal()
+    if weighting == "token":
+        return torch.ones_like(n)
+    raise ValueError(f"loss weighting {weighting!r} is not one of square, token, sample")
+
+
+def _patches(documents: Sequence[Document]) -> Tensor:
+    """[P, 768] uint8 of all documents; one blank unit where there is none."""
+    parts = []
+    for document in documents:
+        wanted = sum(rows * columns for rows, columns in document.sequence.grids.tolist()) * _UNIT_PATCHES
+        if document.patches is None:
+            parts.append(torch.full((wanted, 768), BLANK, dtype=torch.uint8))
+            continue
+        if document.patches.shape[0] != wanted:
+            raise ValueError(f"{document.key}: {document.patches.shape[0]} patches for grids that hold {wanted}")
+        parts.append(document.patches)
+    if not sum(part.shape[0] for part in parts):
+        return torch.full((_UNIT_PATCHES, 768), BLANK, dtype=torch.uint8)
+    return torch.cat(parts)
+
+
+def _patch_grids(grids: Tensor) -> Tensor:
+    """[I, 2] int32 in patches; a blank unit of 2 x 2 where there is none."""
+    return grids * 2 if grids.shape[0] else torch.full((1, 2), 2, dtype=torch.int32)

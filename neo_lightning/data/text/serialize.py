@@ -1,0 +1,308 @@
+"""A conversation -> one token sequence: chat template, media segments, which tokens are supervised.
+
+    <|im_start|>user\\n<img>VVVV</img>\\nWhat is this?<|im_end|>\\n<|im_start|>assistant\\nA cat.<|im_end|>\\n
+    ................................................................................*********************
+
+Loss is taken on the starred part: the assistant's content and its end mark; media in it are shown, not learnt.
+
+It is built in two steps, so that planned and real lengths come from one code path. An `Outline` is the tokenised text
+with holes for the media: it depends on nothing but the tokenizer, and is kept. A `Layout` fills the holes for given
+pixel budgets from header facts alone; its length is what the plan packs, its tokens are what is trained on, and its
+units say what to decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
+from neo_lightning.data.media.image import decode_image, image_facts, patchify, smart_resize
+from neo_lightning.data.media.video import choose_moments, decode_frames, video_facts
+from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Media, Message, PixelBudget, TokenSequence, VideoBudget
+
+_HOLE = -1
+"""In an outline, medium k stands as _HOLE - k."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Tokenised text of one sample, with holes."""
+
+    ids: np.ndarray
+    """[n] int32: token ids; medium k stands as -1 - k."""
+    supervised: np.ndarray
+    """[n] bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One image or frame that a layout shows."""
+
+    medium: int
+    """Index into the sample's media."""
+    frame: int
+    """Index into the clip's frames; 0 for an image."""
+    height: int
+    """Pixels after resizing, a multiple of 32."""
+    width: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens."""
+        return self.height // PIXELS_PER_TOKEN_SIDE, self.width // PIXELS_PER_TOKEN_SIDE
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens."""
+        rows, columns = self.grid
+        return rows * columns
+
+
+Segment = tuple[list[int] | Unit, ...]
+"""What stands in the place of one medium: runs of text ids, and units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An outline with its holes planned."""
+
+    outline: Outline
+    segments: tuple[Segment, ...]
+    """One for each medium, in order."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the sequence."""
+        return len(self.outline.ids) - len(self.segments) + sum(segment_length(s) for s in self.segments)
+
+    @property
+    def units(self) -> list[Unit]:
+        """All images and frames, in reading order."""
+        return [piece for segment in self.segments for piece in segment if isinstance(piece, Unit)]
+
+
+def segment_length(segment: Segment) -> int:
+    """Tokens of one medium's segment."""
+    return sum(piece.tokens if isinstance(piece, Unit) else len(piece) for piece in segment)
+
+
+def make_outlines(samples: Iterable[Sequence[Turn]], tokenizer: Tokenizer) -> list[Outline]:
+    """Outlines of many samples; all text is tokenised in one batch."""
+    plans = [_pieces(turns, tokenizer) for turns in samples]
+    texts = [piece for plan in plans for piece, _ in plan if isinstance(piece, str)]
+    table = dict(zip(texts, tokenizer.encode_texts(texts), strict=True))
+    outlines = []
+    for plan in plans:
+        ids: list[int] = []
+        supervised: list[bool] = []
+        for piece, learnt in plan:
+            run = table[piece] if isinstance(piece, str) else [piece]
+            ids += run
+            supervised += [learnt] * len(run)
+        outlines.append(Outline(np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool)))
+    return outlines
+
+
+def _pieces(turns: Sequence[Turn], tokenizer: Tokenizer) -> list[tuple[str | int, bool]]:
+    """Text runs, special ids and holes, each with whether it is supervised.
+
+    The role's line is one run with the text behind it, as the chat template as a whole would be tokenised; only an
+    assistant's line is a run of its own, so that a prompt's tokens are a prefix of the trained sequence.
+    """
+    pieces: list[tuple[str | int, bool]] = []
+    for turn in turns:
+        learnt = turn.role == "assistant"
+        pieces.append((tokenizer.im_start_id, False))
+        text = f"{turn.role}\n"
+        if learnt:
+            pieces.append((text, False))
+            text = ""
+        for part in turn.parts:
+            if isinstance(part, str):
+                text += part
+                continue
+            if text:
+                pieces.append((text, learnt))
+            pieces.append((_HOLE - part, False))
+            text = ""
+        if text:
+            pieces.append((text, learnt))
+        pieces += [(tokenizer.im_end_id, learnt), ("\n", learnt)]
+    return pieces
+
+
+def text_runs(facts: SampleFacts, video: VideoBudget) -> Iterator[str]:
+    """All text that serialising the sample tokenises, for the training of a tokenizer.
+
+    What the template adds is most of a short conversation: role lines, a clip's sentence and time labels. A tokenizer
+    that has not seen it spells it out letter by letter.
+    """
+    for turn in facts.turns:
+        yield f"{turn.role}\n"
+        yield from (part for part in turn.parts if isinstance(part, str))
+    for medium in facts.media:
+        if medium.kind == "video":
+            seconds, _ = choose_moments(medium, video)
+            yield video_prefix(len(seconds), medium.duration)
+            yield from map(time_label, seconds.tolist())
+
+
+def prompt_outline(turns: Sequence[Turn], tokenizer: Tokenizer, *, opened: bool = False) -> Outline:
+    """Outline that ends with the assistant's line, for the model to go on. Nothing is supervised.
+
+    With `opened` the last turn is what the answer opens with (a caption's picture).
+    """
+    outline = make_outlines([turns], tokenizer)[0]
+    tail = [tokenizer.im_start_id, *tokenizer.encode_text("assistant\n")]
+    if opened:  # take the end mark off again
+        ids, tail = outline.ids[: -1 - len(tokenizer.newline_ids)], []
+    else:
+        ids = outline.ids
+    ids = np.concatenate([ids, np.array(tail, dtype=np.int32)])
+    return Outline(ids, np.zeros(len(ids), dtype=bool))
+
+
+def make_layout(
+    outline: Outline, media: Sequence[MediaFacts], tokenizer: Tokenizer, image: PixelBudget, video: VideoBudget
+) -> Layout:
+    """Plan the media of a sample under the stage's budgets.
+
+    Of n > 1 images each gets max(2 * max_pixels // n, min_pixels) pixels at most (NEO, evaluation code).
+
+    Raises:
+        MediaError: an image's aspect ratio is refused.
+    """
+    images = sum(m.kind == "image" for m in media)
+    if images > 1:
+        most = max(2 * image.max_pixels // images, image.min_pixels)
+        image = PixelBudget(min_pixels=image.min_pixels, max_pixels=most)
+    segments = tuple(
+        _image_segment(k, m, tokenizer, image) if m.kind == "image" else _video_segment(k, m, tokenizer, video)
+        for k, m in enumerate(media)
+    )
+    return Layout(outline, segments)
+
+
+def _image_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: PixelBudget) -> Segment:
+    height, width = smart_resize(facts.height, facts.width, budget)
+    return [tokenizer.img_start_id], Unit(k, 0, height, width), [tokenizer.img_end_id]
+
+
+def _video_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: VideoBudget) -> Segment:
+    """Global prefix, then per frame its time, the frame and a line feed (as in NEO-ov's evaluation code)."""
+    seconds, frames = choose_moments(facts, budget)
+    bounds = PixelBudget(min_pixels=budget.min_pixels, max_pixels=budget.max_pixels)
+    height, width = smart_resize(facts.height, facts.width, bounds)
+    pieces: list[list[int] | Unit] = [[*_encode_label(tokenizer, video_prefix(len(frames), facts.duration))]]
+    for second, frame in zip(seconds.tolist(), frames.tolist(), strict=True):
+        pieces.append([*_encode_label(tokenizer, time_label(second)), tokenizer.img_start_id])
+        pieces += [Unit(k, frame, height, width), [tokenizer.img_end_id, *tokenizer.newline_ids]]
+    return tuple(pieces)
+
+
+def video_prefix(frames: int, duration: float) -> str:
+    """The sentence in front of a clip of `duration` seconds that is shown as `frames` frames."""
+    end = int(duration)
+    return (
+        f"The time range of this video is [00:00-{end // 60:02d}:{end % 60:02d}], and the following is a series of "
+        f"{frames} frames sampled at {frames / duration:.1f} FPS.\n"
+    )
+
+
+def time_label(seconds: float) -> str:
+    """`[MM:SS.ss]:`; minutes do not wrap to hours."""
+    hundredths = round(seconds * 100)
+    return f"[{hundredths // 6000:02d}:{hundredths % 6000 // 100:02d}.{hundredths % 100:02d}]:"
+
+
+@lru_cache(maxsize=65536)
+def _encode_label(tokenizer: Tokenizer, label: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode_text(label))
+
+
+def build_sequence(layout: Layout, tokenizer: Tokenizer) -> TokenSequence:
+    """Tokens of a layout."""
+    ids = layout.outline.ids
+    runs: list[np.ndarray | list[int]] = []
+    counts = np.ones(len(ids), dtype=np.int64)  # tokens that stand in the place of each
+    at = 0
+    for hole in np.flatnonzero(ids < 0).tolist():
+        segment = layout.segments[_HOLE - int(ids[hole])]
+        runs.append(ids[at:hole])
+        runs += [np.full(p.tokens, tokenizer.context_id) if isinstance(p, Unit) else p for p in segment]
+        counts[hole] = segment_length(segment)
+        at = hole + 1
+    input_ids = np.concatenate([*runs, ids[at:]], dtype=np.int64)
+    grids = np.array([unit.grid for unit in layout.units], dtype=np.int32).reshape(-1, 2)
+    return TokenSequence(
+        input_ids=torch.from_numpy(input_ids),
+        supervised=torch.from_numpy(np.repeat(layout.outline.supervised, counts)),  # a hole is not
+        visual=torch.from_numpy(input_ids == tokenizer.context_id),
+        grids=torch.from_numpy(grids),
+    )
+
+
+def read_patches(layout: Layout, media: Sequence[Media], facts: Sequence[MediaFacts]) -> Tensor:
+    """Decode, resize and cut the layout's units: [P, 768] uint8, unit after unit.
+
+    Raises:
+        MediaError: a medium is damaged or is not what its facts say.
+    """
+    if len(media) != len(facts):
+        raise MediaError(f"{len(media)} media were read, {len(facts)} were planned")
+    patches: list[Tensor] = []
+    for medium, fact, segment in zip(media, facts, layout.segments, strict=True):
+        units = [piece for piece in segment if isinstance(piece, Unit)]
+        if medium.kind != fact.kind:
+            raise MediaError(f"a {medium.kind} was read where a {fact.kind} was planned")
+        size = units[0].height, units[0].width  # all frames of a clip share it
+        if fact.kind == "image":
+            shown = [decode_image(medium.data, fact, size)]
+        else:
+            shown = decode_frames(medium.data, fact, [unit.frame for unit in units], size)
+        patches += map(patchify, shown)
+    if len(patches) == 1:  # most often; one picture need not be copied
+        return patches[0]
+    return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)
+
+
+def prompt_from_messages(
+    messages: Sequence[Message], tokenizer: Tokenizer, image_budget: PixelBudget, video_budget: VideoBudget
+) -> tuple[TokenSequence, Tensor]:
+    """Tokens that end in `<|im_start|>assistant\\n`, and patches [P, 768] uint8.
+
+    A trailing assistant message is the answer to be found: it is left out, except for media it opens with (a caption's
+    picture stands there).
+
+    Raises:
+        SampleError: no message, or a medium that cannot be read.
+    """
+    turns: list[Turn] = []
+    media: list[Media] = []
+    opened = False
+    for number, message in enumerate(messages):
+        answer = number == len(messages) - 1 and message.role == "assistant"
+        parts: list[str | int] = []
+        for part in message.parts:
+            if isinstance(part, Media):
+                parts.append(len(media))
+                media.append(part)
+            elif answer:
+                break
+            else:
+                parts.append(part)
+        if parts or not answer:
+            opened = answer
+            turns.append(Turn(role=message.role, parts=tuple(parts)))
+    if not turns:
+        raise SampleError("nothing to answer: the conversation has no message before the answer")
+    facts = [image_facts(m.data) if m.kind == "image" else video_facts(m.data) for m in media]
+    layout = make_layout(prompt_outline(turns, tokenizer, opened=opened), facts, tokenizer, image_budget, video_budget)
+    return build_sequence(layout, tokenizer), read_patches(layout, media, facts)

@@ -1,0 +1,209 @@
+"""Text <-> token ids, with no way for text to forge a special token.
+
+Two copies of one fast tokenizer are kept. The full one decodes and knows the special tokens' ids; the *bare* one has
+no added tokens at all, so `<img>`, `<|im_end|>` or `</think>` in anybody's text become ordinary characters. Special
+tokens enter a sequence by id only, from `data.serialize`. Ids are read from the tokenizer, never from constants.
+
+Trade-off: only fast tokenizers (a `tokenizer.json`) are supported; in return nothing of transformers is imported here
+unless a tokenizer is fetched by name or trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (
+    END_OF_TEXT,
+    "<|im_start|>",
+    "<|im_end|>",
+    "<IMG_CONTEXT>",
+    "<img>",
+    "</img>",
+    "<quad>",
+    "</quad>",
+    "<ref>",
+    "</ref>",
+    "<box>",
+    "</box>",
+)
+"""NEO's additions to Qwen3's tokenizer, in the released order behind Qwen3's own."""
+
+_KNOWN_TEXTS, _SHORT_TEXT = 4096, 128
+"""Texts whose ids are remembered, and characters of the longest: a few megabytes."""
+
+
+class TokenizerError(ValueError):
+    """The tokenizer cannot be used; the message says what is missing."""
+
+
+class Tokenizer:
+    """A byte-level tokenizer with NEO's special tokens. Picklable."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        tree = json.loads(backend.to_str())
+        self.digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+        self.special = {token["content"]: token["id"] for token in tree["added_tokens"]}
+        needed = ("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
+        if missing := [token for token in needed if token not in self.special]:
+            raise TokenizerError(
+                f"the tokenizer lacks the special tokens {', '.join(missing)}; a Qwen3 tokenizer gets them "
+                "from `neo_lightning.data.text.tokenizer.add_special_tokens(folder, out)`"
+            )
+        self.im_start_id: int = self.special["<|im_start|>"]
+        self.im_end_id: int = self.special["<|im_end|>"]
+        self.context_id: int = self.special["<IMG_CONTEXT>"]
+        self.img_start_id: int = self.special["<img>"]
+        self.img_end_id: int = self.special["</img>"]
+        self.pad_id: int = self.special.get(END_OF_TEXT, self.im_end_id)
+        tree.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+        tree["model"]["ignore_merges"] = False  # else a whole word equal to a special token would map to its id
+        self._bare = Backend.from_str(json.dumps(tree))
+        self._known: dict[str, list[int]] = {}
+        self._check_neutral()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Load from a folder with a `tokenizer.json`, or by the name of a repository on the Hugging Face hub.
+
+        Raises:
+            TokenizerError: no fast tokenizer there, or it lacks NEO's special tokens.
+        """
+        return cls(_load_backend(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text. Special tokens spelt out in it have no power."""
+        return self._bare.encode(text, add_special_tokens=False).ids
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts; uses the tokenizer's own threads.
+
+        Short texts are remembered, since they recur: role lines, stock questions, one-word answers.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        items = self._bare.encode_batch_fast(new, add_special_tokens=False)
+        table = {text: item.ids for text, item in zip(new, items, strict=True)}
+        found = [table[text] if text in table else self._known[text] for text in texts]
+        if len(self._known) >= _KNOWN_TEXTS:
+            self._known.clear()
+        self._known.update((text, ids) for text, ids in table.items() if len(text) <= _SHORT_TEXT)
+        return found
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids. Bytes that are no valid UTF-8 become replacement characters."""
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and the `tokenizer_config.json` that transformers' AutoTokenizer reads."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        known = [token for token in SPECIAL_TOKENS if token in self.special]
+        config = {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "bos_token": None,
+            "eos_token": "<|im_end|>",
+            "pad_token": self.backend.id_to_token(self.pad_id),
+            "unk_token": None,
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+            "extra_special_tokens": known,
+            "chat_template": CHAT_TEMPLATE,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @cached_property
+    def newline_ids(self) -> list[int]:
+        """Ids of a single line feed."""
+        return self.encode_text("\n")
+
+    def _check_neutral(self) -> None:
+        for token, identity in self.special.items():
+            if identity in self.encode_text(f"a {token}") or identity in self.encode_text(token):
+                raise TokenizerError(f"plain text can spell the special token {token!r}: its model merges it")
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"backend": self.backend.to_str()}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__init__(Backend.from_str(state["backend"]))  # type: ignore[misc]
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, out: str | Path) -> Tokenizer:
+    """Train a byte-level BPE with Qwen2's splitting rules on `texts` and save it to the folder `out`.
+
+    Args:
+        texts: any number of strings; streamed.
+        vocab_size: wanted number of ids, special tokens included (256 byte tokens and the special ones are a floor).
+        out: folder for `tokenizer.json` and `tokenizer_config.json`; AutoTokenizer loads it too.
+    """
+    # Qwen2's splitting: contractions, words, single digits, punctuation, line breaks, spaces (Qwen2 tokenizer.json).
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+"
+    )
+    backend = Backend(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(0, vocab_size - len(SPECIAL_TOKENS)),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer = Tokenizer(backend)
+    tokenizer.save(out)
+    return tokenizer
+
+
+def add_special_tokens(folder: str | Path, out: str | Path) -> Tokenizer:
+    """Give a plain Qwen3 tokenizer NEO's special tokens and save it to `out`. Tokens that exist keep their ids."""
+    backend = _load_backend(folder)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer = Tokenizer(backend)
+    tokenizer.save(out)
+    return tokenizer
+
+
+def _load_backend(folder: str | Path) -> Backend:
+    file = Path(folder) / "tokenizer.json"
+    if file.is_file():
+        try:
+            return Backend.from_file(str(file))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise TokenizerError(f"{file}: not a tokenizer: {error}") from error
+    if Path(folder).exists() or str(folder).startswith((".", "/", "~")) or str(folder).count("/") != 1:
+        raise TokenizerError(f"{folder}: no tokenizer.json there (a fast tokenizer is needed)")
+    from transformers import AutoTokenizer
+
+    try:
+        # never its own code; without the word transformers asks the terminal
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).backend_tokenizer
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"tokenizer {folder!r}: neither a folder nor a hub repository: {error}") from error

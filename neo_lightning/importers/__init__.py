@@ -1,0 +1,99 @@
+"""Anybody's records and media -> shards by modality, and a manifest that names them.
+
+    OUT/image-000000.tar  OUT/text-000000.tar  ...  OUT/import.log  OUT/import.json  OUT/manifest.yaml
+
+The input is a stream: memory does not grow with it. Processes read and check the media, one process writes, in the
+order of the input; so shards do not depend on the number of processes. `import.json` says how far the import has got;
+killed at any moment, the same call goes on and ends with the same bytes. A shard gets its name when it is complete, the
+manifest is written last, and then the shards are indexed.
+
+Media are copied byte for byte. A record that cannot be imported is left out and listed with its file and line in
+`import.log` (`strict` makes the first one an error). The trade-off: bytes are written twice, to a short-lived file by
+the process that checks them and to the shard; so no sample passes through a pipe or waits in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from neo_lightning.data.index.make import ensure_index
+from neo_lightning.data.index.progress import ProgressBar
+from neo_lightning.data.manifest import load_manifest
+from neo_lightning.data.store import Store
+from neo_lightning.importers.formats import FORMATS
+from neo_lightning.importers.record import RecordError
+from neo_lightning.importers.run import Import, ImportReport
+from neo_lightning.importers.task import Job
+
+__all__ = ["FORMATS", "ImportReport", "RecordError", "import_dataset"]
+
+
+def import_dataset(
+    format: str,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    media: str | Path | None = None,
+    caption: str | None = None,
+    strict: bool = False,
+    samples_per_shard: int = 4096,
+    bytes_per_shard: int = 1 << 30,
+    workers: int | None = None,
+    progress: bool = False,
+) -> ImportReport:
+    """Turn records into shards, or go on with that.
+
+    Args:
+        format: a key of FORMATS.
+        inputs: JSON, JSON Lines or Parquet files, or folders of them; one folder for the format `folder`.
+        out: folder to write to; it must hold no shards, or a part of the same import.
+        media: folder in which the records' file names are looked up; `folder` takes its input.
+        caption: column of the caption in Parquet and in metadata files, where it is neither `text` nor `caption`.
+        strict: refuse instead of leaving records out.
+        samples_per_shard, bytes_per_shard: a shard ends when it reaches either.
+        workers: processes; default one a core. A script that uses them needs the guard `if __name__ == "__main__"`.
+        progress: show a bar.
+
+    Raises:
+        RecordError: unknown format, unreadable input, foreign shards in `out`, an import with other arguments in
+            `out`, nothing to import, or (strict) a bad record.
+        ShardError, RetryError: the shards cannot be read back.
+    """
+    if format not in FORMATS:
+        raise RecordError(f"unknown format {format!r} (known: {', '.join(FORMATS)})")
+    if min(samples_per_shard, bytes_per_shard) < 1:
+        raise RecordError("a shard must hold at least one sample and one byte")
+    found, out = [Path(path) for path in inputs], Path(out)
+    listing = FORMATS[format][0].listing(found)
+    if media is None and format == "folder":
+        media = found[0]
+    if media is not None and not Path(media).is_dir():
+        raise RecordError(f"media folder {media}: no such folder")
+    folder = None if media is None else Path(media).resolve()
+    job = Job(format=format, media=folder, caption=caption, partial=out / "partial")
+    arguments = {
+        "format": format,
+        "inputs": [str(path) for path in found],
+        "input digest": listing.digest,
+        "media": None if folder is None else str(folder),
+        "caption": caption,
+        "strict": strict,
+        "samples per shard": samples_per_shard,
+        "bytes per shard": bytes_per_shard,
+    }
+    processes = os.cpu_count() or 1 if workers is None else workers
+    with Import(out, job, arguments) as running:
+        report = running.run(found, listing.total if progress else None, processes)
+    _index(report, processes, progress)
+    return report
+
+
+def _index(report: ImportReport, workers: int, progress: bool) -> None:
+    """Read the shards back: their index is there when training starts, and what was written can be read."""
+    manifest = load_manifest(report.manifest)
+    for modality in report.samples:
+        with ProgressBar(modality) if progress else nullcontext() as bar:
+            ensure_index(manifest.source(modality).shards, modality, Store(), progress=bar, workers=workers)
