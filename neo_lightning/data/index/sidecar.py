@@ -2,7 +2,7 @@
 
     shards/a.tar   shards/.neo_index/a.tar.image.parquet   shards/.neo_index/a.tar.image.tokens-0f3c...parquet
 
-A row group is a part: the part of a shard that the plan draws as a whole and that is read at once. Samples that are
+A row group is a shard part, which the plan draws as a whole and which is read at once. Samples that are
 left out stay in the file with their reason. The footer's metadata (`Summary`) tell which version of which shard was
 indexed; pages carry checksums; files appear whole or not at all. A file that cannot be read is an `IndexDamaged`: it is
 made again, as nothing in it exists that the shard does not hold.
@@ -28,7 +28,7 @@ from neo_lightning.data.files import replacing
 from neo_lightning.data.index.table import SCHEMA
 from neo_lightning.data.store import Stamp, is_remote
 
-VERSION = 1
+VERSION = 2
 """Of facts and layout: a sidecar of another version is made again."""
 
 SHARD_PART_SAMPLES = 4096

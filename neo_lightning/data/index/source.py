@@ -1,9 +1,10 @@
 """Indexed samples as the plan and the reader see them: facts by shard part, media by (shard part, sample_index).
 
-    manifest --open_source--> Source   shard_part_facts(shard_part) -> FactsTable   read(shard_part, sample_index) -> Sample
+    manifest --open_source--> Source
+        shard_part_facts(shard_part) -> FactsTable      read(shard_part, sample_index) -> Sample
 
-A shard part is a whole shard, or an equal part of a large one: its samples are its usable samples in file order. Nothing is kept
-per sample: columns are read from the sidecar when a shard part is asked for, and a few shard parts stay in memory.
+A shard part is a whole shard, or an equal part of a large one; it holds its usable samples in file order. Nothing is
+kept per sample: columns are read from the sidecar when a shard part is asked for, and a few parts stay in memory.
 """
 
 from __future__ import annotations
