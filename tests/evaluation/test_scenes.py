@@ -93,7 +93,7 @@ def test_export_has_to_answer_alike(
     result = evaluation.run(context)
     assert result["export"] == {"checked": 2 * PER_TASK, "same": 2 * PER_TASK, "different": []}
     assert result["failures"] == []
-    assert len({example["answer"] for example in result["examples"]}) >= PER_TASK  # not all alike by default
+    assert len({example.answer for example in result["examples"]}) >= PER_TASK  # not all alike by default
 
     export_model(random_model(config, 1), config, tmp_path / "other", tokenizer_dir=tokenizer_folder)
     report = write_report(context, {"s": evaluation.run(dataclasses.replace(context, export_dir=tmp_path / "other"))})
