@@ -45,7 +45,7 @@ def test_every_type_is_asked_and_reported(shards: Path, context: EvaluationConte
     assert result["failures"] == []
     report = write_report(context, {"scenes": result})
     assert json.loads((context.run_dir / "report.json").read_text()) == report
-    pictured = [example for example in result["examples"] if example["pictures"]]
+    pictured = [entry for entry in report["evaluations"]["scenes"]["examples"] if entry["pictures"]]
     assert len(pictured) == 24
     assert {example.asked.kind for example in result["examples"]} == set(TASKS)
     page = check_page((context.run_dir / "report.html").read_text())
