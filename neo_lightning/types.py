@@ -125,13 +125,25 @@ class Media:
     """Member name, for messages only."""
 
 
+class Mark(str):
+    """A token inside a turn, by its name, such as `<think>`: one id where the tokenizer knows it, else characters.
+
+    Only the chat template and a source's `answer_tokens` make marks (see `data.text.answers`).
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Mark({str(self)!r})"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | Media, ...]
-    """Text runs and media in reading order. Text is plain: special tokens in it have no power."""
+    """Text runs and media in reading order. Text is plain, special tokens in it have no power; a `Mark` is a token."""
 
 
 @dataclass(frozen=True, kw_only=True)

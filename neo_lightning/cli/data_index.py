@@ -35,6 +35,7 @@ def _index(args: argparse.Namespace) -> None:
 
     from ..data.index.make import ensure_index
     from ..data.index.progress import ProgressBar
+    from ..data.index.source import counted, counting_of
     from ..data.manifest import load_manifest
     from ..data.store import Store
 
@@ -49,7 +50,12 @@ def _index(args: argparse.Namespace) -> None:
             table.add_row(spec.name, "-", "-", "-", "-", f"your own class {spec.class_path}: nothing to index")
             continue
         with ProgressBar(spec.name) as progress:
-            index = ensure_index(spec.shards, spec.modality, store, tokenizer, progress, args.workers)
+            counting = counting_of(manifest, spec.name, tokenizer) if tokenizer else None
+            index = ensure_index(
+                spec.shards, spec.modality, store, counting, progress, args.workers, ignore=spec.ignore
+            )
+            if index.unused:
+                progress.note(f"source {spec.name!r}: what samples say without effect: {counted(index.unused)}")
         table.add_row(
             spec.name,
             f"{len(index.shards):,}",
@@ -64,7 +70,7 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..data.index.check import check_source
+    from ..data.index.check import check_own_source, check_source
     from ..data.index.progress import ProgressBar
     from ..data.manifest import load_manifest
     from ..data.store import Store
@@ -73,10 +79,15 @@ def _check(args: argparse.Namespace) -> int:
     reports = {}
     for spec in manifest.sources.values():
         if spec.class_path:
+            reports[spec.name] = check_own_source(spec)
             continue
+        store = Store(manifest.store)
         with ProgressBar(spec.name) as progress:
             reports[spec.name] = check_source(
-                spec.shards, spec.modality, Store(manifest.store), progress, decode=args.decode, workers=args.workers
+                *(spec.shards, spec.modality, store, progress),
+                decode=args.decode,
+                workers=args.workers,
+                ignore=spec.ignore,
             )
     if args.json:
         print(json.dumps({name: report.to_dict() for name, report in reports.items()}, indent=1))
@@ -91,6 +102,7 @@ def _print(reports: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ..data.facts import reason_kind
+    from ..data.index.source import counted
 
     table = Table(title="What is left out", title_justify="left")
     for column in ("source", "why", "samples", "for example"):
@@ -108,4 +120,8 @@ def _print(reports: dict[str, Any]) -> None:
         console.print(table)
     kept, lost = (sum(n) for n in ([r.samples for r in reports.values()], [len(r.left_out) for r in reports.values()]))
     refused = sum(len(report.refused) for report in reports.values())
+    for name, report in reports.items():
+        if report.unused:
+            said = f"{name}: what samples say without effect: {counted(report.unused)}"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{kept:,} samples can be used, {lost:,} are left out; {refused} shards are refused", highlight=False)

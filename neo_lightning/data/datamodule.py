@@ -223,8 +223,10 @@ class NeoDataModule(pl.LightningDataModule):
     def digest(self) -> dict[str, Any]:
         """What the plan depends on, part by part; sources of the validation are no part of it."""
         self.setup()
-        digests = {name: self._sources[name].digest for name in self._trained()}
-        return fingerprint(self.stages, digests, self.tokenizer.digest, seed=self.seed, lanes=self.lanes)
+        trained = {name: self._sources[name] for name in self._trained()}
+        digests = {name: source.digest for name, source in trained.items()}
+        answer_tokens = {name: source.answer_tokens for name, source in trained.items()}
+        return fingerprint(self.stages, digests, self.tokenizer.digest, answer_tokens, seed=self.seed, lanes=self.lanes)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitive values only, so that a checkpoint needs no unpickling; under 2 KB."""

@@ -60,10 +60,12 @@ class MediaFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One message: text runs and places of media, by index, in reading order."""
+    """One message: text runs, marks (see `types.Mark`) and places of media, by index, in reading order."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | int, ...]
+    learnt: bool = True
+    """Whether the model learns to say it; of an assistant's turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Files that several processes make and read at once: locks, and files that appear whole or not at all."""
+"""Files that several processes make and read at once: locks, and files that appear whole or not at all; their text."""
 
 from __future__ import annotations
 
@@ -55,3 +55,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def plain_text(text: str) -> str:
+    """Text by the rule for all text that is read: no byte order mark in front, every line ends in one line feed."""
+    text = text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def decode_text(data: bytes) -> str:
+    """Text of a file, which is UTF-8, by the rule of `plain_text`.
+
+    Raises:
+        UnicodeDecodeError: other bytes.
+    """
+    return plain_text(data.decode("utf-8"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,9 +33,19 @@ _DIGITS = 12
 _MOST_BYTES = 1 << 20
 
 
-def fingerprint(stages: Mapping[str, Stage], sources: Mapping[str, str], tokenizer: str, **more: int) -> dict[str, Any]:
-    """Parts by name, as JSON has them. Args: digests of the sources by name, and of the tokenizer; other settings."""
+def fingerprint(
+    stages: Mapping[str, Stage],
+    sources: Mapping[str, str],
+    tokenizer: str,
+    answer_tokens: Mapping[str, Sequence[str]],
+    **more: int,
+) -> dict[str, Any]:
+    """Parts by name, as JSON has them.
+
+    Args: digests of the sources by name, and of the tokenizer; what answers of each source may use; other settings.
+    """
     parts: dict[str, Any] = {"planner": PLANNER, **more, "tokenizer": tokenizer[:_DIGITS]}
+    parts["answer_tokens"] = {name: " ".join(groups) or "none" for name, groups in sorted(answer_tokens.items())}
     parts |= {f"source {name}": digest[:_DIGITS] for name, digest in sorted(sources.items())}
     for number, (name, stage) in enumerate(stages.items()):
         fields = asdict(stage)

@@ -4,6 +4,8 @@
       captions:
         modality: image
         shards: shards/captions-{000000..000007}.tar        # glob, brace pattern, or a list of either
+        ignore: [cls, detail.json]                          # optional: endings of members that are passed over
+        answer_tokens: [think, tool_call, box]              # optional: tokens that answers may use, see text.answers
       clips:
         modality: video
         shards: ${oc.env:CLIPS}/*.tar                       # OmegaConf interpolations are resolved
@@ -11,12 +13,13 @@
         modality: image
         shards: s3://bucket/set-{000..127}.tar              # any URL that fsspec knows
       mine:
-        class_path: my_package.MySource                     # anything that follows `data.index.source.UserSource`
+        class_path: my_package.MySource                     # anything that follows `data.index.adapted.UserSource`
         init_args: {folder: /somewhere}
     store: {cache: /disk, cache_gb: 500, deadline: 600}     # optional, see data.store.StoreOptions
 
-Relative patterns start at the manifest's own folder, so that a manifest and its shards move together. Weights live in
-the stages of a recipe, not here: one manifest serves every stage.
+Relative patterns start at the manifest's own folder, so that a manifest and its shards move together. Only what is
+written here is a pattern, and of that only what is no name: `photos [2024]/*.tar` finds the folder that is called so.
+Weights live in the stages of a recipe, not here: one manifest serves every stage.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from braceexpand import braceexpand
 from fsspec import available_protocols
@@ -37,6 +42,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from neo_lightning.data.store import Store, StoreOptions, is_remote
+from neo_lightning.data.text.answers import ANSWER_TOKENS
 from neo_lightning.types import MODALITIES
 
 
@@ -53,6 +59,10 @@ class SourceSpec:
     """One of MODALITIES; empty for the user's own class, which says it itself."""
     shards: tuple[str, ...] = ()
     """Paths and URLs of tar files, sorted within each pattern, in the order of the patterns."""
+    ignore: tuple[str, ...] = ()
+    """Endings of members that are passed over: what stands behind the first dot of their base names."""
+    answer_tokens: tuple[str, ...] | None = None
+    """Groups of `text.answers.ANSWER_TOKENS` that answers may use; None for the default of those the tokenizer has."""
     class_path: str = ""
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
@@ -124,9 +134,14 @@ def _source(path: Path, name: str, node: Any, options: StoreOptions) -> SourceSp
     if not isinstance(node, dict):
         raise ManifestError(f"{where}: expected a mapping with `modality` and `shards`")
     if "class_path" in node:
-        _known_keys(node, ("class_path", "init_args"), where)
-        return SourceSpec(name=name, class_path=str(node["class_path"]), init_args=node.get("init_args") or {})
-    _known_keys(node, ("modality", "shards", "class_path", "init_args"), where)
+        _known_keys(node, ("class_path", "init_args", "answer_tokens"), where)
+        return SourceSpec(
+            name=name,
+            class_path=str(node["class_path"]),
+            init_args=node.get("init_args") or {},
+            answer_tokens=_answer_tokens(node, where),
+        )
+    _known_keys(node, ("modality", "shards", "ignore", "answer_tokens", "class_path", "init_args"), where)
     modality = str(node.get("modality"))
     if modality not in MODALITIES:
         raise ManifestError(f"{where}: unknown modality {modality!r}{nearest(modality, MODALITIES)}")
@@ -138,7 +153,31 @@ def _source(path: Path, name: str, node: Any, options: StoreOptions) -> SourceSp
     shards = [shard for pattern in patterns for shard in expand_pattern(path.parent, pattern, where, Store(options))]
     if repeated := [shard for shard, count in Counter(shards).items() if count > 1]:
         raise ManifestError(f"{where}: shard {repeated[0]} is named twice")
-    return SourceSpec(name=name, modality=modality, shards=tuple(shards))
+    return SourceSpec(
+        name=name,
+        modality=modality,
+        shards=tuple(shards),
+        ignore=_names(node, "ignore", where) or (),
+        answer_tokens=_answer_tokens(node, where),
+    )
+
+
+def _answer_tokens(node: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
+    groups = _names(node, "answer_tokens", where)
+    for group in groups or ():
+        if group not in ANSWER_TOKENS:
+            raise ManifestError(f"{where}: answer_tokens: unknown {group!r}{nearest(group, ANSWER_TOKENS)}")
+    return groups
+
+
+def _names(node: Mapping[str, Any], key: str, where: str) -> tuple[str, ...] | None:
+    """A list of different names; None where the key is not there."""
+    names = node.get(key)
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ManifestError(f"{where}: `{key}` must be a list of names, got {names!r}")
+    return tuple(dict.fromkeys(names))
 
 
 def expand_pattern(folder: Path, pattern: str, where: str, store: Store | None = None) -> list[str]:
@@ -148,21 +187,60 @@ def expand_pattern(folder: Path, pattern: str, where: str, store: Store | None =
         ManifestError: nothing matches, or the pattern is no file name and no URL of a known kind.
         RetryError: the store did not answer.
     """
+    pattern = os.path.expanduser(pattern)
+    local = _local(pattern)
+    base, rest = (folder, pattern) if local is None else _literal(folder, local)
     try:
-        alternatives = list(braceexpand(os.path.expanduser(pattern)))
+        alternatives = list(braceexpand(rest)) if rest else [""]
     except ValueError as error:
         raise ManifestError(f"{where}: pattern {pattern!r}: {error}") from error
     found: list[str] = []
     for alternative in alternatives:
-        if is_remote(alternative) or alternative.startswith("pipe:"):
-            shards = _remote(alternative, where, store or Store())
+        if local is None:
+            shards, looked = _remote(alternative, where, store or Store()), ""
         else:
-            shards = sorted(glob.glob(str(folder / alternative), recursive=True))
+            shards, looked = _glob(base, alternative), f" (looked in {base.resolve()})"
         if not shards:
-            looked = "" if is_remote(alternative) else f" (looked in {folder.resolve()})"
             raise ManifestError(f"{where}: {alternative!r} matches no file{looked}")
+        if local is not None and (folders := [name for name in shards if os.path.isdir(name)]):
+            raise ManifestError(
+                f"{where}: {folders[0]} is a folder; name its shards, as in {pattern.rstrip('/')}/*.tar"
+            )
         found += shards
     return found
+
+
+def _local(pattern: str) -> str | None:
+    """The pattern as a path; None for another address. What a `file://` URL has escaped is no pattern."""
+    if pattern.startswith("file://"):
+        pieces = re.split(r"((?:%[0-9a-fA-F]{2})+)", pattern.removeprefix("file://").removeprefix("localhost"))
+        return "".join(_escaped(unquote(piece)) if i % 2 else piece for i, piece in enumerate(pieces))
+    return None if is_remote(pattern) or pattern.startswith("pipe:") else pattern
+
+
+def _escaped(text: str) -> str:
+    """Text that stands for itself in a brace and glob pattern."""
+    return "".join(
+        f"[{letter}]" if letter in "*?[" else f"\\{letter}" if letter in "{},\\" else letter for letter in text
+    )
+
+
+def _literal(folder: Path, pattern: str) -> tuple[Path, str]:
+    """The folders that the pattern begins with by their own names, and the rest of it."""
+    if os.path.isabs(pattern):
+        folder, pattern = Path(pattern[0]), pattern.lstrip("/")
+    names = pattern.split("/")
+    while names and os.path.exists(folder / names[0]):
+        folder /= names.pop(0)
+    return folder, "/".join(names)
+
+
+def _glob(folder: Path, pattern: str) -> list[str]:
+    """Files that a pattern stands for below a folder that is no pattern."""
+    folder, pattern = _literal(folder, pattern)
+    if not pattern:
+        return [str(folder)]
+    return sorted(str(folder / name) for name in glob.glob(pattern, root_dir=folder, recursive=True))
 
 
 def _remote(url: str, where: str, store: Store) -> list[str]:

@@ -58,7 +58,7 @@ def test_text_sources_take_placeholders_literally() -> None:
         (llava(("human", "<video>"), ("gpt", "a")), ("image",), "1 video, the sample holds 1 image"),
         (llava(("human", "<image><video>"), ("gpt", "a")), ("video", "image"), r"\[image, video\]"),
         (llava(("human", "a")), (), "no assistant"),
-        (llava(("tool", "a"), ("gpt", "b")), (), "unknown role 'tool'"),
+        (llava(("judge", "a"), ("gpt", "b")), (), "unknown role 'judge'"),
         (llava(("human", "a\0"), ("gpt", "b")), (), "NUL"),
         (llava(("human", "a\ud800"), ("gpt", "b")), (), "surrogate"),
         ({"conversations": []}, (), "list of messages"),

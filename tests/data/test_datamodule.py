@@ -169,7 +169,8 @@ def test_the_state_stays_under_2_kb(manifest: Path, tokenizer_folder: Path) -> N
     many = {f"stage{i}": stage(steps=100_000 + i, context=16384, packs_per_step=128, mixture=weights) for i in range(4)}
     random = np.random.RandomState(0)
     lanes = np.stack([np.stack([random.randint(700, 712, 128), random.randint(0, 520, 128)]) for _ in many])
-    parts = fingerprint(many, dict.fromkeys(weights, "0123456789abcdef" * 4), data.tokenizer.digest, seed=1, lanes=128)
+    digests, answers = (dict.fromkeys(weights, value) for value in ("0123456789abcdef" * 4, ("think", "tool_call")))
+    parts = fingerprint(many, digests, data.tokenizer.digest, answers, seed=1, lanes=128)
     state = {**data.state_dict(), "digest": pack_parts(parts), **Position(400_000, 51_200_000, lanes).to_state()}
     assert len(json.dumps(state)) < 2048
     assert np.array_equal(Position.from_state(state, 128).lanes, lanes)

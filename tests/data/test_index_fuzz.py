@@ -101,7 +101,7 @@ def test_any_bytes_as_a_tar(data: bytes) -> None:
 def test_any_text_in_a_sample(text: bytes) -> None:
     members = (Member("a.json", "json", None, 0, len(text), True, text),)
     try:
-        facts = sample_facts(TarSample("a", members), "text")
+        facts, _ = sample_facts(TarSample("a", members), "text")
     except SampleError:
         return
     assert all(turn.role in ("system", "user", "assistant") for turn in facts.turns)

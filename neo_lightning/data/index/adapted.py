@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from neo_lightning.data.facts import SampleFacts
@@ -12,6 +13,7 @@ from neo_lightning.data.index.recent import SHARD_PARTS_KEPT, Recent
 from neo_lightning.data.index.table import FactsTable
 from neo_lightning.data.index.tokens import count_tokens
 from neo_lightning.data.manifest import ManifestError, SourceSpec
+from neo_lightning.data.text.answers import DEFAULT_ANSWER_TOKENS, mark_answers
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import MODALITIES, Sample
 
@@ -37,8 +39,15 @@ class UserSource(Protocol):
 class AdaptedSource:
     """A user's own class as a `Source`: shard parts of equal size over its indices."""
 
-    def __init__(self, name: str, source: UserSource, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: UserSource,
+        tokenizer: Tokenizer | None = None,
+        answer_tokens: tuple[str, ...] = DEFAULT_ANSWER_TOKENS,
+    ) -> None:
         self.name, self.modality, self._source, self._tokenizer = name, source.modality, source, tokenizer
+        self.answer_tokens = answer_tokens
         self._starts = [0]
         for rows in sidecar.split_rows(len(source)):
             self._starts.append(self._starts[-1] + rows)
@@ -62,14 +71,19 @@ class AdaptedSource:
 
     def facts(self, shard_part: int, sample_index: int) -> SampleFacts:
         """Facts of one sample."""
-        return self._source.facts(self._starts[shard_part] + sample_index)
+        return self._marked(self._source.facts(self._starts[shard_part] + sample_index))
 
     def read(self, shard_part: int, sample_index: int) -> Sample:
         """One sample."""
-        return self._source.read(self._starts[shard_part] + sample_index)
+        sample = self._source.read(self._starts[shard_part] + sample_index)
+        return replace(sample, messages=mark_answers(sample.messages, self.answer_tokens))
+
+    def _marked(self, facts: SampleFacts) -> SampleFacts:
+        return replace(facts, turns=mark_answers(facts.turns, self.answer_tokens))
 
     def _samples(self, shard_part: int) -> list[SampleFacts]:
-        return [self._source.facts(index) for index in range(self._starts[shard_part], self._starts[shard_part + 1])]
+        indices = range(self._starts[shard_part], self._starts[shard_part + 1])
+        return [self._marked(self._source.facts(index)) for index in indices]
 
     def _read_facts(self, shard_part: int) -> FactsTable:
         samples = self._samples(shard_part)
@@ -81,7 +95,7 @@ class AdaptedSource:
         for shard_part in range(self.shard_parts):
             for facts in self._samples(shard_part):
                 media = [(m.kind, m.width, m.height, m.duration) for m in facts.media]
-                turns = [(turn.role, turn.parts) for turn in facts.turns]
+                turns = [(turn.role, turn.parts) if turn.learnt else (turn.role, turn.parts, 0) for turn in facts.turns]
                 hasher.update(repr((facts.key, facts.modality, media, turns)).encode(errors="surrogateescape"))
         return hasher.hexdigest()
 

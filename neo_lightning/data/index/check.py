@@ -10,12 +10,14 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from neo_lightning.data.facts import MediaError, MediaFacts
+from neo_lightning.data.index.adapted import build_source
 from neo_lightning.data.index.make import Progress, survey
 from neo_lightning.data.index.source import ShardSource
+from neo_lightning.data.manifest import SourceSpec
 from neo_lightning.data.media.image import decode_image
 from neo_lightning.data.media.video import decode_frames
 from neo_lightning.data.store import Store
@@ -34,6 +36,8 @@ class CheckReport:
     """(key, reason)."""
     refused: dict[str, str]
     """Shard -> reason."""
+    unused: dict[str, int] = field(default_factory=dict)
+    """What usable samples say without effect, by name (see `text.unused`) -> in how many."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -48,18 +52,29 @@ def check_source(
     *,
     decode: bool = False,
     workers: int | None = None,
+    ignore: Sequence[str] = (),
 ) -> CheckReport:
     """Index what is missing and collect what cannot be used; shards that are refused do not end it."""
-    index, failures = survey(shards, modality, store, None, progress, workers)
+    index, failures = survey(shards, modality, store, None, progress, workers, ignore)
     refused = {shard: str(error) for shard, error in failures.items()}
     if not index.shards:
         return CheckReport(samples=0, left_out=[], refused=refused)
-    source = ShardSource("check", modality, index.shards, store=store)
+    source = ShardSource("check", modality, index.shards, store=store, ignore=tuple(ignore))
     left_out = source.skipped
     if decode:
         left_out += [bad for found in _decode_all(source, workers) for bad in found]
     damaged = len(left_out) - len(source.skipped)
-    return CheckReport(samples=index.samples - damaged, left_out=left_out, refused=refused)
+    return CheckReport(samples=index.samples - damaged, left_out=left_out, refused=refused, unused=index.unused)
+
+
+def check_own_source(spec: SourceSpec) -> CheckReport:
+    """What a class of the user's own holds, and says that it leaves out.
+
+    Raises:
+        ManifestError: it cannot be built.
+    """
+    source = build_source(spec)
+    return CheckReport(samples=len(source), left_out=list(getattr(source, "skipped", [])), refused={})
 
 
 _source: ShardSource

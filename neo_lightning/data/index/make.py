@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +28,8 @@ from neo_lightning.data.index.root import Index, read_root, root_file, write_roo
 from neo_lightning.data.index.scan import index_shard, indexed_rows, members_digest
 from neo_lightning.data.index.sidecar import IndexDamaged, Summary
 from neo_lightning.data.index.table import SCHEMA
-from neo_lightning.data.index.tokens import write_tokens
+from neo_lightning.data.index.tokens import Counting, write_tokens
 from neo_lightning.data.store import Stamp, Store
-from neo_lightning.data.text.tokenizer import Tokenizer
 
 PARALLEL_FROM_BYTES = 16 << 20
 """Smaller sets are indexed in this process."""
@@ -58,25 +58,27 @@ def ensure_index(
     shards: Sequence[str],
     modality: str,
     store: Store,
-    tokenizer: Tokenizer | None = None,
+    counting: Counting | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    ignore: Sequence[str] = (),
 ) -> Index:
-    """Index what is new or changed among the shards of one source; count tokens where a tokenizer is given.
+    """Index what is new or changed among the shards of one source; count tokens where it is said how.
 
     Args:
         shards: paths or URLs.
         modality: of the source.
         store: how shards are read.
-        tokenizer: whose token counts have to be there; None for none.
+        counting: the token counts that have to be there; None for none.
         progress: told how it gets on.
         workers: processes; default one a core. Small sets take one.
+        ignore: endings of members that are passed over, as in the manifest.
 
     Raises:
         ShardError: shards cannot be used (the others are indexed), or a key is in two of them.
         RetryError: a shard was not delivered.
     """
-    index, failures = survey(shards, modality, store, tokenizer, progress, workers)
+    index, failures = survey(shards, modality, store, counting, progress, workers, ignore)
     if failures:
         kind = RetryError if all(isinstance(e, RetryError) for e in failures.values()) else ShardError
         more = f"\n(and {len(failures) - 5} more of {len(shards)} shards)" if len(failures) > 5 else ""
@@ -88,20 +90,21 @@ def survey(
     shards: Sequence[str],
     modality: str,
     store: Store,
-    tokenizer: Tokenizer | None = None,
+    counting: Counting | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[Index, dict[str, Failure]]:
     """As `ensure_index`, but goes on: the index of the shards that can be used, and why the others cannot."""
     progress = progress or Progress()
-    files = [sidecar.sidecar_of(shard, modality, store.options.folder) for shard in shards]
+    files = [sidecar.sidecar_of(shard, modality, store.options.folder, ignore) for shard in shards]
     failures: dict[str, Failure] = {}
     stamps = _stamps(shards, store, failures)
     root = root_file(files, modality)
-    known = read_root(root, stamps, files, tokenizer)
+    known = read_root(root, stamps, files, counting)
     if any(summary is None for summary in known):
         with locked(root.with_suffix(".lock"), progress.waiting):
-            known = read_root(root, stamps, files, tokenizer)
+            known = read_root(root, stamps, files, counting)
             missing = [
                 (shard, file)
                 for shard, file, summary in zip(shards, files, known, strict=True)
@@ -109,9 +112,8 @@ def survey(
             ]
             progress.begin(len(missing), len(shards))
             made: dict[str, Summary] = {}
-            for (shard, _), (outcome, notes) in zip(
-                missing, _run(missing, (modality, store, tokenizer), workers), strict=True
-            ):
+            context = (modality, ignore, store, counting)
+            for (shard, _), (outcome, notes) in zip(missing, _run(missing, context, workers), strict=True):
                 if isinstance(outcome, Summary):
                     made[shard] = outcome
                 else:
@@ -121,7 +123,7 @@ def survey(
                 progress.advance()
             known = [summary or made.get(shard) for shard, summary in zip(shards, known, strict=True)]
             if not failures:
-                failures |= _repeated_keys(_index(shards, files, known), modality, store)
+                failures |= _repeated_keys(_index(shards, files, known), modality, store, ignore)
             if not failures:
                 write_root(root, modality, _index(shards, files, known))
     kept = [i for i, shard in enumerate(shards) if shard not in failures]
@@ -148,12 +150,15 @@ _Job = tuple[str, Path]
 _Done = tuple[Summary | Failure, list[str]]
 """Summary, or why there is none; and what a person should know."""
 
-_context: tuple[str, Store, Tokenizer | None]
+_Context = tuple[str, Sequence[str], Store, Counting | None]
+"""Modality and `ignore` of the source, how shards are read, how tokens are counted."""
+
+_context: _Context
 """What all jobs of a pool share; set in its processes only, so that nothing large is sent with each job."""
 
 
-def _run(jobs: Sequence[_Job], context: tuple[str, Store, Tokenizer | None], workers: int | None) -> Iterator[_Done]:
-    total = sum(context[1].stat(shard).size for shard, _ in jobs)
+def _run(jobs: Sequence[_Job], context: _Context, workers: int | None) -> Iterator[_Done]:
+    total = sum(context[2].stat(shard).size for shard, _ in jobs)
     workers = min(len(jobs), os.cpu_count() or 1 if workers is None else workers)
     if workers < 2 or total < PARALLEL_FROM_BYTES or "fork" not in multiprocessing.get_all_start_methods():
         yield from (_work(shard, file, *context) for shard, file in jobs)
@@ -165,9 +170,9 @@ def _run(jobs: Sequence[_Job], context: tuple[str, Store, Tokenizer | None], wor
         yield from pool.map(_in_pool, jobs)
 
 
-def _begin(modality: str, store: Store, tokenizer: Tokenizer | None) -> None:
+def _begin(*context: Any) -> None:
     global _context
-    _context = (modality, store, tokenizer)
+    _context = context  # type: ignore[assignment]
 
 
 def _in_pool(job: _Job) -> _Done:
@@ -175,24 +180,26 @@ def _in_pool(job: _Job) -> _Done:
     return _work(shard, file, *_context)
 
 
-def _work(shard: str, file: Path, modality: str, store: Store, tokenizer: Tokenizer | None) -> _Done:
+def _work(
+    shard: str, file: Path, modality: str, ignore: Sequence[str], store: Store, counting: Counting | None
+) -> _Done:
     """Bring one shard's index up to date."""
     notes: list[str] = []
     try:
-        summary = _existing(shard, file, store, notes) or index_shard(shard, modality, store)
-        if tokenizer is not None and not sidecar.tokens_of(file, tokenizer.digest, summary.digest).exists():
+        summary = _existing(shard, file, store, ignore, notes) or index_shard(shard, modality, store, ignore)
+        if counting is not None and not sidecar.tokens_of(file, counting.digest, summary.digest).exists():
             try:
-                write_tokens(file, summary, tokenizer)
+                write_tokens(file, summary, counting)
             except IndexDamaged as damage:
                 notes.append(f"{damage}: indexed again")
-                summary = index_shard(shard, modality, store)
-                write_tokens(file, summary, tokenizer)
+                summary = index_shard(shard, modality, store, ignore)
+                write_tokens(file, summary, counting)
     except (ShardError, RetryError) as error:
         return error, notes
     return summary, notes
 
 
-def _existing(shard: str, file: Path, store: Store, notes: list[str]) -> Summary | None:
+def _existing(shard: str, file: Path, store: Store, ignore: Sequence[str], notes: list[str]) -> Summary | None:
     """The sidecar that is there, if it is of this shard: by size and date, else by content."""
     try:
         summary = sidecar.read_summary(file)
@@ -204,18 +211,19 @@ def _existing(shard: str, file: Path, store: Store, notes: list[str]) -> Summary
     stamp = store.stat(shard)
     if summary.stamp == stamp:
         return summary
-    if summary.size != stamp.size or members_digest(shard, store, stamp) != summary.members:
+    if summary.size != stamp.size or members_digest(shard, store, stamp, ignore) != summary.members:
         return None
     return replace(summary, tag=stamp.tag)
 
 
-def _repeated_keys(index: Index, modality: str, store: Store) -> dict[str, Failure]:
+def _repeated_keys(index: Index, modality: str, store: Store, ignore: Sequence[str]) -> dict[str, Failure]:
     """A key that lies in two shards: one of them is a copy, or logs would name the wrong sample."""
 
     def column(i: int, name: str) -> pa.ChunkedArray:
         shard, summary = index.shards[i], index.summaries[i]
         shard_parts = [
-            indexed_rows(shard, modality, store, summary, u, [name]).column(0) for u in range(len(summary.rows))
+            indexed_rows(shard, modality, store, summary, part, [name], ignore).column(0)
+            for part in range(len(summary.rows))
         ]
         return pa.chunked_array(
             [chunk for shard_part in shard_parts for chunk in shard_part.chunks], SCHEMA.field(name).type

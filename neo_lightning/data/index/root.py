@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 from neo_lightning.data.files import replacing
 from neo_lightning.data.index import sidecar
 from neo_lightning.data.index.sidecar import Summary
+from neo_lightning.data.index.tokens import Counting
 from neo_lightning.data.store import Stamp
-from neo_lightning.data.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,14 @@ class Index:
         return counts
 
     @property
+    def unused(self) -> dict[str, int]:
+        """What usable samples say without effect -> in how many, the commonest first."""
+        counts: Counter[str] = Counter()
+        for summary in self.summaries:
+            counts.update(summary.unused)
+        return dict(counts.most_common())
+
+    @property
     def digest(self) -> str:
         """Of everything that the plan depends on, whatever the shards' place or date."""
         return hashlib.sha256("\0".join(summary.digest for summary in self.summaries).encode()).hexdigest()
@@ -52,7 +61,7 @@ def root_file(files: Sequence[Path], modality: str) -> Path:
 
 
 def read_root(
-    root: Path, stamps: Sequence[Stamp], files: Sequence[Path], tokenizer: Tokenizer | None
+    root: Path, stamps: Sequence[Stamp], files: Sequence[Path], counting: Counting | None
 ) -> list[Summary | None]:
     """Summaries that are up to date; None for each shard that has to be looked at. A damaged root counts as none."""
     try:
@@ -68,8 +77,8 @@ def read_root(
     fresh: list[Summary | None] = []
     for summary, stamp, file in zip(found, stamps, files, strict=True):
         needed = [file]
-        if tokenizer is not None:
-            needed.append(sidecar.tokens_of(file, tokenizer.digest, summary.digest))
+        if counting is not None:
+            needed.append(sidecar.tokens_of(file, counting.digest, summary.digest))
         ready = (
             summary.version == sidecar.VERSION
             and summary.stamp == stamp
@@ -88,6 +97,7 @@ def write_root(root: Path, modality: str, index: Index) -> None:
         "left_out": sum(summary.left_out for summary in index.summaries),
         "bytes": sum(summary.size for summary in index.summaries),
         "modalities": index.modalities,
+        "unused": index.unused,
         "digest": index.digest,
         "checksum": _checksum(index.summaries),
         "shards": [asdict(summary) for summary in index.summaries],

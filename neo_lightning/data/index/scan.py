@@ -10,13 +10,14 @@ import json
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from neo_lightning.data.facts import RetryError, SampleError, SampleFacts, ShardError
+from neo_lightning.data.files import decode_text
 from neo_lightning.data.index import sidecar, tar
 from neo_lightning.data.index.sidecar import IndexDamaged, Summary, split_rows
 from neo_lightning.data.index.table import Columns
@@ -24,6 +25,7 @@ from neo_lightning.data.media.image import image_facts
 from neo_lightning.data.media.video import video_facts
 from neo_lightning.data.store import Stamp, Store
 from neo_lightning.data.text.conversation import parse_turns
+from neo_lightning.data.text.unused import unused
 from neo_lightning.types import MODALITIES
 
 ACCEPTED = {
@@ -35,8 +37,12 @@ ACCEPTED = {
 """What a source of each modality may hold; anything else in it is left out as a probable mistake."""
 
 
-def index_shard(shard: str | Path, modality: str, store: Store | None = None) -> Summary:
-    """Index a shard of a source of some modality and write its sidecar.
+NAMES_KEPT = 64
+"""Names of what records say without effect that are counted one by one in each shard."""
+
+
+def index_shard(shard: str | Path, modality: str, store: Store | None = None, ignore: Sequence[str] = ()) -> Summary:
+    """Index a shard of a source of some modality and write its sidecar; `ignore` are endings that are passed over.
 
     Raises:
         ShardError: it cannot be used.
@@ -44,13 +50,19 @@ def index_shard(shard: str | Path, modality: str, store: Store | None = None) ->
     """
     shard, store = str(shard), store or Store()
     stamp = store.stat(shard)
-    table, summary = _scan(shard, modality, store, stamp)
-    sidecar.write_sidecar(sidecar.sidecar_of(shard, modality, store.options.folder), table, summary)
+    table, summary = _scan(shard, modality, store, stamp, ignore)
+    sidecar.write_sidecar(sidecar.sidecar_of(shard, modality, store.options.folder, ignore), table, summary)
     return summary
 
 
 def indexed_rows(
-    shard: str, modality: str, store: Store, summary: Summary, shard_part: int, columns: list[str]
+    shard: str,
+    modality: str,
+    store: Store,
+    summary: Summary,
+    shard_part: int,
+    columns: list[str],
+    ignore: Sequence[str] = (),
 ) -> pa.Table:
     """Columns of a shard part; a sidecar that is gone or damaged is made again, and has to come out the same.
 
@@ -58,37 +70,37 @@ def indexed_rows(
         ShardError: the shard is not the one that was indexed.
         RetryError: it was not delivered.
     """
-    file = sidecar.sidecar_of(shard, modality, store.options.folder)
+    file = sidecar.sidecar_of(shard, modality, store.options.folder, ignore)
     try:
         return sidecar.read_rows(file, shard_part, columns, summary.digest)
     except (FileNotFoundError, IndexDamaged) as damage:
         warnings.warn(f"index of {shard}: {damage}; indexed again", stacklevel=2)
-        if index_shard(shard, modality, store).digest != summary.digest:
+        if index_shard(shard, modality, store, ignore).digest != summary.digest:
             raise ShardError(f"shard {shard} was replaced after it was indexed; start a new run") from damage
         return sidecar.read_rows(file, shard_part, columns, summary.digest)
 
 
-def members_digest(shard: str, store: Store, stamp: Stamp) -> str:
+def members_digest(shard: str, store: Store, stamp: Stamp, ignore: Sequence[str] = ()) -> str:
     """What `Summary.members` would be: tells whether a shard with another date is another shard.
 
     Raises:
         ShardError, RetryError: see `index_shard`.
     """
     hasher = hashlib.sha256()
-    for sample in samples_of(shard, store, stamp):
+    for sample in samples_of(shard, store, stamp, ignore):
         _hash_members(hasher, sample)
     return hasher.hexdigest()
 
 
-def samples_of(shard: str, store: Store, stamp: Stamp) -> Iterator[tar.TarSample]:
-    """The shard's samples as they lie in the tar.
+def samples_of(shard: str, store: Store, stamp: Stamp, ignore: Sequence[str] = ()) -> Iterator[tar.TarSample]:
+    """The shard's samples as they lie in the tar, without the members that end in one of `ignore`.
 
     Raises:
         ShardError, RetryError: see `index_shard`.
     """
     read = tar.Buffered(lambda offset, length: store.read(shard, offset, length, stamp), stamp.size)
     _check_start(shard, read(0, 512), stamp.size)
-    return tar.walk(read, stamp.size, shard)
+    return tar.walk(read, stamp.size, shard, ignore)
 
 
 def modality_of(shard: str | Path, store: Store | None = None) -> str:
@@ -117,13 +129,13 @@ def _check_start(shard: str, head: bytes, size: int) -> None:
         raise ShardError(f"shard {shard}: compressed; store a plain tar (media are compressed already)")
 
 
-def _scan(shard: str, modality: str, store: Store, stamp: Stamp) -> tuple[pa.Table, Summary]:
-    columns = Columns()
+def _scan(shard: str, modality: str, store: Store, stamp: Stamp, ignore: Sequence[str]) -> tuple[pa.Table, Summary]:
+    columns, without_effect = Columns(), Counter[str]()
     plan, members = hashlib.sha256(modality.encode()), hashlib.sha256()
-    for sample in samples_of(shard, store, stamp):
+    for sample in samples_of(shard, store, stamp, ignore):
         crcs = _hash_members(members, sample)
         try:
-            facts = sample_facts(sample, modality)
+            facts, names = sample_facts(sample, modality)
         except SampleError as error:
             columns.leave_out(sample.key, str(error).encode("utf-8", "backslashreplace").decode())
             plan.update(f"{sample.key}\0left out\0".encode())
@@ -131,6 +143,7 @@ def _scan(shard: str, modality: str, store: Store, stamp: Stamp) -> tuple[pa.Tab
         media = [member for member in sample.members if _kind(member.extension)]
         media_crcs = crcs[len(crcs) - len(media) :]
         content = columns.add(facts, media, media_crcs)
+        without_effect.update(names)
         shown = [
             (m.kind, m.width, m.height, m.duration, None if m.ticks is None else len(m.ticks)) for m in facts.media
         ]
@@ -148,9 +161,17 @@ def _scan(shard: str, modality: str, store: Store, stamp: Stamp) -> tuple[pa.Tab
         shard_parts=tuple(int(usable[at : at + count].sum()) for at, count in zip(starts, rows, strict=True)),
         modalities={MODALITIES[number]: count for number, count in sorted(found.items())},
         media=sum(len(kinds) for kinds in table.column("kind").to_pylist()),
+        unused=_names(without_effect),
         digest=plan.hexdigest(),
         members=members.hexdigest(),
     )
+
+
+def _names(counts: Counter[str]) -> dict[str, int]:
+    """The commonest names; keys can be as many as a record's author likes."""
+    named = {name.encode("utf-8", "backslashreplace").decode(): count for name, count in counts.most_common(NAMES_KEPT)}
+    rest = counts.total() - sum(named.values())
+    return named | ({f"others than these {len(named)}": rest} if rest else {})
 
 
 def _hash_members(hasher: Any, sample: tar.TarSample) -> list[int]:
@@ -161,8 +182,8 @@ def _hash_members(hasher: Any, sample: tar.TarSample) -> list[int]:
     return crcs
 
 
-def sample_facts(sample: tar.TarSample, modality: str) -> SampleFacts:
-    """What a sample's JSON, caption and media headers say.
+def sample_facts(sample: tar.TarSample, modality: str) -> tuple[SampleFacts, list[str]]:
+    """What a sample's JSON, caption and media headers say, and names of what the JSON says without effect.
 
     Raises:
         SampleError: it cannot be used in a source of this modality.
@@ -193,7 +214,8 @@ def sample_facts(sample: tar.TarSample, modality: str) -> SampleFacts:
     meta = tree.get("meta") or {}
     if not isinstance(meta, dict):
         raise SampleError("`meta` must be an object")
-    return SampleFacts(key=sample.key, modality=own, turns=tuple(turns), media=tuple(media), meta=meta)
+    facts = SampleFacts(key=sample.key, modality=own, turns=tuple(turns), media=tuple(media), meta=meta)
+    return facts, unused(tree, caption)
 
 
 def _kind(extension: str) -> str:
@@ -205,7 +227,7 @@ def _kind(extension: str) -> str:
 
 def _text(data: bytes, name: str) -> str:
     try:
-        return data.decode("utf-8")
+        return decode_text(data)
     except UnicodeDecodeError as error:
         raise SampleError(f"{name!r}: not UTF-8 at byte {error.start}") from error
 

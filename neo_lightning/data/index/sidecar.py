@@ -28,7 +28,7 @@ from neo_lightning.data.files import replacing
 from neo_lightning.data.index.table import SCHEMA
 from neo_lightning.data.store import Stamp, is_remote
 
-VERSION = 2
+VERSION = 3
 """Of facts and layout: a sidecar of another version is made again."""
 
 SHARD_PART_SAMPLES = 4096
@@ -60,6 +60,8 @@ class Summary:
     """Usable samples by modality."""
     media: int
     """Images and clips of the usable samples."""
+    unused: Mapping[str, int]
+    """What the usable samples say without effect (see `text.unused`) -> in how many."""
     digest: str
     """Of everything that planning depends on: keys, content, media facts, and every media member's checksum."""
     members: str
@@ -85,6 +87,7 @@ def make_summary(fields: Mapping[str, Any]) -> Summary:
     """
     summary = Summary(**{**fields, "rows": tuple(fields["rows"]), "shard_parts": tuple(fields["shard_parts"])})
     numbers = [summary.size, summary.media, *summary.rows, *summary.shard_parts, *dict(summary.modalities).values()]
+    numbers += dict(summary.unused).values()
     texts = [summary.shard, summary.tag, summary.digest, summary.members]
     if not all(type(n) is int and n >= 0 for n in numbers) or not all(isinstance(text, str) for text in texts):
         raise ValueError("not a shard's summary")
@@ -109,14 +112,16 @@ def index_folder(shard: str, cache: Path) -> Path:
     return folder
 
 
-def sidecar_of(shard: str, modality: str, cache: Path) -> Path:
-    """The shard's sidecar. It depends on the modality of the source, which decides what is left out."""
-    return index_folder(shard, cache) / f"{shard.rpartition('/')[2]}.{modality}.parquet"
+def sidecar_of(shard: str, modality: str, cache: Path, ignore: Sequence[str] = ()) -> Path:
+    """The shard's sidecar. It depends on what its source says: the modality decides what is left out, `ignore` which
+    members are there at all."""
+    passed_over = f".without-{hashlib.sha256(json.dumps(sorted(ignore)).encode()).hexdigest()[:8]}" if ignore else ""
+    return index_folder(shard, cache) / f"{shard.rpartition('/')[2]}.{modality}{passed_over}.parquet"
 
 
-def tokens_of(sidecar: Path, tokenizer_digest: str, index_digest: str) -> Path:
-    """The file with a sidecar's token counts by one tokenizer."""
-    name = hashlib.sha256(f"{tokenizer_digest}\0{index_digest}".encode()).hexdigest()[:16]
+def tokens_of(sidecar: Path, counting_digest: str, index_digest: str) -> Path:
+    """The file with a sidecar's token counts, counted in one way (see `tokens.Counting`)."""
+    name = hashlib.sha256(f"{counting_digest}\0{index_digest}".encode()).hexdigest()[:16]
     return sidecar.with_name(f"{sidecar.name.removesuffix('.parquet')}.tokens-{name}.parquet")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -27,9 +27,10 @@ from neo_lightning.data.index.recent import SAMPLES_KEPT, SHARD_PARTS_KEPT, Rece
 from neo_lightning.data.index.scan import indexed_rows
 from neo_lightning.data.index.sidecar import IndexDamaged
 from neo_lightning.data.index.table import CONTENT, FACTS, MEMBERS, FactsTable, parse_content, usable
-from neo_lightning.data.index.tokens import write_tokens
-from neo_lightning.data.manifest import Manifest, load_manifest
+from neo_lightning.data.index.tokens import Counting, write_tokens
+from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
 from neo_lightning.data.store import Store
+from neo_lightning.data.text.answers import ANSWER_TOKENS, DEFAULT_ANSWER_TOKENS, mark_answers
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import MODALITIES, Media, Message, Sample
 
@@ -44,6 +45,9 @@ class Source(Protocol):
     """Of everything that the plan depends on, but for tokenizer and budgets."""
     shard_parts: int
     """Parts that the plan draws as a whole."""
+
+    answer_tokens: tuple[str, ...]
+    """Groups of `text.answers.ANSWER_TOKENS` that its answers may use: one id each."""
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -77,23 +81,29 @@ class ShardSource:
         shards: tuple[str | Path, ...],
         *,
         store: Store | None = None,
-        tokenizer: Tokenizer | None = None,
+        counting: Counting | None = None,
         progress: Progress | None = None,
+        answer_tokens: tuple[str, ...] = DEFAULT_ANSWER_TOKENS,
+        ignore: tuple[str, ...] = (),
     ) -> None:
         """
         Args:
             name, modality: as in the manifest.
             shards: paths or URLs.
             store: how they are read.
-            tokenizer: counts the tokens of every turn (`FactsTable.turn_tokens`).
+            counting: of the tokens of every turn (`FactsTable.turn_tokens`); None for none.
             progress: told how the index gets on.
+            answer_tokens, ignore: as in the manifest.
 
         Raises:
             ShardError, RetryError: see `ensure_index`.
         """
         self.name, self.modality = name, modality
-        self._store, self._tokenizer = store or Store(), tokenizer
-        self._index: Index = ensure_index([str(s) for s in shards], modality, self._store, tokenizer, progress)
+        self.answer_tokens, self._ignore, self._store = answer_tokens, ignore, store or Store()
+        self._counting = counting
+        self._index: Index = ensure_index(
+            [str(s) for s in shards], modality, self._store, counting, progress, ignore=ignore
+        )
         self._places = [
             (shard, group)
             for shard, summary in enumerate(self._index.summaries)
@@ -122,6 +132,11 @@ class ShardSource:
                 found += [(key, f"{reason} [{summary.shard}]") for key, reason in pairs if reason is not None]
         return found
 
+    @property
+    def unused(self) -> dict[str, int]:
+        """What usable samples say without effect (see `text.unused`) -> in how many."""
+        return self._index.unused
+
     def shard_part_size(self, shard_part: int) -> int:
         """Usable samples in a shard part."""
         shard, group = self._places[shard_part]
@@ -143,7 +158,7 @@ class ShardSource:
             turns, meta = parse_content(contents.column("content")[sample_index].as_py(), len(media))
         except (ValueError, TypeError, RecursionError) as error:
             raise self._damaged(shard_part, error) from error
-        modality = MODALITIES[table.modality[sample_index]]
+        modality, turns = MODALITIES[table.modality[sample_index]], mark_answers(turns, self.answer_tokens)
         return SampleFacts(key=table.key(sample_index), modality=modality, turns=turns, media=media, meta=meta)
 
     def read(self, shard_part: int, sample_index: int) -> Sample:
@@ -182,16 +197,16 @@ class ShardSource:
             facts = FactsTable.from_arrow(table)
         except ValueError as error:
             raise self._damaged(shard_part, error) from error
-        if self._tokenizer is None:
+        if self._counting is None:
             return facts
         shard, group = self._places[shard_part]
         summary, file = self._index.summaries[shard], self._index.files[shard]
-        counts = sidecar.tokens_of(file, self._tokenizer.digest, summary.digest)
+        counts = sidecar.tokens_of(file, self._counting.digest, summary.digest)
         try:
             return FactsTable.from_arrow(table, sidecar.read_tokens(counts, group))
         except (FileNotFoundError, IndexDamaged, ValueError) as damage:
             warnings.warn(f"{counts}: {damage}; counted again", stacklevel=2)
-            write_tokens(file, summary, self._tokenizer)
+            write_tokens(file, summary, self._counting)
             return FactsTable.from_arrow(table, sidecar.read_tokens(counts, group))
 
     def _damaged(self, shard_part: int, error: Exception) -> ShardError:
@@ -209,8 +224,8 @@ class ShardSource:
 
     def _table(self, shard: int, group: int, columns: list[str]) -> pa.Table:
         """Columns of a row group; a sidecar that is gone or damaged is made again, and has to come out the same."""
-        index = self._index
-        return indexed_rows(index.shards[shard], self.modality, self._store, index.summaries[shard], group, columns)
+        name, summary = self._index.shards[shard], self._index.summaries[shard]
+        return indexed_rows(name, self.modality, self._store, summary, group, columns, self._ignore)
 
 
 def make_sample(facts: SampleFacts, media: list[Media]) -> Sample:
@@ -234,14 +249,51 @@ def open_source(
 
     Raises:
         ManifestError, ShardError, RetryError: see `load_manifest` and `ensure_index`; or the user's class cannot be
-            built.
+            built, or `counting_of` refuses the tokenizer.
     """
     manifest = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
     spec = manifest.source(name)
+    answer_tokens = DEFAULT_ANSWER_TOKENS if spec.answer_tokens is None else spec.answer_tokens
+    counting = None if tokenizer is None else counting_of(manifest, name, tokenizer)
     if spec.class_path:
-        return AdaptedSource(name, build_source(spec), tokenizer)
-    store = Store(manifest.store)
-    return ShardSource(name, spec.modality, spec.shards, store=store, tokenizer=tokenizer, progress=progress)
+        return AdaptedSource(name, build_source(spec), tokenizer, answer_tokens)
+    source = ShardSource(
+        name,
+        spec.modality,
+        spec.shards,
+        store=Store(manifest.store),
+        counting=counting,
+        progress=progress,
+        answer_tokens=answer_tokens,
+        ignore=spec.ignore,
+    )
+    if progress is not None and source.unused:
+        progress.note(f"source {name!r}: what samples say without effect: {counted(source.unused)}")
+    return source
+
+
+def counted(unused: Mapping[str, int], most: int = 12) -> str:
+    """`Source.unused` as a list for people."""
+    shown = [f"{name} ({count:,} samples)" for name, count in list(unused.items())[:most]]
+    return ", ".join(shown + [f"and {len(unused) - most} more"] * (len(unused) > most))
+
+
+def counting_of(manifest: Manifest, name: str, tokenizer: Tokenizer) -> Counting:
+    """How the tokens of a source are counted.
+
+    Raises:
+        ManifestError: the tokenizer lacks tokens that `answer_tokens` asks for; of the default it may lack some.
+    """
+    groups = manifest.source(name).answer_tokens
+    if groups is None:
+        return Counting(tokenizer=tokenizer)
+    if missing := [token for group in groups for token in ANSWER_TOKENS[group] if token not in tokenizer.marks]:
+        known = [group for group, pair in ANSWER_TOKENS.items() if all(token in tokenizer.marks for token in pair)]
+        raise ManifestError(
+            f"{manifest.path}, source {name!r}: answer_tokens asks for {', '.join(missing)}, which the tokenizer lacks "
+            f"(it knows {', '.join(known) or 'none of them'}); name others, or take a tokenizer that has them"
+        )
+    return Counting(tokenizer=tokenizer, answer_tokens=groups)
 
 
 def sample_ids(source: Source) -> Iterator[tuple[int, int]]:

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from neo_lightning.data.facts import MediaFacts, SampleFacts, Turn
 from neo_lightning.data.index.tar import Member
 from neo_lightning.data.media import image
-from neo_lightning.types import MODALITIES
+from neo_lightning.data.text.answers import MARKS
+from neo_lightning.types import MODALITIES, Mark
 
 ROLES = ("system", "user", "assistant")
 KINDS = ("image", "video")
@@ -32,6 +33,7 @@ _FACTS = {
     "reason": pa.string(),  # why the sample is left out; null: it is usable
     "modality": pa.uint8(),
     "role": pa.list_(pa.uint8()),  # of each turn
+    "learnt": pa.list_(pa.bool_()),  # whether a turn is an answer that the model learns
     "characters": pa.list_(pa.int32()),  # of each turn's text
     "kind": pa.list_(pa.uint8()),  # of each medium, as all that follow
     "format": pa.list_(pa.uint8()),
@@ -46,7 +48,7 @@ _FACTS = {
     "frames": pa.list_(pa.int32()),
     "tick": pa.list_(pa.int64()),  # of each frame of each clip
 }
-_CONTENT = {"content": pa.string()}  # JSON: [[[role, [parts]], ...], meta]
+_CONTENT = {"content": pa.string()}  # JSON: [[turn, ...], meta], see `_turn_json`
 _MEMBERS = {
     "name": pa.list_(pa.string()),  # of each medium's member
     "offset": pa.list_(pa.int64()),
@@ -71,12 +73,13 @@ class Columns:
     def add(self, facts: SampleFacts, media: Sequence[Member] = (), crcs: Sequence[int] = ()) -> str:
         """Append a usable sample with its media's members; returns its content's JSON."""
         ticks = [medium.ticks for medium in facts.media]
-        content = json.dumps([[[t.role, t.parts] for t in facts.turns], dict(facts.meta)])
+        content = json.dumps([[_turn_json(turn) for turn in facts.turns], dict(facts.meta)])
         self._append(
             key=facts.key,
             reason=None,
             modality=MODALITIES.index(facts.modality),
             role=[ROLES.index(turn.role) for turn in facts.turns],
+            learnt=[turn.role == "assistant" and turn.learnt for turn in facts.turns],
             characters=[sum(len(part) for part in turn.parts if isinstance(part, str)) for turn in facts.turns],
             kind=[KINDS.index(medium.kind) for medium in facts.media],
             format=[FORMATS.index(medium.format) for medium in facts.media],
@@ -124,6 +127,8 @@ class FactsTable:
     """[N + 1] int64: turns of row r are [turn_splits[r], turn_splits[r + 1])."""
     turn_role: np.ndarray
     """[T] uint8, index into ROLES."""
+    turn_learnt: np.ndarray
+    """[T] bool: an answer that the model learns."""
     turn_characters: np.ndarray
     """[T] int32, of the turn's text."""
     turn_tokens: np.ndarray | None
@@ -209,7 +214,7 @@ class FactsTable:
         """
         turns, role = lists(table, "role")
         media, kind = lists(table, "kind")
-        columns = {name: aligned(table, name, media) for name in FACTS[6:-1]}
+        columns = {name: aligned(table, name, media) for name in FACTS[FACTS.index("kind") + 1 : -1]}
         frames = columns["frames"]
         ticks, tick = lists(table, "tick")
         tick_splits = np.concatenate([[0], np.cumsum(frames, dtype=np.int64)])
@@ -218,6 +223,7 @@ class FactsTable:
             modality=table.column("modality").to_numpy(),
             turn_splits=turns,
             turn_role=role,
+            turn_learnt=aligned(table, "learnt", turns),
             turn_characters=aligned(table, "characters", turns),
             turn_tokens=None if tokens is None else aligned(tokens, "tokens", turns),
             media_splits=media,
@@ -279,6 +285,12 @@ def aligned(table: pa.Table, name: str, splits: np.ndarray) -> np.ndarray:
     return values
 
 
+def _turn_json(turn: Turn) -> list[Any]:
+    """[role, parts], and false where an answer is not learnt. A mark is a list of its name."""
+    parts = [[part] if isinstance(part, Mark) else part for part in turn.parts]
+    return [turn.role, parts] if turn.learnt else [turn.role, parts, False]
+
+
 def parse_content(text: str, media: int) -> tuple[tuple[Turn, ...], dict[str, Any]]:
     """Turns and meta of a sample with so many media.
 
@@ -286,8 +298,17 @@ def parse_content(text: str, media: int) -> tuple[tuple[Turn, ...], dict[str, An
         ValueError: not what `Columns.add` wrote.
     """
     turns, meta = json.loads(text)
-    found = tuple(Turn(role=role, parts=tuple(parts)) for role, parts in turns)
+    found = tuple(_parse_turn(*turn) for turn in turns)
     places = [part for turn in found for part in turn.parts if not isinstance(part, str)]
     if places != list(range(media)) or not isinstance(meta, dict) or any(turn.role not in ROLES for turn in found):
         raise ValueError("turns that do not match the sample's media")
     return found, meta
+
+
+def _parse_turn(role: Any, parts: Any, learnt: bool = True) -> Turn:
+    marks = [part[0] for part in parts if isinstance(part, list)]
+    if not MARKS.issuperset(marks):
+        raise ValueError(f"marks {marks} that do not exist")
+    return Turn(
+        role=role, parts=tuple(Mark(part[0]) if isinstance(part, list) else part for part in parts), learnt=learnt
+    )

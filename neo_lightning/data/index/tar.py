@@ -15,7 +15,7 @@ the tar must be plain (media are compressed already), since members are read at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from neo_lightning.data.facts import ShardError
@@ -71,20 +71,22 @@ def split_key(name: str) -> tuple[str, int | None, str]:
     stem, _, rest = base.partition(".")
     number, dot, extension = rest.rpartition(".")
     if not stem or not extension or (dot and not (number.isdecimal() and len(number) < 10)):
+        passed_over = f", or pass such members over by the source's `ignore: [{rest}]`" if rest else ""
         raise ShardError(
-            f"member {name!r}: expected KEY.EXTENSION or KEY.NUMBER.EXTENSION "
-            "(the key ends at the first dot of the base name; rename the file without further dots)"
+            f"member {name!r}: expected KEY.EXTENSION or KEY.NUMBER.EXTENSION (the key ends at the first dot of the "
+            f"base name; rename the file without further dots{passed_over})"
         )
     return (f"{folder}/{stem}" if folder else stem), (int(number) if dot else None), extension.lower()
 
 
-def walk(read: Read, size: int, shard: str) -> Iterator[TarSample]:
+def walk(read: Read, size: int, shard: str, ignore: Sequence[str] = ()) -> Iterator[TarSample]:
     """Samples of a shard in file order, each when its last member has been read.
 
     Args:
         read: the shard's content.
         size: its bytes.
         shard: its name, for messages.
+        ignore: members are passed over whose base name behind its first dot is one of these.
 
     Raises:
         ShardError: cut or damaged shard; duplicate or scattered key; forbidden member.
@@ -92,7 +94,10 @@ def walk(read: Read, size: int, shard: str) -> Iterator[TarSample]:
     seen: set[str] = set()
     current: str | None = None
     members: list[Member] = []
+    passed_over = {ending.lower().removeprefix(".") for ending in ignore}
     for at, name, regular, offset, length in _entries(read, size, shard):
+        if passed_over and name.rpartition("/")[2].partition(".")[2].lower() in passed_over:
+            continue
         try:
             key, number, extension = split_key(name)
         except ShardError as error:
@@ -100,7 +105,8 @@ def walk(read: Read, size: int, shard: str) -> Iterator[TarSample]:
         if extension not in EXTENSIONS:
             raise ShardError(
                 f"shard {shard}, byte {at}: member {name!r}: extension {extension!r} is not read "
-                f"(allowed: {', '.join(EXTENSIONS)}); nothing is ever unpickled, write such data into the JSON's `meta`"
+                f"(allowed: {', '.join(EXTENSIONS)}); nothing is ever unpickled: write such data into the JSON's "
+                f"`meta`, or pass such members over by the source's `ignore: [{extension}]`"
             )
         if key != current:
             if key in seen:

@@ -15,7 +15,7 @@ import numpy as np
 
 from neo_lightning.data.facts import MediaFacts, SampleError
 from neo_lightning.data.index import Source
-from neo_lightning.data.index.table import KINDS, ROLES, FactsTable
+from neo_lightning.data.index.table import KINDS, FactsTable
 from neo_lightning.data.media.image import MAX_ASPECT
 from neo_lightning.data.text.serialize import Layout, Outline, make_layout, time_label, video_prefix
 from neo_lightning.data.text.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ class ShardPartShapes:
     def of(cls, table: FactsTable, labels: Labels) -> ShardPartShapes:
         """Shapes of a shard part whose tokens were counted."""
         assert table.turn_tokens is not None, "the source was opened without a tokenizer"
-        learnt = np.where(table.turn_role == ROLES.index("assistant"), table.turn_tokens - labels.assistant_line, 0)
+        learnt = np.where(table.turn_learnt, table.turn_tokens - labels.assistant_line, 0)
         total = np.concatenate([[0], np.cumsum(learnt, dtype=np.int64)])
         return cls(
             text=table.text_tokens,

@@ -3,7 +3,8 @@
     <|im_start|>user\\n<img>VVVV</img>\\nWhat is this?<|im_end|>\\n<|im_start|>assistant\\nA cat.<|im_end|>\\n
     ................................................................................*********************
 
-Loss is taken on the starred part: the assistant's content and its end mark; media in it are shown, not learnt.
+Loss is taken on the starred part: the assistant's content and its end mark; media in it are shown, not learnt, and so
+is an answer that its record gives no weight. A `Mark` in a turn is one id where the tokenizer knows it.
 
 It is built in two steps, so that planned and real lengths come from one code path. An `Outline` is the tokenised text
 with holes for the media: it depends on nothing but the tokenizer, and is kept. A `Layout` fills the holes for given
@@ -25,7 +26,7 @@ from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, Sample
 from neo_lightning.data.media.image import decode_image, image_facts, patchify, smart_resize
 from neo_lightning.data.media.video import choose_moments, decode_frames, video_facts
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Media, Message, PixelBudget, TokenSequence, VideoBudget
+from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Mark, Media, Message, PixelBudget, TokenSequence, VideoBudget
 
 _HOLE = -1
 """In an outline, medium k stands as _HOLE - k."""
@@ -118,19 +119,20 @@ def _pieces(turns: Sequence[Turn], tokenizer: Tokenizer) -> list[tuple[str | int
     """
     pieces: list[tuple[str | int, bool]] = []
     for turn in turns:
-        learnt = turn.role == "assistant"
+        answer = turn.role == "assistant"
+        learnt = answer and turn.learnt
         pieces.append((tokenizer.im_start_id, False))
         text = f"{turn.role}\n"
-        if learnt:
+        if answer:
             pieces.append((text, False))
             text = ""
         for part in turn.parts:
-            if isinstance(part, str):
+            if isinstance(part, str) and not (isinstance(part, Mark) and part in tokenizer.marks):
                 text += part
                 continue
             if text:
                 pieces.append((text, learnt))
-            pieces.append((_HOLE - part, False))
+            pieces.append((_HOLE - part, False) if isinstance(part, int) else (tokenizer.marks[part], learnt))
             text = ""
         if text:
             pieces.append((text, learnt))

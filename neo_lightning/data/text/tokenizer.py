@@ -2,7 +2,7 @@
 
 Two copies of one fast tokenizer are kept. The full one decodes and knows the special tokens' ids; the *bare* one has
 no added tokens at all, so `<img>`, `<|im_end|>` or `</think>` in anybody's text become ordinary characters. Special
-tokens enter a sequence by id only, from `data.serialize`. Ids are read from the tokenizer, never from constants.
+tokens enter a sequence by id only, from `data.text.serialize`. Ids are read from the tokenizer, never from constants.
 
 Trade-off: only fast tokenizers (a `tokenizer.json`) are supported; in return nothing of transformers is imported here
 unless a tokenizer is fetched by name or trained.
@@ -18,6 +18,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
+
+from neo_lightning.data.text.answers import MARKS
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (
@@ -52,6 +54,11 @@ class Tokenizer:
         tree = json.loads(backend.to_str())
         self.digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
         self.special = {token["content"]: token["id"] for token in tree["added_tokens"]}
+        self.marks: dict[str, int] = {token: number for token, number in self.special.items() if token in MARKS}
+        """Ids of the marks that this tokenizer knows."""
+        self._hidden = frozenset(
+            token["id"] for token in tree["added_tokens"] if token["special"] and token["content"] not in MARKS
+        )
         needed = ("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
         if missing := [token for token in needed if token not in self.special]:
             raise TokenizerError(
@@ -103,8 +110,12 @@ class Tokenizer:
         return found
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ids. Bytes that are no valid UTF-8 become replacement characters."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """Text of ids. Bytes that are no valid UTF-8 become replacement characters.
+
+        What is skipped are tokens of control; those that belong to an answer (`answers.MARKS`) are part of its text.
+        """
+        shown = [number for number in ids if not (skip_special_tokens and number in self._hidden)]
+        return self.backend.decode(shown, skip_special_tokens=False)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and the `tokenizer_config.json` that transformers' AutoTokenizer reads."""

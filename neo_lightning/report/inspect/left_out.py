@@ -104,12 +104,12 @@ def _media_of(source: Source, shard_part: int, sample_index: int) -> list[Media]
 def _fill(manifest: str, source: str, name: str, examples: dict[str, Example]) -> None:
     """Find samples' media in the source's shards of this name; one that is not delivered now has no thumbnails."""
     loaded = load_manifest(manifest)
-    store, missing = Store(loaded.store), dict(examples)
-    for shard in loaded.source(source).shards:
+    store, missing, spec = Store(loaded.store), dict(examples), loaded.source(source)
+    for shard in spec.shards:
         if shard.rpartition("/")[2] != name or not missing:
             continue
         try:
-            for sample in samples_of(shard, store, store.stat(shard)):
+            for sample in samples_of(shard, store, store.stat(shard), spec.ignore):
                 if example := missing.pop(sample.key, None):
                     example.media = [
                         Media(kind=kind, data=member.data, name=member.name)
