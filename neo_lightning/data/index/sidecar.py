@@ -28,7 +28,7 @@ from neo_lightning.data.files import replacing
 from neo_lightning.data.index.table import SCHEMA
 from neo_lightning.data.store import Stamp, is_remote
 
-VERSION = 2
+VERSION = 3
 """Of facts and layout: a sidecar of another version is made again."""
 
 SHARD_PART_SAMPLES = 4096

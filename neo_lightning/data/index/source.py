@@ -122,6 +122,10 @@ class ShardSource:
                 found += [(key, f"{reason} [{summary.shard}]") for key, reason in pairs if reason is not None]
         return found
 
+    def shard_of(self, shard_part: int) -> str:
+        """The shard that a shard part belongs to."""
+        return self._index.shards[self._places[shard_part][0]]
+
     def shard_part_size(self, shard_part: int) -> int:
         """Usable samples in a shard part."""
         shard, group = self._places[shard_part]
