@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neo_lightning.data.facts import SampleError
+from neo_lightning.data.facts import SampleError, costs_one_sample
 from neo_lightning.data.index.tar_write import tar_member
 from neo_lightning.data.text.conversation import parse_turns, places
 from neo_lightning.importers.formats import FORMATS
@@ -45,7 +45,8 @@ def convert(task: Task, job: Job) -> tuple[Path, list[Converted]]:
             try:
                 if isinstance(item, RecordError):
                     raise item
-                modality, members = _sample(read(item, job.caption), job.media)
+                with costs_one_sample("the record cannot be read"):
+                    modality, members = _sample(read(item, job.caption), job.media)
             except (RecordError, SampleError) as error:
                 done.append(Converted(where=where, reason=str(error)))
                 continue

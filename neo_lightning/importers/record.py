@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from neo_lightning.data.facts import SampleError
 
-class RecordError(ValueError):
+
+class RecordError(SampleError):
     """This record, or the input as a whole, cannot be imported; the message is the reason."""
 
 
