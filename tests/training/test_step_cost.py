@@ -87,11 +87,11 @@ def modes(fast: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("mode", [pytest.param(m, marks=[pytest.mark.slow] * (m != fast)) for m in kinds])
 
 
-@modes(fast="none")
+@modes(fast="selective")
 def test_compiled_blocks_are_compiled_once_per_stage_whatever_the_packs_hold(mode: str) -> None:
     model = build(compile_blocks=True, **checkpointed(mode))
     compiled = []
-    with Graphs(aot=mode != "none") as graphs:
+    with Graphs(aot=mode != "selective") as graphs:
         for trains in (("patch_embedding", "pre_buffer", "hw"), ("all",)):
             freeze(model, *trains)
             for seed, (sizes, images) in enumerate(LAYOUTS):
@@ -103,7 +103,7 @@ def test_compiled_blocks_are_compiled_once_per_stage_whatever_the_packs_hold(mod
     assert compiled[len(LAYOUTS) :] == [compiled[-1]] * len(LAYOUTS)
 
 
-@modes(fast="mixed")
+@modes(fast="none")
 def test_every_row_length_has_whole_graphs_of_its_own_also_without_gradients(mode: str) -> None:
     """A validation in front of the first step, as Lightning does it, and three lengths: more graphs than 8."""
     model, plain = build(compile_blocks=True, **checkpointed(mode)), build(attention="reference")
