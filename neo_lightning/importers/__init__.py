@@ -8,7 +8,8 @@ killed at any moment, the same call goes on and ends with the same bytes. A shar
 manifest is written last, and then the shards are indexed.
 
 Media are copied byte for byte. A record that cannot be imported is left out and listed with its file and line in
-`import.log` (`strict` makes the first one an error). The trade-off: bytes are written twice, to a short-lived file by
+`import.log` (`strict` makes the first one an error), and so is the first record with a key that nothing uses; such keys
+are counted by name. The trade-off: bytes are written twice, to a short-lived file by
 the process that checks them and to the shard; so no sample passes through a pipe or waits in memory.
 """
 
@@ -17,18 +18,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from neo_lightning.data.index.make import ensure_index
 from neo_lightning.data.index.progress import ProgressBar
 from neo_lightning.data.manifest import load_manifest
 from neo_lightning.data.store import Store
+from neo_lightning.importers.auto import format_of
+from neo_lightning.importers.columns import Reading
 from neo_lightning.importers.formats import FORMATS
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.run import Import, ImportReport
 from neo_lightning.importers.task import Job
 
-__all__ = ["FORMATS", "ImportReport", "RecordError", "import_dataset"]
+__all__ = ["FORMATS", "ImportReport", "Reading", "RecordError", "import_dataset"]
 
 
 def import_dataset(
@@ -37,7 +41,7 @@ def import_dataset(
     out: str | Path,
     *,
     media: str | Path | None = None,
-    caption: str | None = None,
+    reading: Reading | None = None,
     strict: bool = False,
     samples_per_shard: int = 4096,
     bytes_per_shard: int = 1 << 30,
@@ -47,12 +51,12 @@ def import_dataset(
     """Turn records into shards, or go on with that.
 
     Args:
-        format: a key of FORMATS.
-        inputs: JSON, JSON Lines or Parquet files, or folders of them; one folder for the format `folder`.
+        format: a key of FORMATS; `auto` looks at the input.
+        inputs: files of records, or folders of them; one folder for the format `folder`.
         out: folder to write to; it must hold no shards, or a part of the same import.
         media: folder in which the records' file names are looked up; `folder` takes its input.
-        caption: column of the caption in Parquet and in metadata files, where it is neither `text` nor `caption`.
-        strict: refuse instead of leaving records out.
+        reading: the user's own names of columns and roles, and what to take of preference data.
+        strict: refuse instead of leaving records out, or keys that nothing uses.
         samples_per_shard, bytes_per_shard: a shard ends when it reaches either.
         workers: processes; default one a core. A script that uses them needs the guard `if __name__ == "__main__"`.
         progress: show a bar.
@@ -67,19 +71,22 @@ def import_dataset(
     if min(samples_per_shard, bytes_per_shard) < 1:
         raise RecordError("a shard must hold at least one sample and one byte")
     found, out = [Path(path) for path in inputs], Path(out)
+    reading = reading or Reading()
+    if format == "auto":
+        format = format_of(found)
     listing = FORMATS[format][0].listing(found)
     if media is None and format == "folder":
         media = found[0]
     if media is not None and not Path(media).is_dir():
         raise RecordError(f"media folder {media}: no such folder")
     folder = None if media is None else Path(media).resolve()
-    job = Job(format=format, media=folder, caption=caption, partial=out / "partial")
+    job = Job(format=format, media=folder, reading=reading, partial=out / "partial")
     arguments = {
         "format": format,
         "inputs": [str(path) for path in found],
         "input digest": listing.digest,
         "media": None if folder is None else str(folder),
-        "caption": caption,
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(reading).items()},
         "strict": strict,
         "samples per shard": samples_per_shard,
         "bytes per shard": bytes_per_shard,

@@ -11,14 +11,16 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from neo_lightning.data.facts import SampleError
 from neo_lightning.data.index.tar_write import tar_member
+from neo_lightning.data.media.image import image_facts
 from neo_lightning.data.text.conversation import parse_turns, places
 from neo_lightning.importers.formats import FORMATS
+from neo_lightning.importers.grounding import fill
 from neo_lightning.importers.media import read_medium
 from neo_lightning.importers.record import Record, RecordError
 from neo_lightning.importers.task import Job, Task
@@ -33,6 +35,13 @@ class Converted:
     size: int = 0
     """Bytes of its tar members; samples of a task follow each other in its file."""
     reason: str = ""
+    file: str = ""
+    """Where it lies, for the report."""
+    layout: str = ""
+    """Container and layout of the record, for the report."""
+    used: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    """As in `Record`."""
 
 
 def convert(task: Task, job: Job) -> tuple[Path, list[Converted]]:
@@ -45,14 +54,21 @@ def convert(task: Task, job: Job) -> tuple[Path, list[Converted]]:
             try:
                 if isinstance(item, RecordError):
                     raise item
-                modality, members = _sample(read(item, job.caption), job.media)
+                record = read(item, job.reading)
+                modality, members = _sample(record, job.media)
             except (RecordError, SampleError) as error:
                 done.append(Converted(where=where, reason=str(error)))
+                continue
+            except Exception as error:  # whatever one record makes of a library, the others go on
+                reason = f"cannot be read ({type(error).__name__}: {error})"
+                done.append(Converted(where=where, reason=reason))
                 continue
             size = 0
             for extension, data in members:
                 size += sum(file.write(piece) for piece in tar_member(f"{number:09d}.{extension}", data))
-            done.append(Converted(where=where, modality=modality, size=size))
+            layout = f"{task.container}, {record.layout}"
+            converted = Converted(where=where, modality=modality, size=size, file=task.file, layout=layout)
+            done.append(replace(converted, used=record.used, unused=record.unused))
     return Path(name), done
 
 
@@ -66,10 +82,15 @@ def _sample(record: Record, folder: Path | None) -> tuple[str, list[tuple[str, b
         if shown.count(kind) != named[kind]:
             raise RecordError(f"text has {shown.count(kind)} places for {kind}s, the record names {named[kind]}")
     parse_turns(record.tree, None, shown, literal=False)
-    members = [("json", _json(record))]
+    media: list[tuple[str, bytes]] = []
     queues: dict[str, Iterator[Any]] = {"image": iter(record.images), "video": iter(record.videos)}
-    for number, kind in enumerate(shown):
-        extension, data = read_medium(kind, next(queues[kind]), folder)
+    for kind in shown:
+        media.append(read_medium(kind, next(queues[kind]), folder))
+    if record.boxes is not None:
+        images = [image_facts(data) for kind, (_, data) in zip(shown, media, strict=True) if kind == "image"]
+        fill(record.tree["messages"], record.boxes, [(image.width, image.height) for image in images])
+    members = [("json", _json(record))]
+    for number, (extension, data) in enumerate(media):
         members.append((extension if len(shown) == 1 else f"{number}.{extension}", data))
     if "video" in shown:
         return "video", members

@@ -19,6 +19,7 @@ from typing import Any
 
 from neo_lightning.data.index.tar import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from neo_lightning.importers import json_records
+from neo_lightning.importers.columns import COLUMNS
 from neo_lightning.importers.media import read_file
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.task import Job, Listing, Row, Task, shown
@@ -51,8 +52,9 @@ def split(inputs: list[Path]) -> Iterator[Task]:
     first = progress = 0
     pairs: list[_Entry] = []
 
-    def task(content: tuple[str, list[Any]]) -> Task:
-        return Task(first=first, count=len(content[1]), content=content, progress=progress)
+    def task(content: tuple[str, list[Any]], file: str = "", container: str = "media with a .txt") -> Task:
+        count = len(content[1])
+        return Task(first=first, count=count, content=content, progress=progress, file=file, container=container)
 
     for entry in _walk(root):
         if not isinstance(entry, str):
@@ -63,9 +65,9 @@ def split(inputs: list[Path]) -> Iterator[Task]:
             first, pairs = first + len(pairs), []
         if isinstance(entry, str):
             before = progress
-            for batch, read in json_records.batches(root / entry):
+            for batch, read, container in json_records.batches(root / entry):
                 progress = before + read
-                yield task((entry, batch))
+                yield task((entry, batch), shown(entry), container)
                 first += len(batch)
     if pairs:
         progress += len(pairs)
@@ -82,7 +84,7 @@ def rows(task: Task, job: Job) -> Iterator[Row]:
     for where, text in content:
         item = json_records.parse(text)
         if isinstance(item, dict):
-            item = _below(str(PurePosixPath(kind).parent), item)
+            item = _below(str(PurePosixPath(kind).parent), item, job)
         yield where, item
 
 
@@ -132,16 +134,17 @@ def _pair(media: list[str], captions: list[str], job: Job) -> dict[str, Any] | R
         return RecordError(f"expected one picture or clip and one .txt of this name, found {found}")
     try:
         caption = read_file(captions[0], job.media).decode("utf-8-sig").strip()
-        return {"file_name": media[0], job.caption or "text": caption}
+        return {"file_name": media[0], job.reading.columns.get("text", "text"): caption}
     except UnicodeDecodeError as error:
         return RecordError(f"{captions[0]!r}: not UTF-8 at byte {error.start}")
     except RecordError as error:
         return error
 
 
-def _below(folder: str, item: dict[str, Any]) -> dict[str, Any]:
+def _below(folder: str, item: dict[str, Any], job: Job) -> dict[str, Any]:
     """The record with its file names counted from the input folder."""
-    for name in ("file_name", "file_names", "image", "images", "video", "videos"):
+    columns = ("files", "images", "videos")
+    for name in [key for column in columns for key in (*COLUMNS[column], job.reading.columns.get(column, ""))]:
         value = item.get(name)
         if isinstance(value, str):
             item = {**item, name: f"{folder}/{value}"}

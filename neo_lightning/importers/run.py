@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -22,6 +22,7 @@ from neo_lightning.importers.formats import FORMATS
 from neo_lightning.importers.pool import converted
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.shards import ShardChains
+from neo_lightning.importers.tally import Tally, tally_from
 from neo_lightning.importers.task import Job
 from neo_lightning.types import MODALITIES
 
@@ -41,10 +42,12 @@ class ImportReport:
     reasons: Mapping[str, int]
     """How often each kind of reason was found, most frequent first."""
     manifest: Path
+    tally: Tally = field(default_factory=Tally)
+    """Layouts that were found, and what of the records nothing uses."""
 
     def __str__(self) -> str:
         written = ", ".join(f"{count} {modality}" for modality, count in self.samples.items())
-        lines = [f"{self.manifest}: {written}"]
+        lines = [f"{self.manifest}: {written}", *self.tally.lines()]
         if self.left_out:
             lines.append(f"{self.left_out} records left out, listed in {self.manifest.parent / 'import.log'}:")
             lines += [f"  {count} x {reason}" for reason, count in list(self.reasons.items())[:10]]
@@ -61,6 +64,8 @@ class _State:
     samples: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    tally: dict[str, Any] = field(default_factory=dict)
+    """See `Tally`."""
     log_bytes: int = 0
     chains: dict[str, Any] = field(default_factory=dict)
     """See `ShardChains.sync`."""
@@ -86,6 +91,7 @@ class Import:
             raise RecordError(f"{out}: another import writes to this folder") from error
         try:
             self._state = _load(out, arguments)
+            self._tally = tally_from(self._state.tally)
             self._log.truncate(self._state.log_bytes)
             self._log.seek(0, os.SEEK_END)
             job.partial.mkdir(exist_ok=True)
@@ -135,11 +141,23 @@ class Import:
         if record.reason:
             self._leave_out(record)
         else:
+            self._count(record)
             full = self._chains.append(record.modality, source, record.size)
             state.samples[record.modality] = state.samples.get(record.modality, 0) + 1
         state.records = number + 1
         if full or time.monotonic() - self._committed > COMMIT_SECONDS:
             self._commit()
+
+    def _count(self, record: Converted) -> None:
+        """Count what was found; what is not used goes into the log where it is met first."""
+        if record.unused and self._arguments["strict"]:
+            names = ", ".join(record.unused)
+            raise RecordError(
+                f"{record.where}: {names} is neither learned nor kept; --keep KEY keeps a key in the sample's `meta`, "
+                "without --strict it is counted and dropped"
+            )
+        for name in self._tally.add(record):
+            self._log.write(json.dumps({"record": record.where, "not used": name}).encode() + b"\n")
 
     def _leave_out(self, record: Converted) -> None:
         state = self._state
@@ -157,7 +175,7 @@ class Import:
         self._log.flush()
         os.fsync(self._log.fileno())
         self._state.log_bytes = self._log.tell()
-        self._state.chains = self._chains.sync()
+        self._state.chains, self._state.tally = self._chains.sync(), asdict(self._tally)
         _write(self._out / "import.json", json.dumps(vars(self._state), indent=1))
         self._chains.publish()
         self._committed = time.monotonic()
@@ -180,7 +198,9 @@ class Import:
         _write(manifest, "\n".join(lines) + "\n")
         shutil.rmtree(self._job.partial)
         reasons = dict(Counter(state.reasons).most_common())
-        return ImportReport(samples=samples, left_out=state.left_out, reasons=reasons, manifest=manifest)
+        return ImportReport(
+            samples=samples, left_out=state.left_out, reasons=reasons, manifest=manifest, tally=self._tally
+        )
 
 
 def _load(out: Path, arguments: dict[str, Any]) -> _State:

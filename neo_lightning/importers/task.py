@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from neo_lightning.importers.columns import Reading
 from neo_lightning.importers.record import RecordError
 
 
@@ -23,6 +24,10 @@ class Task:
     """What the format's `rows` needs to read them."""
     progress: int
     """How far the input has been read after these, in the unit of `Listing.total`."""
+    file: str = ""
+    """The file that holds them, for the report."""
+    container: str = ""
+    """How they lie in it: JSON Lines, CSV, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +47,8 @@ class Job:
     format: str
     media: Path | None
     """Folder in which file names are looked up, resolved."""
-    caption: str | None
-    """Column of the caption, where it is none of the known ones."""
+    reading: Reading
+    """The user's names of columns and roles."""
     partial: Path
     """Folder for unfinished files."""
 
