@@ -25,8 +25,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "response": ("output", "response", "answer", "completion", "target", "solution"),
     "history": ("history",),
     "text": ("text", "caption"),
-    "images": ("images", "image", "image_path", "image_paths"),
-    "videos": ("videos", "video", "video_path", "video_paths"),
+    "images": ("image", "images", "image_path", "image_paths"),
+    "videos": ("video", "videos", "video_path", "video_paths"),
     "audios": ("audios", "audio", "audio_path", "audio_paths"),
     "files": ("file_name", "file_names"),
     "objects": ("objects",),
@@ -80,6 +80,12 @@ class Reading:
                 if name not in names:
                     raise RecordError(f"unknown {what} {name!r} (known: {', '.join(names)})")
 
+    def keeps(self, path: str, name: str, value: Any) -> bool:
+        """Whether a key goes to `meta`: the user says so by its name or path, or it is plain and tells the origin."""
+        if path in self.keep or name in self.keep:
+            return True
+        return (name in META or name.endswith("_id")) and isinstance(value, str | int | float | bool)
+
     def role(self, name: object) -> str:
         """The role of this name.
 
@@ -104,7 +110,7 @@ class Fields:
         """Every key of the record."""
         self.taken: list[str] = []
         self.reading = reading
-        self._left = {str(name): value for name, value in item.items() if not empty(value)}
+        self._left = {str(name): value for name, value in item.items() if value == {} or not empty(value)}
 
     def key(self, column: str) -> str | None:
         """The key that holds a column, where the record has it.
@@ -118,7 +124,7 @@ class Fields:
         if len(found) > 1:
             raise RecordError(
                 f"both `{found[0]}` and `{found[1]}` hold the {_SAID.get(column, column)}: say with "
-                f"--columns {column}={found[0]} which one is meant"
+                f"--columns {column}=KEY which one is meant"
             )
         return found[0] if found else None
 
@@ -149,12 +155,12 @@ class Fields:
         own = self._left.pop("meta", {})
         if not isinstance(own, dict):
             raise RecordError("`meta` must be an object")
-        wanted = [name for name in self._left if name in self.reading.keep or (_tells_origin(name, self._left[name]))]
+        wanted = [name for name, value in self._left.items() if self.reading.keeps(name, name, value)]
         return {**{name: self._left.pop(name) for name in wanted}, **own}
 
     def unused(self) -> list[str]:
-        """Keys that nobody took."""
-        return list(self._left)
+        """Keys with a value that nobody took."""
+        return [name for name, value in self._left.items() if not empty(value)]
 
     def _owned(self, column: str) -> set[str]:
         """Keys that the user has given to another column."""
@@ -167,7 +173,3 @@ _SAID = {"messages": "conversation", "images": "images", "prompt": "question", "
 def empty(value: Any) -> bool:
     """Whether a key says nothing: null, as Parquet fills its structs, or nothing in text, list or object."""
     return value is None or (isinstance(value, str | list | dict) and not value)
-
-
-def _tells_origin(name: str, value: Any) -> bool:
-    return (name in META or name.endswith("_id")) and isinstance(value, str | int | float | bool)

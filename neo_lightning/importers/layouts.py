@@ -68,7 +68,7 @@ def read_record(item: Mapping[str, Any], reading: Reading, *, only: str = "") ->
     boxes = read_boxes(fields.take("objects") or {}) if marked and fields.key("objects") else None
     if marked and boxes is None and (images or videos):
         raise RecordError("text has `<ref-object>` or `<bbox>`, and no `objects` says what they stand for")
-    meta = fields.meta()
+    meta = {**talk.kept, **fields.meta()}
     return Record(
         tree=tree, images=images, videos=videos, meta=meta, boxes=boxes, layout=layout,
         used=tuple(fields.taken), unused=tuple(dict.fromkeys([*fields.unused(), *talk.unused])),

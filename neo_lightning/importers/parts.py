@@ -36,7 +36,8 @@ class Parts:
     calls: list[Any] = field(default_factory=list)
     results: list[tuple[str, str]] = field(default_factory=list)
     """Of `tool_result` parts: text, and the call's name."""
-    unused: list[str] = field(default_factory=list)
+    unused: list[dict[str, Any]] = field(default_factory=list)
+    """What is left of each part."""
 
 
 def read(content: Any, *, literal: bool) -> Parts:
@@ -93,7 +94,7 @@ def _part(part: Any, pieces: list[dict[str, Any]], found: Parts) -> None:
         raise RecordError(f"the record needs its audio (a part of type {given or kind!r}), which NEO does not hear")
     else:
         raise RecordError(f"unknown part of type {given!r} with {', '.join(left) or 'nothing'} (known: {_KNOWN})")
-    found.unused += left
+    found.unused.append(left)
 
 
 def _text(left: dict[str, Any], names: tuple[str, ...], kind: str) -> str:

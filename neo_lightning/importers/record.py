@@ -54,7 +54,7 @@ def as_medium(value: Any, key: str) -> Medium:
         value = _of_object(value)
     if isinstance(value, list) and value:
         raise RecordError(f"`{key}` gives a clip as a list of frames; name the images one by one, or the clip's file")
-    if not isinstance(value, str | bytes) or not value:
+    if not isinstance(value, str | bytes) or value == "":
         raise RecordError(f"`{key}` must be a path or a list of paths (in Parquet: bytes, or a struct of both)")
     if isinstance(value, str) and value.startswith("file://"):
         return unquote(urlsplit(value).path)
@@ -64,4 +64,6 @@ def as_medium(value: Any, key: str) -> Medium:
 def _of_object(value: dict[str, Any]) -> Any:
     if value.get("type") == "base64" and isinstance(value.get("data"), str):
         return f"data:{value.get('media_type', '')};base64,{value['data']}"
-    return next((value[name] for name in ("bytes", "path", "url", "image", "video") if value.get(name)), None)
+    return next(
+        (value[name] for name in ("bytes", "path", "url", "image", "video") if value.get(name) is not None), None
+    )

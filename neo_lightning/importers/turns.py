@@ -35,6 +35,8 @@ class Conversation:
     """Of each image part: its address, its number in the record's list, or None: the next one of that list."""
     videos: list[Medium | int | None] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    kept: dict[str, list[Any]] = field(default_factory=dict)
+    """By path, what turns and parts say of their origin: goes to the sample's `meta`."""
     form: str = ""
     """The keys of a turn, for the report."""
 
@@ -70,7 +72,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget what has been read."""
-        self.messages, self.images, self.videos, self.unused = [], [], [], []
+        self.messages, self.images, self.videos, self.unused, self.kept = [], [], [], [], {}
 
     def add(self, role: str, content: Any) -> None:
         """A message of text or parts."""
@@ -106,13 +108,14 @@ class Conversation:
             role, calls, content = "assistant", _calls(content), ""
         thought = [left.pop(name) for name in _REASONING if isinstance(left.get(name), str)]
         read = parts.read(content, literal=self.literal)
-        self.unused += [f"{key}.content[].{name}" for name in read.unused]
+        for rest in read.unused:
+            self._beside(rest, f"{key}.content[]")
         self.images += read.images
         self.videos += read.videos
         for result, identity in read.results:
             self._append({"role": "tool", "content": result, **({"tool_call_id": identity} if identity else {})})
         if read.results and not read.content:
-            self.unused += [f"{key}.{name}" for name, value in left.items() if not empty(value)]
+            self._beside(left, key)
             return
         message: dict[str, Any] = {"role": role, "content": read.content}
         if calls := calls + _calls(read.calls):
@@ -124,7 +127,7 @@ class Conversation:
         if role == "tool":
             message |= {name: left.pop(name) for name in ("name", "tool_call_id") if isinstance(left.get(name), str)}
         self._weigh(message, left, key)
-        self.unused += [f"{key}.{name}" for name, value in left.items() if not empty(value)]
+        self._beside(left, key)
         self._append(message)
 
     def _weigh(self, message: dict[str, Any], left: dict[str, Any], key: str) -> None:
@@ -138,6 +141,15 @@ class Conversation:
                 message["loss"] = False
             elif weight not in (0.0, 1.0) or (weight == 1 and message["role"] != "assistant"):
                 self.unused.append(f"{key}.{name} (a weight other than 0 and 1, or of a turn that is not learned)")
+
+    def _beside(self, left: dict[str, Any], key: str) -> None:
+        """What nothing has used of a turn or part."""
+        for name, value in left.items():
+            path = f"{key}.{name}"
+            if self.reading.keeps(path, name, value):
+                self.kept.setdefault(path, []).append(value)
+            elif not empty(value):
+                self.unused.append(path)
 
     def _append(self, message: dict[str, Any]) -> None:
         """Calls that follow an assistant's message or other calls are of the same message."""

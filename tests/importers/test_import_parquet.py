@@ -76,7 +76,7 @@ def test_messages_conversations_and_captions(tmp_path: Path, media: Path) -> Non
 def test_another_caption_column(tmp_path: Path) -> None:
     rows = [{"image": embedded(PHOTO), "text": "alt", "caption": "short", "recaption": "long"}]
     file = write(tmp_path / "f.parquet", rows, image=IMAGE)
-    with pytest.raises(RecordError, match=r"both `text` and `caption`.*--caption"):
+    with pytest.raises(RecordError, match=r"both `text` and `caption`.*--columns text="):
         import_dataset("parquet", [file], tmp_path / "a", strict=True)
     report = import_dataset("parquet", [tmp_path], tmp_path / "b", reading=Reading(columns={"text": "recaption"}))
     assert text(read(report.manifest, "image")[0]) == ["#long"]
