@@ -49,11 +49,30 @@ def _parser() -> argparse.ArgumentParser:
     scenes.set_defaults(function=_scenes)
 
     load = commands.add_parser("import", help="turn records and media into shards; goes on where it was killed")
-    load.add_argument("--format", choices=("llava", "messages", "parquet", "folder"), required=True)
+    load.add_argument("--format", choices=("llava", "messages", "parquet", "folder", "webdataset"), required=True)
     load.add_argument("--input", "--json", type=Path, nargs="+", required=True, help="files, or folders of them")
     load.add_argument("--media", type=Path, help="folder that file names start at (--format folder: the input)")
     load.add_argument("--out", type=Path, required=True, help="folder for the shards")
     load.add_argument("--caption", metavar="COLUMN", help="of the caption, where it is neither `text` nor `caption`")
+    load.add_argument(
+        "--fields",
+        nargs="+",
+        default=[],
+        metavar="NAME=MEMBER",
+        help='--format webdataset: image=jpg;png answer=json.caption question="What is this?" ignore=cls',
+    )
+    load.add_argument(
+        "--function", dest="record_of", default="", metavar="MODULE.NAME", help="your own: sample -> record"
+    )
+    load.add_argument("--classes", type=Path, metavar="FILE", help="a name a line, for the numbers in `cls` members")
+    load.add_argument(
+        "--hold-out",
+        type=_share,
+        default=0.0,
+        metavar="5%%",
+        help="share (5%%, 0.05) or about so many (500) as sources of their own, by a hash of the key",
+    )
+    load.add_argument("--again", action="store_true", help="replace the import that --out holds")
     load.add_argument("--strict", action="store_true", help="refuse instead of leaving bad records out")
     load.add_argument("--samples-per-shard", type=int, default=4096)
     load.add_argument(
@@ -117,6 +136,11 @@ def _import(args: argparse.Namespace) -> None:
         args.out,
         media=args.media,
         caption=args.caption,
+        fields=args.fields,
+        function=args.record_of,
+        classes=args.classes,
+        hold_out=args.hold_out,
+        again=args.again,
         strict=args.strict,
         samples_per_shard=args.samples_per_shard,
         bytes_per_shard=args.shard_size,
@@ -132,6 +156,16 @@ def _bytes(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GiB, got {text!r}")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
+
+
+def _share(text: str) -> float:
+    """`5%` or `0.05` -> 0.05, `500` -> 500."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(%?)", text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    whole = share >= 1 and match is not None and not match[2] and share.is_integer()
+    if not (0 < share < 1 or whole):
+        raise argparse.ArgumentTypeError(f"expected a share such as 5% or 0.05, or a number of samples, got {text!r}")
+    return share
 
 
 def _tokenizer(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from neo_lightning.importers import captions, folder, json_records, llava, messages, parquet
+from neo_lightning.importers import captions, folder, json_records, llava, messages, parquet, webdataset
 from neo_lightning.importers.record import Record
 from neo_lightning.importers.task import Format
 
@@ -16,4 +16,5 @@ FORMATS: dict[str, tuple[Format, ReadRecord]] = {
     "messages": (json_records, lambda item, caption: messages.read_record(item)),
     "parquet": (parquet, captions.read_record),
     "folder": (folder, captions.read_record),
+    "webdataset": (webdataset, lambda item, caption: webdataset.read_record(item)),
 }

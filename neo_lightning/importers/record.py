@@ -24,6 +24,8 @@ class Record:
     """In the order in which the text shows the images."""
     videos: list[Medium] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    """Keys and parts that are neither learned nor kept in `meta`, which the report counts."""
 
 
 def medium_list(item: dict[str, Any], *names: str) -> list[Medium]:

@@ -37,7 +37,7 @@ def test_llava_records_become_shards_by_modality(tmp_path: Path, media: Path, la
     _, mixed = read(report.manifest, "video")
     assert blobs(mixed) == [CLIP, PHOTO], "in the order of the text"
     left = {p.name for p in (tmp_path / "out").iterdir() if p.suffix != ".tar"}
-    assert left == {"import.log", "import.json", "manifest.yaml", ".neo_index"}
+    assert left == {"import.log", "import.media", "import.json", "manifest.yaml", ".neo_index"}
     assert len(list((tmp_path / "out" / ".neo_index").glob("*.tar.*.parquet"))) == 4, "indexed already"
 
 
