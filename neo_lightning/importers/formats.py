@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from neo_lightning.importers import auto, folder, json_records, parquet
+from neo_lightning.importers import auto, folder, json_records, parquet, webdataset
 from neo_lightning.importers.columns import Reading
 from neo_lightning.importers.layouts import read_record
 from neo_lightning.importers.record import Record
@@ -20,5 +20,6 @@ FORMATS: dict[str, tuple[Format, ReadRecord]] = {
     "messages": (json_records, partial(read_record, only="messages")),
     "parquet": (parquet, read_record),
     "folder": (folder, read_record),
+    "webdataset": (webdataset, webdataset.read_record),
 }
 """`auto` looks at each file; the others insist."""

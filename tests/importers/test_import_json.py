@@ -37,7 +37,7 @@ def test_llava_records_become_shards_by_modality(tmp_path: Path, media: Path, la
     _, mixed = read(report.manifest, "video")
     assert blobs(mixed) == [CLIP, PHOTO], "in the order of the text"
     left = {p.name for p in (tmp_path / "out").iterdir() if p.suffix != ".tar"}
-    assert left == {"import.log", "import.json", "manifest.yaml", ".neo_index"}
+    assert left == {"import.log", "import.media", "import.json", "manifest.yaml", ".neo_index"}
     assert len(list((tmp_path / "out" / ".neo_index").glob("*.tar.*.parquet"))) == 4, "indexed already"
 
 
@@ -93,7 +93,7 @@ BAD = [
     (llava("<image>"), "1 places for images, the record names 0"),
     (llava("<image>", image="a.jpg", images=["a.jpg"]), "both `image` and `images`"),
     (llava("<image>", image=7), "must be a path"),
-    ({"messages": []}, "--format messages"),
+    ({"messages": []}, "--format auto"),
     ({"conversations": [{"from": "human", "value": "alone"}]}, "no assistant"),
     (llava("\ud800"), "surrogate"),
     (llava("a\0b"), "NUL"),
