@@ -6,7 +6,10 @@ One object a sample; many samples together are columns (`data.index.table`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +32,37 @@ class RetryError(OSError):
     """A store did not deliver until the deadline; nothing is known to be wrong, so trying again may help."""
 
 
+_USUAL = (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, zlib.error, struct.error)
+"""What readers raise on damaged data. Any other type is told, as it may be a fault of this program."""
+
+
+def plain_reason(error: BaseException) -> str:
+    """An error's first line for people: no error numbers, no paths of the machine that a library was built on."""
+    text = str(error).strip().partition("\n")[0]
+    text = re.sub(r"\[Errno -?\d+\] |,? ?\S*/\S+\.(?:c|cc|cpp|h|hpp|cu|py|pyx|rs)\b(?::\d+)*,?", "", text)[:160].strip(
+        " :,"
+    )
+    named = isinstance(error, _USUAL) and text
+    return text if named else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+@contextmanager
+def costs_one_sample(what: str = "cannot be read", kind: type[SampleError] = SampleError) -> Iterator[None]:
+    """Inside, whatever a reader of one sample raises is the reason why that sample is left out: none ends the rest.
+
+    What is wrong with a shard or a store concerns more than one sample and passes.
+
+    Raises:
+        SampleError: of this kind, with `what` before the reason of an error that is none yet.
+    """
+    try:
+        yield
+    except (SampleError, ShardError, RetryError):
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {plain_reason(error)}") from error
+
+
 def reason_kind(reason: str) -> str:
     """A reason without the names and numbers that tell its cases apart: for counting by reason."""
     return re.sub(r"'[^']*'|\d+(\.\d+)?", "…", re.sub(r" \[[^]]*\]$", "", reason))
@@ -40,7 +74,7 @@ class MediaFacts:
 
     kind: Literal["image", "video"]
     width: int
-    """Pixels as shown: orientation or rotation applied."""
+    """Pixels as shown: turned, mirrored and of square pixels."""
     height: int
     format: str = ""
     """Image: format by content, as Pillow names it."""
@@ -54,8 +88,6 @@ class MediaFacts:
     """Video: seconds per tick as a fraction."""
     duration: float = 0.0
     """Video: seconds from the first frame to the end of the last."""
-    rotation: int = 0
-    """Video: degrees counter-clockwise by which decoded frames are turned, a multiple of 90."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

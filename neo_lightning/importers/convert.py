@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from neo_lightning.data.facts import SampleError
+from neo_lightning.data.facts import SampleError, costs_one_sample
 from neo_lightning.data.index.tar_write import tar_member
 from neo_lightning.data.media.image import image_facts
 from neo_lightning.data.text.conversation import parse_turns, places
@@ -77,13 +77,14 @@ def convert(
                 try:
                     if isinstance(item, RecordError):
                         raise item
-                    record = read(item, job.reading)
-                    modality, members = _sample(record, job.media)
+                    with costs_one_sample("the record cannot be read"):
+                        record = read(item, job.reading)
+                        modality, members = _sample(record, job.media)
                     found = replace(found, modality=modality, held_out=_held_out(record, job), file=task.file)
                     layout = f"{task.container}, {record.layout}" if task.container else record.layout
                     found = replace(found, layout=layout, used=record.used, unused=record.unused)
-                except Exception as error:
-                    found = replace(found, reason=_described(error))
+                except SampleError as error:
+                    found = replace(found, reason=str(error))
             size = 0
             for extension, data in members:
                 size += sum(file.write(piece) for piece in tar_member(f"{number:09d}.{extension}", data))
@@ -96,20 +97,16 @@ def _rows(task: Task, job: Job, stop: int) -> Iterator[Row]:
     """The task's rows up to one, and a reason for each after it."""
     done, reason = 0, "the input cannot be read from here on: the process that reads it ends"
     try:
-        for row in itertools.islice(FORMATS[job.format][0].rows(task, job), stop - task.first):
-            yield row
-            done += 1
+        with costs_one_sample("the input cannot be read from here on"):
+            for row in itertools.islice(FORMATS[job.format][0].rows(task, job), stop - task.first):
+                yield row
+                done += 1
         if done < stop - task.first:
             reason = "the input holds fewer records than before"
-    except Exception as error:
-        reason = _described(error)
+    except SampleError as error:
+        reason = str(error)
     for number in range(task.first + done, task.first + task.count):
         yield f"record {number}", RecordError(reason)
-
-
-def _described(error: Exception) -> str:
-    """A reason; nobody knows all that libraries and users' functions raise, so others are named by their kind."""
-    return str(error) if isinstance(error, RecordError | SampleError) else f"{type(error).__name__}: {error}"
 
 
 def marker(task: Task, job: Job) -> Path:

@@ -9,12 +9,11 @@ import base64
 import binascii
 
 from neo_lightning.data.facts import SampleError
+from neo_lightning.data.media.formats import format_of
 from neo_lightning.data.media.image import image_facts
 from neo_lightning.data.media.video import video_facts
 from neo_lightning.importers.media_folder import MediaFolder
 from neo_lightning.importers.record import Medium, RecordError
-
-_IMAGES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp"}
 
 
 def read_medium(kind: str, medium: Medium, folder: MediaFolder | None) -> tuple[str, bytes]:
@@ -34,7 +33,9 @@ def read_medium(kind: str, medium: Medium, folder: MediaFolder | None) -> tuple[
         image_facts(data) if kind == "image" else video_facts(data)
     except SampleError as error:
         raise RecordError(f"{name}: {error}") from error
-    return _extension(data), data
+    found = format_of(data)
+    assert found is not None  # its header has been read
+    return found.extensions[0], data
 
 
 def read_file(name: str, folder: MediaFolder | None) -> bytes:
@@ -61,15 +62,3 @@ def _read_address(address: str, folder: MediaFolder | None) -> bytes:
     if "://" in address:
         raise RecordError(f"{address[:80]!r} is no path in the media folder; nothing is downloaded")
     return read_file(address, folder)
-
-
-def _extension(data: bytes) -> str:
-    """Of a file whose header has been checked, so that its format is one of those that are decoded."""
-    for start, extension in _IMAGES.items():
-        if data.startswith(start):
-            return extension
-    if data[:4] == b"RIFF":
-        return "webp"
-    if data[4:8] == b"ftyp":
-        return "mov" if data[8:10] == b"qt" else "mp4"
-    return "webm" if b"webm" in data[:64] else "mkv"

@@ -269,13 +269,12 @@ images = st.builds(
     st.booleans(),
 )
 clips = st.builds(
-    lambda t, d, b, r: MediaFacts(
-        kind="video", width=64, height=32, ticks=np.unique(t).astype(np.int64), time_base=(1, b), duration=d, rotation=r
+    lambda t, d, b: MediaFacts(
+        kind="video", width=64, height=32, ticks=np.unique(t).astype(np.int64), time_base=(1, b), duration=d
     ),
     st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=9),
     st.floats(0.01, 1e5),
     st.integers(1, 10**6),
-    st.sampled_from([0, 90, 180, 270]),
 )
 
 

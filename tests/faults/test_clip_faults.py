@@ -109,7 +109,7 @@ def test_fault_17_a_decoder_that_comes_to_no_end_is_ended(endless: bytes, limit:
     before = getattr(decoder, limit)
     setattr(decoder, limit, 0.3)
     with pytest.raises(MediaError, match=f"more than {said}"):
-        decoder.frames(endless, ticks=list(range(0, 60000, 100)), stored=[2048, 2048], size=[32, 32], rotation=0)
+        decoder.frames(endless, ticks=list(range(0, 60000, 100)), shown=[2048, 2048], size=[32, 32])
     setattr(decoder, limit, before)
     assert decoder.facts(good)["width"] == 96, "the next clip has a new decoder"
 
@@ -124,7 +124,7 @@ def test_fault_17_a_decoder_that_wants_all_memory_or_dies_costs_one_clip(endless
     peak = int(status.partition("VmPeak:")[2].split()[0]) << 10
     small = ClipDecoder(memory=peak + (8 << 20))
     with pytest.raises(MediaError, match="memory"):
-        small.frames(endless, ticks=[0], stored=[2048, 2048], size=[2048, 2048], rotation=0)
+        small.frames(endless, ticks=[0], shown=[2048, 2048], size=[2048, 2048])
     assert small.facts(good)["width"] == 96
     child.kill()
     child.wait()
@@ -157,7 +157,7 @@ def test_fault_20_rotation_is_the_same_in_the_index_and_in_pixels() -> None:
     matrix = b"".join(n.to_bytes(4, "big", signed=True) for n in (0, -one, 0, one, 0, 0, 0, 0, 0x40000000))
     turned = upright[:at] + matrix + upright[at + 36 :]
     facts = video_facts(turned)
-    assert (facts.width, facts.height, facts.rotation) == (64, 96, 90)
+    assert (facts.width, facts.height) == (64, 96)
     (frame,), (plain,) = decode_frames(turned, facts, [1]), decode_frames(upright, video_facts(upright), [1])
     assert torch.equal(frame, torch.rot90(plain, 1, (1, 2)))
     (small,) = decode_frames(turned, facts, [1], (96, 32))

@@ -64,15 +64,23 @@ def test_fault_08_a_cut_is_found_at_every_size_that_is_decoded(size: tuple[int, 
 def test_fault_09_content_decides_the_format() -> None:
     image = picture(40, 24)
     assert np.array_equal(shown(encoded(image, "PNG")), np.asarray(image)), "a PNG, whatever its name says"
-    for data in (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-        b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
-        encoded(image, "TIFF"),
-        encoded(image, "ICO"),
-        encoded(image, "PDF"),
-        b"<!DOCTYPE html><html><body>404</body></html>",
-    ):
-        with pytest.raises(MediaError, match="not an image in one of the formats"):
+    for name, data in {
+        "PostScript, not an image: make a picture of each page": b"%!PS-Adobe-3.0 EPSF-3.0\n%%EndComments\n",
+        "SVG is not decoded: convert it": b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "ICO is not decoded: convert it": encoded(image, "ICO"),
+        "JPEG 2000 is not decoded: convert it": encoded(image, "JPEG2000"),
+        "PDF, not an image": encoded(image, "PDF"),
+        "HTML page, not an image: perhaps a server's error page": b"<!DOCTYPE html><html><body>404</body></html>",
+        "Git LFS pointer, not an image: fetch": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "HEIC is not decoded": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        "HEIC is not": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic",
+        "JPEG XL is not decoded": b"\xff\x0a\xfa\x7f\x01",
+        "Photoshop is not decoded": b"8BPS\0\1" + b"\0" * 30,
+        "camera raw is not decoded": b"II*\0\x10\0\0\0CR\2\0",
+        "MP4, not an image: name it as video": b"\0\0\0\x18ftypisom\0\0\0\0isom",
+        "not an image in a known format": b"nothing that anybody knows",
+    }.items():
+        with pytest.raises(MediaError, match=name):
             image_facts(data)
 
 

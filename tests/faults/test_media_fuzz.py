@@ -66,7 +66,7 @@ def test_fuzz_of_video_readers_raises_only_media_errors_and_kills_no_decoder(for
     def check(data: bytes) -> None:
         for read in (
             lambda: decoder.facts(data),
-            lambda: decoder.frames(data, ticks=known["ticks"][::2], stored=stored, size=stored, rotation=0),
+            lambda: decoder.frames(data, ticks=known["ticks"][::2], shown=stored, size=stored),
         ):
             try:
                 read()

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from neo_lightning.data.facts import MediaError, MediaFacts
+from neo_lightning.data.facts import MediaError, MediaFacts, RetryError, ShardError
 from neo_lightning.data.index.adapted import build_source
 from neo_lightning.data.index.make import Progress, survey
 from neo_lightning.data.index.source import ShardSource
@@ -33,7 +33,7 @@ class CheckReport:
     samples: int
     """Usable."""
     left_out: list[tuple[str, str]]
-    """(key, reason)."""
+    """(key, reason), which names the member and, in brackets at its end, the shard."""
     refused: dict[str, str]
     """Shard -> reason."""
     unused: dict[str, int] = field(default_factory=dict)
@@ -60,11 +60,14 @@ def check_source(
     if not index.shards:
         return CheckReport(samples=0, left_out=[], refused=refused)
     source = ShardSource("check", modality, index.shards, store=store, ignore=tuple(ignore))
-    left_out = source.skipped
+    left_out, damaged = source.skipped, []
     if decode:
-        left_out += [bad for found in _decode_all(source, workers) for bad in found]
-    damaged = len(left_out) - len(source.skipped)
-    return CheckReport(samples=index.samples - damaged, left_out=left_out, refused=refused, unused=index.unused)
+        for shard_part, (bad, refusal) in enumerate(_decode_all(source, workers)):
+            damaged += bad
+            if refusal:
+                refused[source.shard_of(shard_part)] = refusal
+    usable = index.samples - len(damaged)
+    return CheckReport(samples=usable, left_out=left_out + damaged, refused=refused, unused=index.unused)
 
 
 def check_own_source(spec: SourceSpec) -> CheckReport:
@@ -77,11 +80,14 @@ def check_own_source(spec: SourceSpec) -> CheckReport:
     return CheckReport(samples=len(source), left_out=list(getattr(source, "skipped", [])), refused={})
 
 
+_Found = tuple[list[tuple[str, str]], str]
+"""(key, reason) of a shard part's damaged samples; and why the shard cannot be read further, or nothing."""
+
 _source: ShardSource
 """What a pool's processes read from; set in them only."""
 
 
-def _decode_all(source: ShardSource, workers: int | None) -> Iterator[list[tuple[str, str]]]:
+def _decode_all(source: ShardSource, workers: int | None) -> Iterator[_Found]:
     workers = min(source.shard_parts, os.cpu_count() or 1 if workers is None else workers)
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from (_decode(source, shard_part) for shard_part in range(source.shard_parts))
@@ -96,21 +102,26 @@ def _begin(source: ShardSource) -> None:
     _source = source
 
 
-def _decode_in_pool(shard_part: int) -> list[tuple[str, str]]:
+def _decode_in_pool(shard_part: int) -> _Found:
     return _decode(_source, shard_part)
 
 
-def _decode(source: ShardSource, shard_part: int) -> list[tuple[str, str]]:
-    bad = []
+def _decode(source: ShardSource, shard_part: int) -> _Found:
+    bad: list[tuple[str, str]] = []
+    shard = source.shard_of(shard_part).rpartition("/")[2]
     for sample_index in range(source.shard_part_size(shard_part)):
-        facts, sample = source.facts(shard_part, sample_index), source.read(shard_part, sample_index)
-        media = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
         try:
-            for medium, fact in zip(media, facts.media, strict=True):
+            facts, sample = source.facts(shard_part, sample_index), source.read(shard_part, sample_index)
+        except (ShardError, RetryError) as error:
+            return bad, str(error)
+        media = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
+        for medium, fact in zip(media, facts.media, strict=True):
+            try:
                 _decode_medium(medium, fact)
-        except MediaError as error:
-            bad.append((facts.key, f"{medium.name!r}: {error}"))
-    return bad
+            except MediaError as error:
+                bad.append((facts.key, f"{medium.name!r}: {error} [{shard}]"))
+                break
+    return bad, ""
 
 
 def _decode_medium(medium: Media, facts: MediaFacts) -> None:

@@ -1,4 +1,4 @@
-"""One shard -> its sidecar: every sample's facts in one pass over the bytes. Nothing is decoded.
+"""One shard -> its sidecar: every sample's facts in one pass over the bytes. Of a clip the first frame is decoded.
 
 A shard's structure is checked to the last byte (`index.tar`); a sample that cannot be used is left out with its reason.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from neo_lightning.data.facts import RetryError, SampleError, SampleFacts, ShardError
+from neo_lightning.data.facts import RetryError, SampleError, SampleFacts, ShardError, costs_one_sample
 from neo_lightning.data.files import decode_text
 from neo_lightning.data.index import sidecar, tar
 from neo_lightning.data.index.sidecar import IndexDamaged, Summary, split_rows
@@ -134,15 +134,16 @@ def _scan(shard: str, modality: str, store: Store, stamp: Stamp, ignore: Sequenc
     plan, members = hashlib.sha256(modality.encode()), hashlib.sha256()
     for sample in samples_of(shard, store, stamp, ignore):
         crcs = _hash_members(members, sample)
+        media = [member for member in sample.members if _kind(member.extension)]
+        media_crcs = crcs[len(crcs) - len(media) :]
         try:
-            facts, names = sample_facts(sample, modality)
+            with costs_one_sample():
+                facts, names = sample_facts(sample, modality)
+                content = columns.add(facts, media, media_crcs)
         except SampleError as error:
             columns.leave_out(sample.key, str(error).encode("utf-8", "backslashreplace").decode())
             plan.update(f"{sample.key}\0left out\0".encode())
             continue
-        media = [member for member in sample.members if _kind(member.extension)]
-        media_crcs = crcs[len(crcs) - len(media) :]
-        content = columns.add(facts, media, media_crcs)
         without_effect.update(names)
         shown = [
             (m.kind, m.width, m.height, m.duration, None if m.ticks is None else len(m.ticks)) for m in facts.media

@@ -137,6 +137,10 @@ class ShardSource:
         """What usable samples say without effect (see `text.unused`) -> in how many."""
         return self._index.unused
 
+    def shard_of(self, shard_part: int) -> str:
+        """The shard that a shard part belongs to."""
+        return self._index.shards[self._places[shard_part][0]]
+
     def shard_part_size(self, shard_part: int) -> int:
         """Usable samples in a shard part."""
         shard, group = self._places[shard_part]

@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 
 from neo_lightning.data.facts import MediaFacts, SampleFacts, Turn
 from neo_lightning.data.index.tar import Member
-from neo_lightning.data.media import image
+from neo_lightning.data.media.formats import IMAGE_READERS
 from neo_lightning.data.text.answers import MARKS
 from neo_lightning.types import MODALITIES, Mark
 
 ROLES = ("system", "user", "assistant")
 KINDS = ("image", "video")
-FORMATS = ("", *image.FORMATS)
+FORMATS = ("", *IMAGE_READERS)
 
 _FACTS = {
     "key": pa.string(),
@@ -41,7 +41,6 @@ _FACTS = {
     "height": pa.list_(pa.int32()),
     "orientation": pa.list_(pa.uint8()),
     "plain": pa.list_(pa.bool_()),
-    "rotation": pa.list_(pa.int16()),
     "duration": pa.list_(pa.float64()),
     "ticks_a_second": pa.list_(pa.int64()),  # time base, denominator
     "seconds_a_tick": pa.list_(pa.int64()),  # time base, numerator
@@ -87,7 +86,6 @@ class Columns:
             height=[medium.height for medium in facts.media],
             orientation=[medium.orientation for medium in facts.media],
             plain=[medium.plain for medium in facts.media],
-            rotation=[medium.rotation for medium in facts.media],
             duration=[medium.duration for medium in facts.media],
             ticks_a_second=[medium.time_base[1] for medium in facts.media],
             seconds_a_tick=[medium.time_base[0] for medium in facts.media],
@@ -141,14 +139,12 @@ class FactsTable:
     media_format: np.ndarray
     """[M] uint8, index into FORMATS."""
     media_width: np.ndarray
-    """[M] int32, pixels as shown: orientation or rotation applied."""
+    """[M] int32, pixels as shown: turned, mirrored and of square pixels."""
     media_height: np.ndarray
     media_orientation: np.ndarray
     """[M] uint8, EXIF orientation 1-8."""
     media_plain: np.ndarray
     """[M] bool, see MediaFacts.plain."""
-    media_rotation: np.ndarray
-    """[M] int16, degrees counter-clockwise."""
     media_duration: np.ndarray
     """[M] float64, seconds; 0 for an image."""
     media_time_base: np.ndarray
@@ -198,7 +194,6 @@ class FactsTable:
             ticks=self.ticks[self.tick_splits[m] : self.tick_splits[m + 1]] if kind == "video" else None,
             time_base=(numerator, denominator),
             duration=float(self.media_duration[m]),
-            rotation=int(self.media_rotation[m]),
         )
 
     @classmethod
@@ -233,7 +228,6 @@ class FactsTable:
             media_height=columns["height"],
             media_orientation=columns["orientation"],
             media_plain=columns["plain"],
-            media_rotation=columns["rotation"],
             media_duration=columns["duration"],
             media_time_base=np.stack([columns["seconds_a_tick"], columns["ticks_a_second"]], axis=1),
             tick_splits=tick_splits,

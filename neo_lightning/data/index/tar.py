@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from neo_lightning.data.facts import ShardError
+from neo_lightning.data.media.formats import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
-VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov")
 TEXT_EXTENSIONS = ("json", "txt")
 EXTENSIONS = TEXT_EXTENSIONS + IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
 

@@ -1,9 +1,10 @@
 """Encoded image -> RGB pixels at a size inside a budget -> uint8 patches.
 
 The size in tokens must be known before anything is decoded, so `image_facts` reads the header only and `decode_image`
-fails when the pixels turn out otherwise. Formats are decided by content. Defined conversions: alpha is composited on
-white, grey is repeated, 16 bits are scaled, CMYK goes through Pillow's naive conversion, an EXIF orientation is
-applied, an animation gives its first frame, colour profiles are ignored.
+fails when the pixels turn out otherwise. Formats are decided by content (`formats.py`), and what is shown of them by
+`still.py`. Defined conversions: alpha is composited on white, grey is repeated, 16 bits are scaled, CMYK goes through
+Pillow's naive conversion, an EXIF orientation is applied, an animation gives its first frame, colour profiles are
+ignored.
 
 Pixels stay uint8 and interleaved (a [3, h, w] view of [h, w, 3] memory) until they are cut into patches: the vectorised
 resize wants them so. It equals Pillow's antialiased bicubic to 70 dB. A JPEG that is shown at half its size or less is
@@ -15,22 +16,17 @@ down where libpng reports damaged data.
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-import zlib
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from neo_lightning.data.facts import MediaError, MediaFacts
+from neo_lightning.data.facts import MediaError, MediaFacts, costs_one_sample
+from neo_lightning.data.media.formats import JPEG, WEBP
+from neo_lightning.data.media.still import open_still, read_pixels
 from neo_lightning.types import PATCH, PIXELS_PER_TOKEN_SIDE, PixelBudget
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What is decoded; Pillow knows more, among them formats that run other programs."""
 
 MAX_SOURCE_PIXELS = 100_000_000
 """An image that decodes to more is refused by its header: a few kilobytes can stand for gigabytes."""
@@ -42,8 +38,6 @@ MAX_ASPECT = 200
 BLANK = 128
 """Value of every channel where an image is missing."""
 
-_ORIENTATION_TAG = 274
-_SWAPS_SIDES = (5, 6, 7, 8)
 _RGB = 3
 """torchvision's `ImageReadMode.RGB`."""
 _START_OF_SCAN = b"\xff\xda"
@@ -75,27 +69,27 @@ def image_facts(data: bytes) -> MediaFacts:
     """What the header says: size as shown (orientation applied), and whether the fast decoder suffices.
 
     Raises:
-        MediaError: empty, unknown format, too many pixels or scans, or a damaged header.
+        MediaError: empty, a format that is not decoded, too many pixels or scans, or a damaged header.
     """
-    image = _open(data)
-    width, height = image.size
-    if width * height > MAX_SOURCE_PIXELS:
-        raise MediaError(f"{width}x{height} pixels are more than the cap of {MAX_SOURCE_PIXELS}")
+    still = open_still(data)
+    width, height = still.width, still.height
     if width < 1 or height < 1:
         raise MediaError(f"size {width}x{height}")
-    if image.format == "JPEG" and (scans := data.count(_START_OF_SCAN)) * width * height > MAX_SCANNED_PIXELS:
+    if width * height > MAX_SOURCE_PIXELS:
+        raise MediaError(f"{width}x{height} pixels are more than the cap of {MAX_SOURCE_PIXELS}")
+    if still.format is JPEG and (scans := data.count(_START_OF_SCAN)) * width * height > MAX_SCANNED_PIXELS:
         raise MediaError(f"{scans} scans of {width}x{height} pixels are more than the cap of {MAX_SCANNED_PIXELS}")
-    orientation = _orientation(image)
-    plain = image.format in ("JPEG", "WEBP") and image.mode in ("RGB", "L") and orientation == 1
-    if orientation in _SWAPS_SIDES:
-        width, height = height, width
     return MediaFacts(
         kind="image",
         width=width,
         height=height,
-        format=str(image.format),
-        orientation=orientation,
-        plain=plain and not getattr(image, "is_animated", False),
+        format=still.format.reader,
+        orientation=still.orientation,
+        plain=still.format in (JPEG, WEBP)
+        and still.image.mode in ("RGB", "L")
+        and still.orientation == 1
+        and still.stored == (height, width)
+        and not getattr(still.image, "is_animated", False),
     )
 
 
@@ -105,17 +99,21 @@ def decode_image(data: bytes, facts: MediaFacts, size: tuple[int, int] | None = 
     Raises:
         MediaError: the data are damaged, or are not the size that the facts say.
     """
-    part = _part(facts, size) if size and data.startswith(b"\xff\xd8") else 1
-    try:
-        pixels = _decode_plain(data) if facts.plain and part == 1 else _decode_any(data, facts, part)
-    except MediaError:
-        raise
-    except Exception as error:  # decoders raise nearly anything on damaged data; all of it means this image is bad
-        raise MediaError(f"damaged image: {str(error).splitlines()[0][:160] if str(error) else 'no data'}") from error
-    height, width = -(-facts.height // part), -(-facts.width // part)
+    with costs_one_sample("damaged image", MediaError):
+        if facts.plain and (size is None or facts.format != "JPEG" or _part((facts.height, facts.width), size) == 1):
+            pixels = _decode_plain(data)
+            height, width = facts.height, facts.width
+        else:
+            still = open_still(data)
+            if (still.width, still.height) != (facts.width, facts.height):  # before decoding: the caps held for those
+                found = f"{still.width}x{still.height}"
+                raise MediaError(f"the header says {found} pixels, expected were {facts.width}x{facts.height}")
+            part = _part(still.stored, size) if size and still.format is JPEG else 1
+            pixels = torch.from_numpy(read_pixels(still, data, part)).permute(2, 0, 1)
+            height, width = (-(-side // part) for side in still.stored)
     if tuple(pixels.shape) != (3, height, width):
         raise MediaError(f"decodes to {pixels.shape[2]}x{pixels.shape[1]} pixels, expected were {width}x{height}")
-    return pixels if size is None else fit(pixels, size)
+    return fit(pixels, size or (facts.height, facts.width))
 
 
 def fit(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -143,36 +141,13 @@ def unpatchify(patches: Tensor, rows: int, columns: int) -> Tensor:
     return grid.permute(2, 0, 3, 1, 4).reshape(3, rows * PATCH, columns * PATCH)
 
 
-def _part(facts: MediaFacts, size: tuple[int, int]) -> int:
-    """Which part of its sides a JPEG is decoded at to be shown at `size`: 1/8, 1/4, 1/2 or 1/1.
+def _part(stored: tuple[int, int], size: tuple[int, int]) -> int:
+    """Which part of its sides (height, width) a JPEG is decoded at to be shown at `size`: 1/8, 1/4, 1/2 or 1/1.
 
     A half may be shown as it is; smaller parts, whose filter is worse, only where they are resized by a half or more.
     """
-    times = min(facts.height // size[0], facts.width // size[1])
+    times = min(stored[0] // size[0], stored[1] // size[1])
     return next((part for part, least in ((8, 16), (4, 8), (2, 2)) if times >= least), 1)
-
-
-def _open(data: bytes) -> Image.Image:
-    if not data:
-        raise MediaError("zero bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's bomb warning; the cap of image_facts decides
-            return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise MediaError(f"too many pixels: {error}") from error
-    except Exception as error:  # see decode_image
-        raise MediaError(f"not an image in one of the formats {', '.join(FORMATS)}, or a damaged header") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; broken or absent EXIF counts as 1."""
-    try:
-        # the base class's reader: that of PNG decodes all pixels to look for EXIF behind them
-        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-    except Exception:  # Pillow's parser raises many kinds on hostile EXIF; the picture itself is fine
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _decode_plain(data: bytes) -> Tensor:
@@ -180,53 +155,3 @@ def _decode_plain(data: bytes) -> Tensor:
 
     # a bytearray, because torch warns of memory that it must not write to
     return torch.ops.image.decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, False)
-
-
-def _decode_any(data: bytes, facts: MediaFacts, part: int) -> Tensor:
-    image = _open(data)
-    orientation = _orientation(image)
-    shown = (facts.height, facts.width) if orientation in _SWAPS_SIDES else (facts.width, facts.height)
-    if image.size != shown:  # before decoding: the index's cap on pixels held for what the facts say
-        raise MediaError(f"the header says {image.size[0]}x{image.size[1]} pixels, expected were {shown[0]}x{shown[1]}")
-    if part > 1:
-        image.draft(None, (image.width // part, image.height // part))
-    image.load()
-    last_row = image.crop((0, image.height - 1, image.width, image.height))
-    if image.format == "PNG" and last_row.getbbox() is None and _ends_early(data):
-        raise MediaError("damaged image: fewer rows than the header says")
-    if image.mode.startswith("I") or image.mode == "F":
-        levels = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
-        image = Image.fromarray(levels.astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return torch.from_numpy(np.ascontiguousarray(_turn(np.array(image), orientation))).permute(2, 0, 1)
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether a PNG holds fewer rows than its header says, as Pillow does not: it leaves them 0."""
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]  # of a pixel
-    missing = height * (1 + (width * bits + 7) // 8)  # bytes, each row with its filter; an interlaced one has more
-    inflate, at = zlib.decompressobj(), 8
-    while at < len(data) and missing > 0:
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        rest = data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
-        while rest and missing > 0:
-            missing -= len(inflate.decompress(rest, 1 << 20))
-            rest = inflate.unconsumed_tail
-        at += 12 + length
-    return missing > 0
-
-
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[h, w, 3] as stored -> as shown, by the EXIF orientation: 5..8 are transposed, then mirrored."""
-    if orientation in _SWAPS_SIDES:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels

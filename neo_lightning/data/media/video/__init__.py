@@ -43,24 +43,20 @@ def choose_moments(facts: MediaFacts, budget: VideoBudget) -> tuple[np.ndarray, 
 
 
 def video_facts(data: bytes) -> MediaFacts:
-    """Timestamps from the packets, size and rotation from the first frame.
+    """Timestamps from the packets, size from the first frame that is shown.
 
     Raises:
-        MediaError: not a clip in a known container, no video stream, no duration, cut, too many pixels, or a decoder
-            that does not come to an end.
+        MediaError: not a clip in a container that is decoded, no video stream, no duration, cut, too many pixels, a
+            first frame that cannot be decoded or shown, or a decoder that does not come to an end.
     """
     found = _decoder().facts(data)
-    width, height = found["width"], found["height"]
-    if found["rotation"] in (90, 270):
-        width, height = height, width
     return MediaFacts(
         kind="video",
-        width=width,
-        height=height,
+        width=found["width"],
+        height=found["height"],
         ticks=np.array(found["ticks"], dtype=np.int64),
         time_base=(found["time_base"][0], found["time_base"][1]),
         duration=found["duration"],
-        rotation=found["rotation"],
     )
 
 
@@ -79,12 +75,10 @@ def decode_frames(
     assert facts.ticks is not None
     ticks = [int(facts.ticks[i]) for i in indices]
     shown = facts.height, facts.width
-    stored, target = shown[::-1], (size or shown)[::-1]
-    if facts.rotation in (90, 270):
-        stored, target = stored[::-1], target[::-1]
-    found = _decoder().frames(data, ticks=sorted(set(ticks)), stored=stored, size=target, rotation=facts.rotation)
+    target = size or shown
+    found = _decoder().frames(data, ticks=sorted(set(ticks)), shown=shown[::-1], size=target[::-1])
     for pixels in found.values():
-        if pixels.shape != (*(size or shown), 3):
+        if pixels.shape != (*target, 3):
             raise MediaError(f"a frame of {pixels.shape[1]}x{pixels.shape[0]} pixels")
     return [torch.from_numpy(found[tick]).permute(2, 0, 1) for tick in ticks]
 

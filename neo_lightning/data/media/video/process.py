@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from neo_lightning.data.facts import MediaError
+from neo_lightning.data.media.formats import format_of, refusal
 
 CPU_SECONDS = 120
 WALL_SECONDS = 600
@@ -61,10 +62,13 @@ class ClipDecoder:
         return self._ask(data, {"do": "frames", "frames": wanted})[1]
 
     def _ask(self, data: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
+        found = format_of(data)
+        if found is None or found.kind != "video" or not found.reader:
+            raise MediaError(refusal(data, "video"))
         child = self._running()
         self._child = None  # until it has answered
         try:
-            head = {**request, "bytes": len(data), "cpu_seconds": self.cpu_seconds}
+            head = {**request, "demuxer": found.reader, "bytes": len(data), "cpu_seconds": self.cpu_seconds}
             answer, frames = _exchange(child, head, data, time.monotonic() + self.wall_seconds)
             self._child = child
         except (OSError, ValueError) as error:  # time is up, or the pipe is broken or ends: the child is gone
