@@ -91,13 +91,13 @@ def field_map(arguments: Iterable[str], function: str, classes: str | Path | Non
 
 
 def parse_fields(arguments: Iterable[str]) -> tuple[Field, ...]:
-    """`NAME=MEMBERS` or `NAME=some text`, one an argument.
+    """`NAME=MEMBERS` or `NAME=some text`, each an argument, or with commas between them.
 
     Raises:
         RecordError: no such field, or a set of fields that makes no sample.
     """
     fields = []
-    for argument in arguments:
+    for argument in (part for text in arguments for part in re.split(f",(?=(?:{'|'.join(FIELDS)})=)", text)):
         name, _, value = argument.partition("=")
         if not value.strip() or name not in FIELDS:
             raise RecordError(f"--fields: expected NAME=MEMBER with NAME one of {', '.join(FIELDS)}; got {argument!r}")
@@ -108,9 +108,7 @@ def parse_fields(arguments: Iterable[str]) -> tuple[Field, ...]:
             quoted = re.fullmatch(r"""(["'])(.+)\1""", value, re.DOTALL)
             fields.append(Field(name=name, text=quoted[2] if quoted else value))
         else:
-            raise RecordError(
-                f"--fields: {name} takes members, such as jpg;png or json.key, one NAME=... an argument; got {value!r}"
-            )
+            raise RecordError(f"--fields: {name} takes members, such as jpg;png or json.key; got {value!r}")
     names = [field.name for field in fields]
     if names.count("question") != names.count("answer"):
         raise RecordError("--fields: each question needs an answer and each answer a question; a caption is text=")

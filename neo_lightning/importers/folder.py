@@ -6,7 +6,7 @@
                                                       folder and all folders below
 
 Hidden files and files of other kinds are passed over; a medium without a caption and a caption without a medium are
-reported. Order is by name. One directory's names are held at a time; links to directories are not followed.
+reported. Order is by name. One directory's names are held at a time; links to directories are reported, not followed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.task import Job, Listing, Row, Task, shown
 
 METADATA = ("metadata.jsonl", "metadata.json", "metadata.csv", "captions.jsonl", "captions.json")
+_LINKED = "a link to a folder, which is not walked: its files might count twice; name the folder itself as --input"
 _MEDIA = IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
 
 _Entry = tuple[str, list[str], list[str]]
-"""Common name without extension, media, captions; all from the folder on."""
+"""Common name without extension, media, captions; all from the folder on. Without files it is a link to a folder."""
 
 
 def listing(inputs: list[Path]) -> Listing:
@@ -79,7 +80,8 @@ def rows(task: Task, job: Job) -> Iterator[Row]:
     kind, content = task.content
     if kind == "pairs":
         for stem, media, captions in content:
-            yield shown(stem), _pair(media, captions, job)
+            linked = not media and not captions
+            yield shown(stem), RecordError(_LINKED) if linked else _pair(media, captions, job)
         return
     for where, text in content:
         item = json_records.parse(text)
@@ -111,7 +113,8 @@ def _walk(root: Path) -> Iterator[str | _Entry]:
         if described:
             yield from described
             continue
-        yield from _groups(inside, [e.name for e in entries if not e.is_dir(follow_symlinks=False)])
+        yield from ((f"{inside}{e.name}", [], []) for e in entries if e.is_symlink() and os.path.isdir(e))
+        yield from _groups(inside, [e.name for e in entries if not os.path.isdir(e)])
         pending += reversed([f"{inside}{e.name}/" for e in entries if e.is_dir(follow_symlinks=False)])
 
 

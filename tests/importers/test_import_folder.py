@@ -64,7 +64,12 @@ def test_what_does_not_match_is_listed(tmp_path: Path) -> None:
     assert report.samples == {"image": 1}
     found = dict(log(tmp_path / "out"))
     expected = {"alone": "no .txt", "lost": "no picture", "two": "'two.jpg', 'two.png'", "latin": "not UTF-8 at byte 3"}
-    expected |= {"cut": "damaged header", "out": "outside the media folder", r"'line\nfeed'": "no .txt"}
+    expected |= {
+        "cut": "damaged header",
+        "out": "a link that leads outside",
+        "linked": "a link to a folder",
+        r"'line\nfeed'": "no .txt",
+    }
     assert set(found) == set(expected)
     assert all(message in found[where] for where, message in expected.items())
 
