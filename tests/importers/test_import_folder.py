@@ -59,6 +59,7 @@ def test_what_does_not_match_is_listed(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     (root / "out.txt").symlink_to(tmp_path / "secret.txt")
     (root / "linked").symlink_to(tmp_path)
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
     (root / "line\nfeed.jpg").write_bytes(PHOTO)
     report = import_dataset("folder", [root], tmp_path / "out")
     assert report.samples == {"image": 1}
@@ -68,6 +69,7 @@ def test_what_does_not_match_is_listed(tmp_path: Path) -> None:
         "cut": "damaged header",
         "out": "a link that leads outside",
         "linked": "a link to a folder",
+        "loop": "no .txt",
         r"'line\nfeed'": "no .txt",
     }
     assert set(found) == set(expected)
