@@ -49,12 +49,41 @@ def _parser() -> argparse.ArgumentParser:
     scenes.set_defaults(function=_scenes)
 
     load = commands.add_parser("import", help="turn records and media into shards; goes on where it was killed")
-    load.add_argument("--format", choices=("llava", "messages", "parquet", "folder"), required=True)
+    formats = ("auto", "llava", "messages", "parquet", "folder", "webdataset")
+    load.add_argument(
+        "--format", choices=formats, default="auto", help="auto looks at the input and says what it found"
+    )
     load.add_argument("--input", "--json", type=Path, nargs="+", required=True, help="files, or folders of them")
     load.add_argument("--media", type=Path, help="folder that file names start at (--format folder: the input)")
     load.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    load.add_argument("--caption", metavar="COLUMN", help="of the caption, where it is neither `text` nor `caption`")
-    load.add_argument("--strict", action="store_true", help="refuse instead of leaving bad records out")
+    load.add_argument("--caption", metavar="KEY", help="of the caption, where it is neither `text` nor `caption`")
+    columns = "where records have their own keys: messages, role, content, prompt, response, images, text, ..."
+    load.add_argument("--columns", default="", metavar="COLUMN=KEY,...", help=columns)
+    roles = "where turns have their own roles: system, user, assistant, function_call, tool"
+    load.add_argument("--roles", default="", metavar="ROLE=NAME,...", help=roles)
+    load.add_argument("--keep", nargs="+", default=(), metavar="KEY", help="further keys to keep in a sample's `meta`")
+    preference = "records with chosen and rejected answers: leave them out, or learn the chosen side"
+    load.add_argument("--preference", choices=("refuse", "chosen"), default="refuse", help=preference)
+    load.add_argument(
+        "--fields",
+        nargs="+",
+        default=[],
+        metavar="NAME=MEMBER",
+        help='--format webdataset: image=jpg;png answer=json.caption question="What is this?" ignore=cls',
+    )
+    load.add_argument(
+        "--function", dest="record_of", default="", metavar="MODULE.NAME", help="your own: sample -> record"
+    )
+    load.add_argument("--classes", type=Path, metavar="FILE", help="a name a line, for the numbers in `cls` members")
+    load.add_argument(
+        "--hold-out",
+        type=_share,
+        default=0.0,
+        metavar="5%%",
+        help="share (5%%, 0.05) or about so many (500) as sources of their own, by a hash of the key",
+    )
+    load.add_argument("--again", action="store_true", help="replace the import that --out holds")
+    load.add_argument("--strict", action="store_true", help="refuse bad records and keys that nothing uses")
     load.add_argument("--samples-per-shard", type=int, default=4096)
     load.add_argument(
         "--shard-size", type=_bytes, default=1 << 30, metavar="SIZE", help="500MB, 2GB, ...; default 1GiB"
@@ -109,14 +138,23 @@ def _counts(text: str) -> dict[str, int]:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from neo_lightning.importers import import_dataset
+    from neo_lightning.importers import Reading, import_dataset
 
+    columns = dict(_pairs("--columns", args.columns))
+    if args.caption:
+        columns["text"] = args.caption
+    roles = {name: role for role, name in _pairs("--roles", args.roles)}
     report = import_dataset(
         args.format,
         args.input,
         args.out,
         media=args.media,
-        caption=args.caption,
+        reading=Reading(columns=columns, roles=roles, keep=tuple(args.keep), preference=args.preference),
+        fields=args.fields,
+        function=args.record_of,
+        classes=args.classes,
+        hold_out=args.hold_out,
+        again=args.again,
         strict=args.strict,
         samples_per_shard=args.samples_per_shard,
         bytes_per_shard=args.shard_size,
@@ -126,12 +164,31 @@ def _import(args: argparse.Namespace) -> None:
     print(report)
 
 
+def _pairs(option: str, text: str) -> list[tuple[str, str]]:
+    """`a=b,c=d` -> pairs."""
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    for name, _, value in pairs:
+        if not name or not value:
+            raise UserError(f"{option}: expected NAME=VALUE,..., got {text!r}")
+    return [(name, value) for name, _, value in pairs]
+
+
 def _bytes(text: str) -> int:
     """`500MB` or `1.5GiB` -> bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GiB, got {text!r}")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
+
+
+def _share(text: str) -> float:
+    """`5%` or `0.05` -> 0.05, `500` -> 500."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(%?)", text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    whole = share >= 1 and match is not None and not match[2] and share.is_integer()
+    if not (0 < share < 1 or whole):
+        raise argparse.ArgumentTypeError(f"expected a share such as 5% or 0.05, or a number of samples, got {text!r}")
+    return share
 
 
 def _tokenizer(args: argparse.Namespace) -> None:

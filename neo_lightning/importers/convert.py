@@ -6,22 +6,28 @@ process that writes shards only copies ranges of bytes.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from neo_lightning.data.facts import SampleError, costs_one_sample
 from neo_lightning.data.index.tar_write import tar_member
+from neo_lightning.data.media.image import image_facts
 from neo_lightning.data.text.conversation import parse_turns, places
 from neo_lightning.importers.formats import FORMATS
+from neo_lightning.importers.grounding import fill
 from neo_lightning.importers.media import read_medium
+from neo_lightning.importers.media_folder import MediaFolder, Note
 from neo_lightning.importers.record import Record, RecordError
-from neo_lightning.importers.task import Job, Task
+from neo_lightning.importers.task import Job, Row, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,34 +36,103 @@ class Converted:
 
     where: str
     modality: str = ""
+    held_out: bool = False
     size: int = 0
     """Bytes of its tar members; samples of a task follow each other in its file."""
     reason: str = ""
+    file: str = ""
+    """Where it lies, for the report."""
+    layout: str = ""
+    """Container and layout of the record, for the report."""
+    used: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    """As in `Record`."""
+    notes: tuple[Note, ...] = ()
+    """Of the files in the media folder that it names."""
 
 
-def convert(task: Task, job: Job) -> tuple[Path, list[Converted]]:
-    """All records of a task, in order; the caller removes the file."""
-    split, read = FORMATS[job.format]
+def convert(
+    task: Task, job: Job, lost: Mapping[int, str] = MappingProxyType({}), stop: int | None = None
+) -> tuple[Path, list[Converted]]:
+    """All records of a task, in order; the caller removes the file.
+
+    Whatever is met in a record costs that record alone. At which one the whole process ended can be told afterwards
+    (`at_work`); such a record is passed over with a reason of its own.
+
+    Args:
+        lost: number of a record that is not looked at -> reason.
+        stop: number of the first record at which not even its row can be read.
+    """
+    read = FORMATS[job.format][1]
+    rows = _rows(task, job, task.first + task.count if stop is None else stop)
     done: list[Converted] = []
     handle, name = tempfile.mkstemp(prefix="task-", dir=job.partial)
-    with os.fdopen(handle, "wb") as file:
-        for number, (where, item) in enumerate(split.rows(task, job), start=task.first):
-            try:
-                if isinstance(item, RecordError):
-                    raise item
-                with costs_one_sample("the record cannot be read"):
-                    modality, members = _sample(read(item, job.caption), job.media)
-            except (RecordError, SampleError) as error:
-                done.append(Converted(where=where, reason=str(error)))
-                continue
+    with os.fdopen(handle, "wb") as file, marker(task, job).open("wb", buffering=0) as mark:
+        for number in range(task.first, task.first + task.count):
+            mark.write(b"%20d" % number)
+            where, item = next(rows)
+            found = Converted(where=where, reason=lost.get(number, ""))
+            members: list[tuple[str, bytes]] = []
+            if not found.reason:
+                try:
+                    if isinstance(item, RecordError):
+                        raise item
+                    with costs_one_sample("the record cannot be read"):
+                        record = read(item, job.reading)
+                        modality, members = _sample(record, job.media)
+                    found = replace(found, modality=modality, held_out=_held_out(record, job), file=task.file)
+                    layout = f"{task.container}, {record.layout}" if task.container else record.layout
+                    found = replace(found, layout=layout, used=record.used, unused=record.unused)
+                except SampleError as error:
+                    found = replace(found, reason=str(error))
             size = 0
             for extension, data in members:
                 size += sum(file.write(piece) for piece in tar_member(f"{number:09d}.{extension}", data))
-            done.append(Converted(where=where, modality=modality, size=size))
+            done.append(replace(found, size=size, notes=() if job.media is None else job.media.take_notes()))
+    marker(task, job).unlink()
     return Path(name), done
 
 
-def _sample(record: Record, folder: Path | None) -> tuple[str, list[tuple[str, bytes]]]:
+def _rows(task: Task, job: Job, stop: int) -> Iterator[Row]:
+    """The task's rows up to one, and a reason for each after it."""
+    done, reason = 0, "the input cannot be read from here on: the process that reads it ends"
+    try:
+        with costs_one_sample("the input cannot be read from here on"):
+            for row in itertools.islice(FORMATS[job.format][0].rows(task, job), stop - task.first):
+                yield row
+                done += 1
+        if done < stop - task.first:
+            reason = "the input holds fewer records than before"
+    except SampleError as error:
+        reason = str(error)
+    for number in range(task.first + done, task.first + task.count):
+        yield f"record {number}", RecordError(reason)
+
+
+def marker(task: Task, job: Job) -> Path:
+    """File that holds the number of the record that is being read, as long as the task is at work."""
+    return job.partial / f"task-{task.first}.at"
+
+
+def at_work(task: Task, job: Job) -> int | None:
+    """The record at which a process that is dead now was at work; None where it had not begun."""
+    try:
+        return int(marker(task, job).read_bytes()[-20:])
+    except (OSError, ValueError):
+        return None
+
+
+def _held_out(record: Record, job: Job) -> bool:
+    """By a hash of the record's `id`, else of its media, else of its text: of nothing that depends on other records."""
+    if not job.hold_out:
+        return False
+    media = [*record.images, *record.videos]
+    names = [one if isinstance(one, str) else hashlib.sha256(one).hexdigest() for one in media]
+    key = json.dumps(record.meta.get("id", names or record.tree), sort_keys=True)
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < job.hold_out * 2**64
+
+
+def _sample(record: Record, folder: MediaFolder | None) -> tuple[str, list[tuple[str, bytes]]]:
     """Modality and the sample's files by extension. Everything that training would refuse is refused here."""
     shown = places(record.tree)
     if not shown and len(record.images) + len(record.videos) == 1:
@@ -67,10 +142,15 @@ def _sample(record: Record, folder: Path | None) -> tuple[str, list[tuple[str, b
         if shown.count(kind) != named[kind]:
             raise RecordError(f"text has {shown.count(kind)} places for {kind}s, the record names {named[kind]}")
     parse_turns(record.tree, None, shown, literal=False)
-    members = [("json", _json(record))]
+    media: list[tuple[str, bytes]] = []
     queues: dict[str, Iterator[Any]] = {"image": iter(record.images), "video": iter(record.videos)}
-    for number, kind in enumerate(shown):
-        extension, data = read_medium(kind, next(queues[kind]), folder)
+    for kind in shown:
+        media.append(read_medium(kind, next(queues[kind]), folder))
+    if record.boxes is not None:
+        images = [image_facts(data) for kind, (_, data) in zip(shown, media, strict=True) if kind == "image"]
+        fill(record.tree["messages"], record.boxes, [(image.width, image.height) for image in images])
+    members = [("json", _json(record))]
+    for number, (extension, data) in enumerate(media):
         members.append((extension if len(shown) == 1 else f"{number}.{extension}", data))
     if "video" in shown:
         return "video", members

@@ -6,7 +6,7 @@
                                                       folder and all folders below
 
 Hidden files and files of other kinds are passed over; a medium without a caption and a caption without a medium are
-reported. Order is by name. One directory's names are held at a time; links to directories are not followed.
+reported. Order is by name. One directory's names are held at a time; links to directories are reported, not followed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from typing import Any
 
 from neo_lightning.data.index.tar import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from neo_lightning.importers import json_records
+from neo_lightning.importers.columns import COLUMNS
 from neo_lightning.importers.media import read_file
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.task import Job, Listing, Row, Task, shown
 
 METADATA = ("metadata.jsonl", "metadata.json", "metadata.csv", "captions.jsonl", "captions.json")
+_LINKED = "a link to a folder, which is not walked: its files might count twice; name the folder itself as --input"
 _MEDIA = IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
 
 _Entry = tuple[str, list[str], list[str]]
-"""Common name without extension, media, captions; all from the folder on."""
+"""Common name without extension, media, captions; all from the folder on. Without files it is a link to a folder."""
 
 
 def listing(inputs: list[Path]) -> Listing:
@@ -51,8 +53,9 @@ def split(inputs: list[Path]) -> Iterator[Task]:
     first = progress = 0
     pairs: list[_Entry] = []
 
-    def task(content: tuple[str, list[Any]]) -> Task:
-        return Task(first=first, count=len(content[1]), content=content, progress=progress)
+    def task(content: tuple[str, list[Any]], file: str = "", container: str = "media with a .txt") -> Task:
+        count = len(content[1])
+        return Task(first=first, count=count, content=content, progress=progress, file=file, container=container)
 
     for entry in _walk(root):
         if not isinstance(entry, str):
@@ -63,9 +66,9 @@ def split(inputs: list[Path]) -> Iterator[Task]:
             first, pairs = first + len(pairs), []
         if isinstance(entry, str):
             before = progress
-            for batch, read in json_records.batches(root / entry):
+            for batch, read, container in json_records.batches(root / entry):
                 progress = before + read
-                yield task((entry, batch))
+                yield task((entry, batch), shown(entry), container)
                 first += len(batch)
     if pairs:
         progress += len(pairs)
@@ -77,12 +80,13 @@ def rows(task: Task, job: Job) -> Iterator[Row]:
     kind, content = task.content
     if kind == "pairs":
         for stem, media, captions in content:
-            yield shown(stem), _pair(media, captions, job)
+            linked = not media and not captions
+            yield shown(stem), RecordError(_LINKED) if linked else _pair(media, captions, job)
         return
     for where, text in content:
         item = json_records.parse(text)
         if isinstance(item, dict):
-            item = _below(str(PurePosixPath(kind).parent), item)
+            item = _below(str(PurePosixPath(kind).parent), item, job)
         yield where, item
 
 
@@ -109,7 +113,8 @@ def _walk(root: Path) -> Iterator[str | _Entry]:
         if described:
             yield from described
             continue
-        yield from _groups(inside, [e.name for e in entries if not e.is_dir(follow_symlinks=False)])
+        yield from ((f"{inside}{e.name}", [], []) for e in entries if e.is_symlink() and os.path.isdir(e))
+        yield from _groups(inside, [e.name for e in entries if not os.path.isdir(e)])
         pending += reversed([f"{inside}{e.name}/" for e in entries if e.is_dir(follow_symlinks=False)])
 
 
@@ -132,16 +137,17 @@ def _pair(media: list[str], captions: list[str], job: Job) -> dict[str, Any] | R
         return RecordError(f"expected one picture or clip and one .txt of this name, found {found}")
     try:
         caption = read_file(captions[0], job.media).decode("utf-8-sig").strip()
-        return {"file_name": media[0], job.caption or "text": caption}
+        return {"file_name": media[0], job.reading.columns.get("text", "text"): caption}
     except UnicodeDecodeError as error:
         return RecordError(f"{captions[0]!r}: not UTF-8 at byte {error.start}")
     except RecordError as error:
         return error
 
 
-def _below(folder: str, item: dict[str, Any]) -> dict[str, Any]:
+def _below(folder: str, item: dict[str, Any], job: Job) -> dict[str, Any]:
     """The record with its file names counted from the input folder."""
-    for name in ("file_name", "file_names", "image", "images", "video", "videos"):
+    columns = ("files", "images", "videos")
+    for name in [key for column in columns for key in (*COLUMNS[column], job.reading.columns.get(column, ""))]:
         value = item.get(name)
         if isinstance(value, str):
             item = {**item, name: f"{folder}/{value}"}

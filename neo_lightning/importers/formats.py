@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from neo_lightning.importers import captions, folder, json_records, llava, messages, parquet
+from neo_lightning.importers import auto, folder, json_records, parquet, webdataset
+from neo_lightning.importers.columns import Reading
+from neo_lightning.importers.layouts import read_record
 from neo_lightning.importers.record import Record
 from neo_lightning.importers.task import Format
 
-ReadRecord = Callable[[dict[str, Any], str | None], Record]
+ReadRecord = Callable[[dict[str, Any], Reading], Record]
 
 FORMATS: dict[str, tuple[Format, ReadRecord]] = {
-    "llava": (json_records, lambda item, caption: llava.read_record(item)),
-    "messages": (json_records, lambda item, caption: messages.read_record(item)),
-    "parquet": (parquet, captions.read_record),
-    "folder": (folder, captions.read_record),
+    "auto": (auto, read_record),
+    "llava": (json_records, partial(read_record, only="conversations")),
+    "messages": (json_records, partial(read_record, only="messages")),
+    "parquet": (parquet, read_record),
+    "folder": (folder, read_record),
+    "webdataset": (webdataset, webdataset.read_record),
 }
+"""`auto` looks at each file; the others insist."""

@@ -1,33 +1,39 @@
-"""JSON arrays, JSON Lines and CSV -> records with their line numbers, in constant memory.
+"""Files of records -> records with their line numbers, in constant memory.
 
-A window slides over the file: it grows while an element is incomplete and forgets what has been read. So memory is that
-of the largest record, and an array that is broken somewhere is imported up to there and then refused, since nobody
-knows where its next element starts. A broken line is only that line.
+    JSON Lines                          a broken line is only that line
+    a JSON array                        [{...}, {...}]
+    an array below a key                {"version": 1, "data": [{...}, {...}]}
+    JSON objects, one after the other   over many lines; one alone as well
+    CSV, TSV, plain text                by the file's extension; a text's lines are documents
+
+Each may be compressed with gzip. An array that is broken somewhere is imported up to there and then refused, since
+nobody knows where its next element starts.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
+import gzip
 import json
-import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
+from neo_lightning.importers import tables
+from neo_lightning.importers.columns import COLUMNS, TURN_COLUMNS
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.task import Job, Listing, Row, Task, digest_of_files, find_files, shown
+from neo_lightning.importers.window import CHUNK, MAX_RECORD, Window
 
-MAX_RECORD = 64 << 20
-"""Characters of one record."""
 TASK_RECORDS = 64
 TASK_CHARACTERS = 1 << 20
-_CHUNK = 1 << 20
-_SPACE = re.compile(r"[ \t\r\n]*")
-_MAY_GO_ON = ("", *".eE+-0123456789")
-"""Behind a number that the window has cut, as in `12` of `12.5`; nothing at all is the window's end."""
+_NAMES = ("*.json", "*.jsonl", "*.ndjson", "*.csv", "*.tsv")
+PATTERNS = (*_NAMES, *(f"{name}.gz" for name in _NAMES))
+_OF_A_RECORD = {key for keys in (*COLUMNS.values(), *TURN_COLUMNS.values()) for key in keys} | {"meta"}
 
 Text = str | bytes | RecordError
+Records = Iterator[tuple[str, Text]]
 
 
 def listing(inputs: list[Path]) -> Listing:
@@ -39,9 +45,11 @@ def split(inputs: list[Path]) -> Iterator[Task]:
     """See `task.Format`."""
     first = before = 0
     for path in _files(inputs):
-        for batch, read in batches(path):
-            yield Task(first=first, count=len(batch), content=batch, progress=before + read)
-            first += len(batch)
+        file = shown(path.name)
+        for batch, read, container in batches(path):
+            count = len(batch)
+            yield Task(first=first, count=count, content=batch, progress=before + read, file=file, container=container)
+            first += count
         before += path.stat().st_size
 
 
@@ -51,23 +59,27 @@ def rows(task: Task, job: Job) -> Iterator[Row]:
         yield where, parse(text)
 
 
-def batches(path: Path) -> Iterator[tuple[list[tuple[str, Text]], int]]:
-    """Some (where, text of a record), and the bytes of the file that have been read so far."""
+def batches(path: Path) -> Iterator[tuple[list[tuple[str, Text]], int, str]]:
+    """Some (where, text of a record), the bytes of the file that have been read so far, and the container."""
     batch: list[tuple[str, Text]] = []
     size = 0
     try:
-        with path.open("rb") as file:
-            for where, text in _records(file, path):
+        with path.open("rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if compressed else raw
+            container, records = _records(file, path)
+            for where, text in records:
                 batch.append((f"{shown(path.name)}{where}", text))
                 size += 0 if isinstance(text, RecordError) else len(text)
                 if len(batch) == TASK_RECORDS or size >= TASK_CHARACTERS:
-                    yield batch, file.tell()
+                    yield batch, raw.tell(), container
                     batch, size = [], 0
-    except (OSError, UnicodeDecodeError, csv.Error, RecursionError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, RecursionError, EOFError, zlib.error) as error:
         reached = f"; the last that could be read is {batch[-1][0]}" if batch else ""
         raise RecordError(f"{path}: {getattr(error, 'strerror', None) or error}{reached}") from error
     if batch:
-        yield batch, path.stat().st_size
+        yield batch, path.stat().st_size, container
 
 
 def parse(text: Text) -> dict[str, Any] | RecordError:
@@ -82,115 +94,134 @@ def parse(text: Text) -> dict[str, Any] | RecordError:
 
 
 def _files(inputs: list[Path]) -> list[Path]:
-    return find_files(inputs, ("*.json", "*.jsonl"))
+    return find_files(inputs, PATTERNS)
 
 
-def _records(file: IO[bytes], path: Path) -> Iterator[tuple[str, Text]]:
-    if path.suffix.lower() == ".csv":
-        return _table(file)
+def _records(file: IO[bytes], path: Path) -> tuple[str, Records]:
+    """The name of the container, and its records."""
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix in tables.SUFFIXES:
+        return tables.records(file, suffix)
     head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     file.seek(0)
-    return _array(file, path) if head == b"[" else _lines(file)
+    if head == b"[":
+        return "JSON array", _array(file, path)
+    if head != b"{" or _is_lines(file):
+        file.seek(0)
+        return "JSON Lines", _lines(file)
+    file.seek(0)
+    key = _wrapping_key(Window(file))
+    file.seek(0)
+    return (f"JSON array below `{key}`", _wrapped(file, path, key)) if key else ("JSON objects", _objects(file, path))
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[str, Text]]:
+def _is_lines(file: IO[bytes]) -> bool:
+    """Whether each line is an object of its own: the first is and there is a second, or the second starts one."""
+    first = _next_line(file)
+    second = _next_line(file) if first.endswith(b"\n") else b""
+    if second.startswith(b"{"):
+        return True
+    if isinstance(parse(first), dict):
+        return bool(second)
+    return not second and len(first) < MAX_RECORD
+
+
+def _next_line(file: IO[bytes]) -> bytes:
+    """The next line that is not empty."""
+    while (line := file.readline(MAX_RECORD)) and not line.removeprefix(b"\xef\xbb\xbf").strip():
+        pass
+    return line
+
+
+def _lines(file: IO[bytes]) -> Records:
     number = 0
     while line := file.readline(MAX_RECORD):
         number += 1
         if len(line) == MAX_RECORD and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
-                line = file.readline(_CHUNK)
+                line = file.readline(CHUNK)
             yield f", line {number}", RecordError(f"a record of more than {MAX_RECORD >> 20} MiB")
-        elif line.strip():
+        elif line.removeprefix(b"\xef\xbb\xbf").strip():
             yield f", line {number}", line
 
 
-def _table(file: IO[bytes]) -> Iterator[tuple[str, Text]]:
-    """Rows of CSV as text of JSON; the first line names the columns."""
-    lines = iter(lambda: file.readline(MAX_RECORD), b"")
-    reader = csv.DictReader((line.decode("utf-8-sig") for line in lines), strict=True)
-    for row in reader:
-        yield f", line {reader.line_num}", json.dumps(row)
+def _wrapping_key(window: Window) -> str:
+    """The key of the file's only object that holds its records; empty where the object is a record itself."""
+    try:
+        for key in window.object():
+            if window.peek() == "[" and key not in _OF_A_RECORD:
+                window.take("[")
+                if window.peek() == "{" and not _is_turn(json.loads(window.value())):
+                    return key
+                return ""
+            window.value()
+    except (ValueError, RecursionError):
+        pass  # said by whoever reads it
+    return ""
 
 
-def _array(file: IO[bytes], path: Path) -> Iterator[tuple[str, Text]]:
-    """Elements of a JSON array. `[3]` counts from 0, as in Python and jq; the line is that of the element's start."""
-    window = _Window(file)
+def _is_turn(item: dict[str, Any]) -> bool:
+    """Whether an element of a list is a turn of one conversation, rather than a record."""
+    return any(key in item for key in ("role", "from", "content", "value")) and not any(
+        key in item for key in COLUMNS["messages"]
+    )
+
+
+def _wrapped(file: IO[bytes], path: Path, wanted: str) -> Records:
+    window = Window(file)
+    for key in window.object():
+        if key == wanted:
+            yield from _elements(window, path, f".{key}")
+        elif window.peek() == "[" and key not in _OF_A_RECORD and isinstance(found := json.loads(window.value()), list):
+            if any(isinstance(one, dict) for one in found):
+                raise RecordError(f"{path}: both `{wanted}` and `{key}` hold records; save them as a file each")
+        elif window.peek() not in ("[", ""):
+            window.value()
+
+
+def _objects(file: IO[bytes], path: Path) -> Records:
+    """Objects that follow each other, with or without a comma between them."""
+    window, number = Window(file), 0
+    try:
+        while window.peek():
+            place = f"[{number}], line {window.line}"
+            yield place, window.value()
+            number += 1
+            if window.peek() == ",":
+                window.take(",")
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        where = f"{path}[{number}], line {window.line}"
+        raise RecordError(
+            f"{where}: {error}; objects over many lines cannot be read past this, JSON Lines could"
+        ) from error
+
+
+def _array(file: IO[bytes], path: Path) -> Records:
+    """Elements of a file that is one JSON array."""
+    window = Window(file)
+    yield from _elements(window, path, "")
+    if window.peek():
+        raise RecordError(f"{path}, line {window.line}: more text behind the end of the array")
+
+
+def _elements(window: Window, path: Path, key: str) -> Records:
+    """Elements of an array. `[3]` counts from 0, as in Python and jq; the line is that of the element's start."""
     number = 0
     try:
         window.take("[")
         while number or window.peek() != "]":
             window.peek()
-            place = f"[{number}], line {window.line}"
+            place = f"{key}[{number}], line {window.line}"
             yield place, window.value()
             number += 1
             if window.peek() == "]":
                 break
             window.take(",")
         window.take("]")
-        if window.peek():
-            raise RecordError("more text behind the end of the array")
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError) as error:
-        where = f"{path}[{number}], line {window.line}"
+        where = f"{path}{key}[{number}], line {window.line}"
         raise RecordError(f"{where}: {error}; an array cannot be read past this, JSON Lines could") from error
-
-
-class _Window:
-    """The part of a text file that is being read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._decoder = file, codecs.getincrementaldecoder("utf-8-sig")()
-        self._parse = json.JSONDecoder().raw_decode
-        self._text, self._at = "", 0
-        self.line = 1
-        """Line of the next character."""
-
-    def peek(self) -> str:
-        """The next character that is not white space; empty at the end of the file."""
-        while True:
-            match = _SPACE.match(self._text, self._at)
-            assert match is not None  # it matches nothing at all as well
-            self._pass(match.end())
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._grow():
-                return ""
-
-    def take(self, expected: str) -> None:
-        """Step over a character."""
-        if (found := self.peek()) != expected:
-            raise RecordError(f"expected {expected!r}, found {found!r}" if found else "the file ends too early")
-        self._pass(self._at + 1)
-
-    def value(self) -> str:
-        """Text of the JSON value that starts here; the window grows until it is complete."""
-        while True:
-            error: Exception | None = None
-            try:
-                end = self._parse(self._text, self._at)[1]
-                if self._text[end : end + 1] not in _MAY_GO_ON:
-                    text = self._text[self._at : end]
-                    self._pass(end)
-                    return text
-            except ValueError as caught:
-                error = caught
-            if len(self._text) - self._at > MAX_RECORD:
-                raise RecordError(f"broken, or more than {MAX_RECORD >> 20} MiB ({error})")
-            if not self._grow():
-                raise error or RecordError("the file ends too early")
-
-    def _grow(self) -> bool:
-        """Read on, at least doubling what is held, so that long elements are not parsed too often."""
-        self._text, self._at = self._text[self._at :], 0
-        while data := self._file.read(max(_CHUNK, len(self._text))):
-            if more := self._decoder.decode(data):
-                self._text += more
-                return True
-        self._decoder.decode(b"", final=True)
-        return False
-
-    def _pass(self, end: int) -> None:
-        self.line += self._text.count("\n", self._at, end)
-        self._at = end

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-import stat
-from pathlib import Path
 
 from neo_lightning.data.facts import SampleError
 from neo_lightning.data.media.formats import format_of
 from neo_lightning.data.media.image import image_facts
 from neo_lightning.data.media.video import video_facts
+from neo_lightning.importers.media_folder import MediaFolder
 from neo_lightning.importers.record import Medium, RecordError
 
-MAX_BYTES = 2 << 30
-"""A file is read as a whole, here and in training."""
 
-
-def read_medium(kind: str, medium: Medium, folder: Path | None) -> tuple[str, bytes]:
+def read_medium(kind: str, medium: Medium, folder: MediaFolder | None) -> tuple[str, bytes]:
     """Extension by content, and the encoded file.
 
     Args:
         kind: "image" or "video".
         medium: name inside `folder`, a `data:` URL, or the file's content.
-        folder: the media folder, resolved; None where names are not allowed.
+        folder: the media folder; None where names are not allowed.
 
     Raises:
         RecordError: missing, outside the folder, too large, of another kind, or damaged.
@@ -42,31 +38,18 @@ def read_medium(kind: str, medium: Medium, folder: Path | None) -> tuple[str, by
     return found.extensions[0], data
 
 
-def read_file(name: str, folder: Path | None) -> bytes:
+def read_file(name: str, folder: MediaFolder | None) -> bytes:
     """Content of a plain file inside the folder.
 
     Raises:
-        RecordError: no folder, no such file, outside the folder, no plain file, or too large.
+        RecordError: no folder; or see `MediaFolder.read`.
     """
     if folder is None:
         raise RecordError(f"{name!r} is a file name: say with --media where it starts")
-    try:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder):
-            raise RecordError(f"{name!r} lies outside the media folder {folder}")
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never ends
-            raise RecordError(f"{name!r} is no plain file")
-        if status.st_size > MAX_BYTES:
-            raise RecordError(f"{name!r}: {status.st_size} bytes are more than the cap of {MAX_BYTES}")
-        return path.read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise RecordError(f"{name!r}: {getattr(error, 'strerror', None) or error}") from error
-    except ValueError as error:
-        raise error if isinstance(error, RecordError) else RecordError(f"{name!r}: {error}") from error
+    return folder.read(name)
 
 
-def _read_address(address: str, folder: Path | None) -> bytes:
+def _read_address(address: str, folder: MediaFolder | None) -> bytes:
     if address.startswith("data:"):
         head, comma, body = address.partition(";base64,")
         try:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neo_lightning.importers.captions import COLUMNS
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.task import Job, Listing, Row, Task, digest_of_files, find_files, shown
 
@@ -35,7 +34,8 @@ def split(inputs: list[Path]) -> Iterator[Task]:
         for group in range(metadata.num_row_groups):
             count = metadata.row_group(group).num_rows
             content = (file, group, start)
-            yield Task(first=first, count=count, content=content, progress=first + count)
+            place = {"file": shown(file.name), "container": "Parquet"}
+            yield Task(first=first, count=count, content=content, progress=first + count, **place)
             first, start = first + count, start + count
 
 
@@ -45,8 +45,7 @@ def rows(task: Task, job: Job) -> Iterator[Row]:
     done = 0
     try:
         opened = _open(file)
-        wanted = [name for name in opened.schema_arrow.names if name in COLUMNS or name == job.caption]
-        for batch in opened.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=wanted, use_threads=False):
+        for batch in opened.iter_batches(_ROWS_AT_ONCE, row_groups=[group], use_threads=False):
             for item in batch.to_pylist():
                 yield f"{shown(file.name)}, row {start + done}", item
                 done += 1

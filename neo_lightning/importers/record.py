@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from neo_lightning.data.facts import SampleError
+from neo_lightning.importers.error import RecordError
+from neo_lightning.importers.grounding import Boxes
 
-
-class RecordError(SampleError):
-    """This record, or the input as a whole, cannot be imported; the message is the reason."""
-
+__all__ = ["Medium", "Record", "RecordError", "as_medium", "media_of"]
 
 Medium = str | bytes
 """A file name inside the media folder, or the encoded file itself."""
@@ -21,35 +20,50 @@ class Record:
     """A conversation in the shards' own JSON form, and its media."""
 
     tree: dict[str, Any]
-    """`{"conversations": ...}`, `{"messages": ...}` or `{"text": ...}`."""
+    """`{"messages": ..., "tools": ...}` or `{"text": ...}`."""
     images: list[Medium] = field(default_factory=list)
     """In the order in which the text shows the images."""
     videos: list[Medium] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    boxes: Boxes | None = None
+    """What `<ref-object>` and `<bbox>` in the text stand for; filled in when the images' sizes are known."""
+    layout: str = ""
+    """How the record is laid out, for the report."""
+    used: tuple[str, ...] = ()
+    """Its keys that were read."""
+    unused: tuple[str, ...] = ()
+    """Keys and parts that are neither learned nor kept in `meta`, and other remarks that the report counts."""
 
 
-def medium_list(item: dict[str, Any], *names: str) -> list[Medium]:
-    """Media under the first of these keys that is there: one or a list of names, bytes, or `{"bytes", "path"}`."""
-    present = [name for name in names if item.get(name) not in (None, "", [])]
-    if len(present) > 1:
-        raise RecordError(f"both `{present[0]}` and `{present[1]}` name media")
-    if not present:
-        return []
-    value = item[present[0]]
-    return [_medium(one, present[0]) for one in (value if isinstance(value, list) else [value])]
+def media_of(value: Any, key: str) -> list[Medium]:
+    """Media under a key: one or a list of names, bytes, `{"bytes", "path"}`, or `{"url"}`.
+
+    Raises:
+        RecordError: it is something else.
+    """
+    return [as_medium(one, key) for one in (value if isinstance(value, list) else [value])]
 
 
-def _medium(value: Any, name: str) -> Medium:
+def as_medium(value: Any, key: str) -> Medium:
+    """One medium in common form.
+
+    Raises:
+        RecordError: neither a name nor bytes.
+    """
     if isinstance(value, dict):
-        value = value.get("path") if value.get("bytes") is None else value["bytes"]
-    if not isinstance(value, str | bytes):
-        raise RecordError(f"`{name}` must be a path or a list of paths (in Parquet: bytes, or a struct of both)")
+        value = _of_object(value)
+    if isinstance(value, list) and value:
+        raise RecordError(f"`{key}` gives a clip as a list of frames; name the images one by one, or the clip's file")
+    if not isinstance(value, str | bytes) or value == "":
+        raise RecordError(f"`{key}` must be a path or a list of paths (in Parquet: bytes, or a struct of both)")
+    if isinstance(value, str) and value.startswith("file://"):
+        return unquote(urlsplit(value).path)
     return value
 
 
-def record_meta(item: dict[str, Any]) -> dict[str, Any]:
-    """The record's own `meta`, and its `id`."""
-    meta = item.get("meta") or {}
-    if not isinstance(meta, dict):
-        raise RecordError("`meta` must be an object")
-    return {**({"id": item["id"]} if "id" in item else {}), **meta}
+def _of_object(value: dict[str, Any]) -> Any:
+    if value.get("type") == "base64" and isinstance(value.get("data"), str):
+        return f"data:{value.get('media_type', '')};base64,{value['data']}"
+    return next(
+        (value[name] for name in ("bytes", "path", "url", "image", "video") if value.get(name) is not None), None
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -19,6 +20,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from neo_lightning.data.facts import reason_kind
 from neo_lightning.importers.convert import Converted
 from neo_lightning.importers.formats import FORMATS
+from neo_lightning.importers.found import Found, count_layout, layout_lines
+from neo_lightning.importers.media_folder import GONE, changes, note_lines
 from neo_lightning.importers.pool import converted
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.shards import ShardChains
@@ -28,6 +31,9 @@ from neo_lightning.types import MODALITIES
 COMMIT_SECONDS = 10.0
 """What a killed import loses at most, beside the work in flight."""
 _KINDS_COUNTED = 50
+HELD_OUT = "held_out_"
+"""In front of the modality in the names of sources and shards."""
+_SHARD = re.compile(rf"({HELD_OUT})?({'|'.join(MODALITIES)})-\d{{6}}\.tar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +41,32 @@ class ImportReport:
     """What an import did."""
 
     samples: Mapping[str, int]
-    """Written, per modality."""
+    """Written, per modality; those held out as `held_out_` and the modality."""
     left_out: int
     """Records."""
     reasons: Mapping[str, int]
     """How often each kind of reason was found, most frequent first."""
+    unused: Mapping[str, int]
+    """In how many records each key, member or part was that nothing learns or keeps, most frequent first."""
+    gone: int
+    """Media files that have been read and are not there any more."""
     manifest: Path
+    found: Mapping[str, Found] = field(default_factory=dict)
+    """Layouts of the records that were imported."""
 
     def __str__(self) -> str:
         written = ", ".join(f"{count} {modality}" for modality, count in self.samples.items())
-        lines = [f"{self.manifest}: {written}"]
+        lines = [f"{self.manifest}: {written}", *layout_lines(dict(self.found))]
         if self.left_out:
             lines.append(f"{self.left_out} records left out, listed in {self.manifest.parent / 'import.log'}:")
             lines += [f"  {count} x {reason}" for reason, count in list(self.reasons.items())[:10]]
+        if self.unused:
+            lines.append("neither learned nor kept (--strict refuses it, --keep KEY keeps a key in `meta`):")
+            lines += [f"  {count} x {name}" for name, count in list(self.unused.items())[:20]]
+        if held_out := [name for name in self.samples if name.startswith(HELD_OUT)]:
+            lines.append(f"held out; a recipe validates on it with data: {{validation: [{', '.join(held_out)}]}}")
+        if self.gone:
+            lines.append(f"{self.gone} media files are gone since they were read; the shards hold them")
         return "\n".join(lines)
 
 
@@ -61,7 +80,12 @@ class _State:
     samples: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
+    """See `found.Layouts`."""
+    unused: dict[str, int] = field(default_factory=dict)
     log_bytes: int = 0
+    media_bytes: int = 0
+    """Of the notes about media files (`media_folder`)."""
     chains: dict[str, Any] = field(default_factory=dict)
     """See `ShardChains.sync`."""
     done: bool = False
@@ -70,8 +94,8 @@ class _State:
 class Import:
     """Context manager around an output folder, which nobody else can import to meanwhile."""
 
-    def __init__(self, out: Path, job: Job, arguments: dict[str, Any]) -> None:
-        self._out, self._job, self._arguments = out, job, arguments
+    def __init__(self, out: Path, job: Job, arguments: dict[str, Any], again: bool) -> None:
+        self._out, self._job, self._arguments, self._again = out, job, arguments, again
 
     def __enter__(self) -> Import:
         out, job, arguments = self._out, self._job, self._arguments
@@ -84,10 +108,17 @@ class Import:
         except OSError as error:
             self._log.close()
             raise RecordError(f"{out}: another import writes to this folder") from error
+        self._notes: IO[bytes] = (out / "import.media").open("ab")
         try:
+            if self._again:
+                _write(out / "import.json", json.dumps(vars(_State(arguments=arguments)), indent=1))
             self._state = _load(out, arguments)
-            self._log.truncate(self._state.log_bytes)
-            self._log.seek(0, os.SEEK_END)
+            if not self._state.records:
+                _sweep(out)
+            self._gone = _gone(out, self._state, job)
+            for file, size in ((self._log, self._state.log_bytes), (self._notes, self._state.media_bytes)):
+                file.truncate(size)
+                file.seek(0, os.SEEK_END)
             job.partial.mkdir(exist_ok=True)
             for path in job.partial.glob("task-*"):
                 path.unlink()
@@ -95,6 +126,7 @@ class Import:
             self._chains = ShardChains(out, job.partial, *limits, self._state.chains)
         except BaseException:
             self._log.close()
+            self._notes.close()
             raise
         self._committed = time.monotonic()
         return self
@@ -104,6 +136,7 @@ class Import:
     ) -> None:
         self._chains.close()
         self._log.close()
+        self._notes.close()
 
     def run(self, inputs: list[Path], total: int | None, workers: int) -> ImportReport:
         """Import what has not been imported yet; a bar shows the part of `total`, where that is given.
@@ -132,11 +165,14 @@ class Import:
         if number < state.records:
             source.seek(record.size, os.SEEK_CUR)
             return
+        self._notes.write(note_lines(record.notes))
         if record.reason:
             self._leave_out(record)
         else:
-            full = self._chains.append(record.modality, source, record.size)
-            state.samples[record.modality] = state.samples.get(record.modality, 0) + 1
+            self._count(record)
+            source_name = f"{HELD_OUT if record.held_out else ''}{record.modality}"
+            full = self._chains.append(source_name, source, record.size)
+            state.samples[source_name] = state.samples.get(source_name, 0) + 1
         state.records = number + 1
         if full or time.monotonic() - self._committed > COMMIT_SECONDS:
             self._commit()
@@ -152,13 +188,29 @@ class Import:
         state.left_out += 1
         self._log.write(json.dumps({"record": record.where, "reason": record.reason}).encode() + b"\n")
 
+    def _count(self, record: Converted) -> None:
+        """Count what was found; what nothing uses goes into the log where it is met first."""
+        if record.unused and self._arguments["strict"]:
+            raise RecordError(
+                f"{record.where}: {', '.join(record.unused)} is neither learned nor kept; --keep KEY keeps a key in "
+                "the sample's `meta`, and without --strict it is counted and dropped"
+            )
+        count_layout(self._state.found, record)
+        counts = self._state.unused
+        for name in dict.fromkeys(record.unused):
+            if name not in counts:
+                self._log.write(json.dumps({"record": record.where, "not used": name}).encode() + b"\n")
+            name = name if name in counts or len(counts) < _KINDS_COUNTED else "others"
+            counts[name] = counts.get(name, 0) + 1
+
     def _commit(self) -> None:
         """Store how far the import has got, and only then give names to shards that are complete."""
-        self._log.flush()
-        os.fsync(self._log.fileno())
-        self._state.log_bytes = self._log.tell()
+        for file in (self._log, self._notes):
+            file.flush()
+            os.fsync(file.fileno())
+        self._state.log_bytes, self._state.media_bytes = self._log.tell(), self._notes.tell()
         self._state.chains = self._chains.sync()
-        _write(self._out / "import.json", json.dumps(vars(self._state), indent=1))
+        _write(self._out / "import.json", json.dumps(asdict(self._state), indent=1))
         self._chains.publish()
         self._committed = time.monotonic()
 
@@ -173,14 +225,24 @@ class Import:
 
     def _close(self) -> ImportReport:
         state, manifest = self._state, self._out / "manifest.yaml"
-        samples = {modality: state.samples[modality] for modality in MODALITIES if modality in state.samples}
+        names = [f"{side}{modality}" for side in ("", HELD_OUT) for modality in MODALITIES]
+        samples = {name: state.samples[name] for name in names if name in state.samples}
         lines = ["# Written by `neo-lightning data import`.", "sources:"]
         for name, count in samples.items():
-            lines += [f"  {name}:  # {count} samples", f"    modality: {name}", f'    shards: "{name}-*.tar"']
+            modality = name.removeprefix(HELD_OUT)
+            lines += [f"  {name}:  # {count} samples", f"    modality: {modality}", f'    shards: "{name}-*.tar"']
         _write(manifest, "\n".join(lines) + "\n")
         shutil.rmtree(self._job.partial)
-        reasons = dict(Counter(state.reasons).most_common())
-        return ImportReport(samples=samples, left_out=state.left_out, reasons=reasons, manifest=manifest)
+        reasons, unused = (dict(Counter(counts).most_common()) for counts in (state.reasons, state.unused))
+        return ImportReport(
+            samples=samples,
+            left_out=state.left_out,
+            reasons=reasons,
+            unused=unused,
+            gone=self._gone,
+            manifest=manifest,
+            found=state.found,
+        )
 
 
 def _load(out: Path, arguments: dict[str, Any]) -> _State:
@@ -189,13 +251,46 @@ def _load(out: Path, arguments: dict[str, Any]) -> _State:
         return _State(arguments=arguments)
     try:
         state = _State(**json.loads(path.read_bytes()))
+        state.found = {layout: Found(**values) for layout, values in state.found.items()}
         changed = [name for name, value in arguments.items() if state.arguments.get(name) != value]
     except (ValueError, TypeError, AttributeError) as error:
         raise RecordError(f"{path}: not written by an import ({error}); delete {out}") from error
     if changed:
         was = "; ".join(f"{name} was {state.arguments.get(name)!r}, is {arguments[name]!r}" for name in changed)
-        raise RecordError(f"{out}: holds an import that was started otherwise ({was}); name another folder")
+        raise RecordError(
+            f"{out}: holds an import that was started otherwise ({was}); name another folder, or say "
+            "--again to replace it"
+        )
     return state
+
+
+def _sweep(out: Path) -> None:
+    """Remove what an import wrote of which nothing counts any more."""
+    for path in [*out.glob("*.tar"), out / "manifest.yaml"]:
+        if path.name == "manifest.yaml" or _SHARD.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _gone(out: Path, state: _State, job: Job) -> int:
+    """Media files that are not there any more.
+
+    Raises:
+        RecordError: others have changed since they were read, or were missing and are there now.
+    """
+    if job.media is None:
+        return 0
+    found = changes(out / "import.media", state.media_bytes, job.media)
+    gone = len(found.pop(GONE, []))
+    if found:
+        kinds = [
+            f"{len(names)} {kind} ({', '.join(map(repr, names[:3]))}{', ...' if len(names) > 3 else ''})"
+            for kind, names in found.items()
+        ]
+        raise RecordError(
+            f"{out}: media files have changed since this import read them: {'; '.join(kinds)}. The shards do not hold "
+            "what is there now; the same command with --again replaces them, another --out leaves them as they are"
+        )
+    return gone
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from neo_lightning.importers.columns import Reading
+from neo_lightning.importers.fields import FieldMap
+from neo_lightning.importers.media_folder import MediaFolder
 from neo_lightning.importers.record import RecordError
 
 
@@ -23,6 +26,10 @@ class Task:
     """What the format's `rows` needs to read them."""
     progress: int
     """How far the input has been read after these, in the unit of `Listing.total`."""
+    file: str = ""
+    """The file that holds them, for the report."""
+    container: str = ""
+    """How they lie in it: JSON Lines, CSV, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +47,16 @@ class Job:
     """What is the same for all tasks of an import."""
 
     format: str
-    media: Path | None
-    """Folder in which file names are looked up, resolved."""
-    caption: str | None
-    """Column of the caption, where it is none of the known ones."""
+    media: MediaFolder | None
+    """Where file names are looked up."""
+    reading: Reading
+    """The user's names of columns and roles."""
     partial: Path
     """Folder for unfinished files."""
+    fields: FieldMap = field(default_factory=FieldMap)
+    """What the members of a WebDataset sample mean."""
+    hold_out: float = 0.0
+    """Share of the samples that is held out."""
 
 
 Row = tuple[str, dict[str, Any] | RecordError]

@@ -50,7 +50,7 @@ def members(out: Path, modality: str) -> list[dict[str, Any]]:
 
 def log(out: Path) -> list[tuple[str, str]]:
     found = [json.loads(line) for line in (out / "import.log").read_text().splitlines()]
-    return [(entry["record"], entry["reason"]) for entry in found]
+    return [(entry["record"], entry["reason"]) for entry in found if "reason" in entry]
 
 
 def digests(out: Path) -> dict[str, str]:

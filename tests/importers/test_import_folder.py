@@ -59,12 +59,19 @@ def test_what_does_not_match_is_listed(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     (root / "out.txt").symlink_to(tmp_path / "secret.txt")
     (root / "linked").symlink_to(tmp_path)
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
     (root / "line\nfeed.jpg").write_bytes(PHOTO)
     report = import_dataset("folder", [root], tmp_path / "out")
     assert report.samples == {"image": 1}
     found = dict(log(tmp_path / "out"))
     expected = {"alone": "no .txt", "lost": "no picture", "two": "'two.jpg', 'two.png'", "latin": "not UTF-8 at byte 3"}
-    expected |= {"cut": "damaged header", "out": "outside the media folder", r"'line\nfeed'": "no .txt"}
+    expected |= {
+        "cut": "damaged header",
+        "out": "a link that leads outside",
+        "linked": "a link to a folder",
+        "loop": "no .txt",
+        r"'line\nfeed'": "no .txt",
+    }
     assert set(found) == set(expected)
     assert all(message in found[where] for where, message in expected.items())
 

@@ -37,7 +37,7 @@ def test_llava_records_become_shards_by_modality(tmp_path: Path, media: Path, la
     _, mixed = read(report.manifest, "video")
     assert blobs(mixed) == [CLIP, PHOTO], "in the order of the text"
     left = {p.name for p in (tmp_path / "out").iterdir() if p.suffix != ".tar"}
-    assert left == {"import.log", "import.json", "manifest.yaml", ".neo_index"}
+    assert left == {"import.log", "import.media", "import.json", "manifest.yaml", ".neo_index"}
     assert len(list((tmp_path / "out" / ".neo_index").glob("*.tar.*.parquet"))) == 4, "indexed already"
 
 
@@ -93,7 +93,7 @@ BAD = [
     (llava("<image>"), "1 places for images, the record names 0"),
     (llava("<image>", image="a.jpg", images=["a.jpg"]), "both `image` and `images`"),
     (llava("<image>", image=7), "must be a path"),
-    ({"messages": []}, "--format messages"),
+    ({"messages": []}, "--format auto"),
     ({"conversations": [{"from": "human", "value": "alone"}]}, "no assistant"),
     (llava("\ud800"), "surrogate"),
     (llava("a\0b"), "NUL"),
@@ -142,7 +142,7 @@ def test_several_files_and_folders_of_files(tmp_path: Path) -> None:
     (tmp_path / "in" / "a.json").write_text(json.dumps([llava("a"), 7]))
     last = lines(tmp_path / "z.jsonl", [llava("c")])
     import_dataset("llava", [tmp_path / "in", last], tmp_path / "out")
-    found = [json.loads(s["json"])["conversations"][0]["value"] for s in members(tmp_path / "out", "text")]
+    found = [json.loads(s["json"])["messages"][0]["content"] for s in members(tmp_path / "out", "text")]
     assert found == ["a", "b", "c"]
     assert [s["__key__"] for s in members(tmp_path / "out", "text")] == ["000000000", "000000002", "000000003"]
     assert log(tmp_path / "out") == [("a.json[1], line 1", "expected a JSON object, got int")]
@@ -179,23 +179,24 @@ def test_what_is_no_array_of_records_is_refused(tmp_path: Path, content: str | b
 
 def test_array_elements_across_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cut of the file by the window gives the same elements, multi-byte characters and numbers included."""
-    from neo_lightning.importers import json_records
+    from neo_lightning.importers import json_records, window
 
     items = [12, 3.5e3, 'a,]\\"', llava("é漢😀\n" * 3), {"deep": [[{"x": None}]]}, True, -1]
     (tmp_path / "f.json").write_text(json.dumps(items, ensure_ascii=False, indent=1), encoding="utf-8")
     for chunk in range(1, 40):
-        monkeypatch.setattr(json_records, "_CHUNK", chunk)
-        found = [text for batch, _ in json_records.batches(tmp_path / "f.json") for text in batch]
+        monkeypatch.setattr(window, "CHUNK", chunk)
+        found = [text for batch, *_ in json_records.batches(tmp_path / "f.json") for text in batch]
         assert [json.loads(str(text)) for _, text in found] == items
         starts = [where for where, _ in found]
         assert starts[:4] == ["f.json[0], line 2", "f.json[1], line 3", "f.json[2], line 4", "f.json[3], line 5"]
 
 
 def test_a_record_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neo_lightning.importers import json_records
+    from neo_lightning.importers import json_records, window
 
-    monkeypatch.setattr(json_records, "MAX_RECORD", 1000)
-    monkeypatch.setattr(json_records, "_CHUNK", 100)
+    for module in (json_records, window):
+        monkeypatch.setattr(module, "MAX_RECORD", 1000)
+        monkeypatch.setattr(module, "CHUNK", 100)
     long = json.dumps(llava("x" * 2000))
     (tmp_path / "f.jsonl").write_text(f"{GOOD}\n{long}\n{GOOD}\n")
     report = import_dataset("llava", [tmp_path / "f.jsonl"], tmp_path / "lines")
@@ -207,14 +208,14 @@ def test_a_record_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_wrong_arguments(tmp_path: Path, media: Path) -> None:
-    with pytest.raises(RecordError, match="known: llava, messages, parquet, folder"):
+    with pytest.raises(RecordError, match="known: auto, llava, messages, parquet, folder"):
         import_dataset("lava", [tmp_path / "f.json"], tmp_path / "out")
     with pytest.raises(RecordError, match="No such file"):
         import_dataset("llava", [tmp_path / "f.json"], tmp_path / "out")
     lines(tmp_path / "f.json", [])
     with pytest.raises(RecordError, match="no such folder"):
         import_dataset("llava", [tmp_path / "f.json"], tmp_path / "out", media=tmp_path / "nowhere")
-    with pytest.raises(RecordError, match=r"no \*\.json or \*\.jsonl in this folder"):
+    with pytest.raises(RecordError, match=r"no \*\.json or \*\.jsonl .* in this folder"):
         import_dataset("llava", [media], tmp_path / "out")
     with pytest.raises(RecordError, match="at least one sample"):
         import_dataset("llava", [tmp_path / "f.json"], tmp_path / "out", samples_per_shard=0)

@@ -13,6 +13,7 @@ import pytest
 from importer_helpers import DRAWING, llava
 
 from neo_lightning.importers import import_dataset, json_records, parquet
+from neo_lightning.importers.columns import Reading
 from neo_lightning.importers.task import Job
 
 MEGABYTE = 1 << 20
@@ -57,7 +58,7 @@ def test_a_large_row_group_is_read_in_constant_memory(tmp_path: Path, peak: list
         rows = [{"image": {"bytes": picture, "path": "x.png"}, "caption": "a cat"}] * 200
         writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=200)
     del rows
-    job = Job(format="parquet", media=None, caption=None, partial=tmp_path)
+    job = Job(format="parquet", media=None, reading=Reading(), partial=tmp_path)
     (task,) = parquet.split([tmp_path / "f.parquet"])
     tracemalloc.reset_peak()
     arrow = [pa.total_allocated_bytes() for _ in parquet.rows(task, job)]

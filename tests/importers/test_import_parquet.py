@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from importer_helpers import CLIP, DRAWING, PHOTO, blobs, log, members, read, text
 
-from neo_lightning.importers import RecordError, import_dataset
+from neo_lightning.importers import Reading, RecordError, import_dataset
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -76,12 +76,12 @@ def test_messages_conversations_and_captions(tmp_path: Path, media: Path) -> Non
 def test_another_caption_column(tmp_path: Path) -> None:
     rows = [{"image": embedded(PHOTO), "text": "alt", "caption": "short", "recaption": "long"}]
     file = write(tmp_path / "f.parquet", rows, image=IMAGE)
-    with pytest.raises(RecordError, match=r"both `text` and `caption`.*--caption"):
+    with pytest.raises(RecordError, match=r"both `text` and `caption`.*--columns text="):
         import_dataset("parquet", [file], tmp_path / "a", strict=True)
-    report = import_dataset("parquet", [tmp_path], tmp_path / "b", caption="recaption")
+    report = import_dataset("parquet", [tmp_path], tmp_path / "b", reading=Reading(columns={"text": "recaption"}))
     assert text(read(report.manifest, "image")[0]) == ["#long"]
     with pytest.raises(RecordError, match=r"no text under 'title' .*found image, text, caption"):
-        import_dataset("parquet", [file], tmp_path / "c", caption="title", strict=True)
+        import_dataset("parquet", [file], tmp_path / "c", reading=Reading(columns={"text": "title"}), strict=True)
 
 
 def test_bad_rows_are_listed_with_their_number(tmp_path: Path, media: Path) -> None:

@@ -111,24 +111,22 @@ def test_a_failure_between_any_two_writes_changes_nothing(
     assert digests(out) == whole
 
 
-def test_a_worker_that_is_killed_ends_the_import(
-    mixed: Path, whole: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As by a machine out of memory: an error that says so, no hang, and the same command goes on."""
+def test_a_worker_that_is_killed_ends_nothing(mixed: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    """As by a machine out of memory: no hang, and what it had been at is done again."""
+    killed = []
 
     def kill_one() -> None:
         # not before one is at work: ProcessPoolExecutor may overlook the death of a process that it is still starting
-        while not list((tmp_path / "out").glob("**/task-*")):
+        while not list((tmp_path / "out").glob("**/task-*.at")):
             time.sleep(0.001)
         for child in multiprocessing.active_children():
             child.kill()
+            killed.append(child)
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    arguments = command(mixed, tmp_path / "out", "--workers", "2")
-    assert main(arguments) == 2
-    assert "a process died while records" in capsys.readouterr().err
-    assert main(arguments) == 0
+    assert main(command(mixed, tmp_path / "out", "--workers", "2")) == 0
+    assert killed
     assert digests(tmp_path / "out") == whole
 
 

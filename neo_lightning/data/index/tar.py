@@ -94,7 +94,7 @@ def walk(read: Read, size: int, shard: str, ignore: Sequence[str] = ()) -> Itera
     current: str | None = None
     members: list[Member] = []
     passed_over = {ending.lower().removeprefix(".") for ending in ignore}
-    for at, name, regular, offset, length in _entries(read, size, shard):
+    for at, name, regular, offset, length in entries(read, size, shard):
         if passed_over and name.rpartition("/")[2].partition(".")[2].lower() in passed_over:
             continue
         try:
@@ -120,8 +120,12 @@ def walk(read: Read, size: int, shard: str, ignore: Sequence[str] = ()) -> Itera
         yield TarSample(current, _ordered(shard, current, members))
 
 
-def _entries(read: Read, size: int, shard: str) -> Iterator[tuple[int, str, bool, int, int]]:
-    """(header's byte, name, is a file, content's byte, content's length) of all members but folders."""
+def entries(read: Read, size: int, shard: str) -> Iterator[tuple[int, str, bool, int, int]]:
+    """(header's byte, name, is a file, content's byte, content's length) of all members but folders.
+
+    Raises:
+        ShardError: cut or damaged, or of a kind of tar that is not read; perhaps behind the last member.
+    """
     at = 0
     extended: dict[str, str] = {}
     while True:
@@ -139,7 +143,7 @@ def _entries(read: Read, size: int, shard: str) -> Iterator[tuple[int, str, bool
                 raise ShardError(f"shard {shard}, byte {at}: {length} bytes of names; at most {_MAX_META} are read")
             content = _content(read, at + _BLOCK, length, size, shard, "a long name")
             extended |= _extension(kind, content, at, shard)
-            at += _BLOCK + _padded(length)
+            at += _BLOCK + padded(length)
             continue
         name = extended.get("path") or _name(block)
         if "size" in extended:
@@ -156,10 +160,11 @@ def _entries(read: Read, size: int, shard: str) -> Iterator[tuple[int, str, bool
         folder = kind == b"5" or (kind == b"\0" and name.endswith("/"))
         if not folder:
             yield at, name, regular, at + _BLOCK, length
-        at += _BLOCK + _padded(length)
+        at += _BLOCK + padded(length)
 
 
-def _padded(length: int) -> int:
+def padded(length: int) -> int:
+    """Bytes that content of this length takes in a tar."""
     return -(-length // _BLOCK) * _BLOCK
 
 
