@@ -9,12 +9,13 @@ steps increase within a process.
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from neo_lightning.data.files import replacing
 
 
 class RunCSVLogger(Logger):
@@ -103,14 +104,14 @@ class RunCSVLogger(Logger):
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [{k: v for k, v in line.items() if k is not None and v is not None} for line in csv.DictReader(file)]
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line: a part of a number is another number
+        lines = csv.DictReader(whole.splitlines())
+        return [{k: v for k, v in line.items() if k is not None and v is not None} for line in lines]
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
-        new = self.path.with_suffix(".csv.new")
-        with new.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as copy, copy.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             if self._columns:
                 writer.writeheader()
             writer.writerows(lines)
-        os.replace(new, self.path)

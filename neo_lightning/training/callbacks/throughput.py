@@ -39,6 +39,8 @@ NAMES = {
     "memory_gib": "largest device memory allocated since the last line (CUDA)",
     "skipped_steps": "steps of the run in which the optimiser did not move",
     "tombstones": "samples of the run that proved bad when read",
+    "val_loss": "of a validation: weighted mean over the supervised tokens of all its sources, nats",
+    "val_loss/SOURCE": "the same over one source of `data.validation`",
 }
 """What is logged, and its unit."""
 
@@ -106,6 +108,15 @@ class Throughput(Callback):
             trainer.callback_metrics.update({name: torch.tensor(x) for name, x in pl_module.metrics.items()})
             self._window = _Window()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Log its losses with the steps done, which Lightning would count otherwise."""
+        if not trainer.sanity_checking:
+            _log_evaluation(trainer, "val_loss")
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Likewise."""
+        _log_evaluation(trainer, "test_loss")
+
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Nothing logged may be lost with the process."""
         for logger in trainer.loggers:
@@ -152,3 +163,9 @@ class Throughput(Callback):
             metrics["memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
             torch.cuda.reset_peak_memory_stats(module.device)
         return metrics
+
+
+def _log_evaluation(trainer: Trainer, name: str) -> None:
+    losses = {key: x.item() for key, x in trainer.callback_metrics.items() if key.partition("/")[0] == name}
+    for logger in trainer.loggers:
+        logger.log_metrics(losses, step=trainer.global_step)
