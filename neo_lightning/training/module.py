@@ -273,7 +273,7 @@ class NeoModule(LightningModule):
             self._validation[-1, 1] += on_device.weights.sum()
             if sources and micro_batch.info:
                 starts, owner = on_device.start.unique(return_inverse=True)
-                named = [sources.index(key.partition("/")[0]) for key in micro_batch.info.keys]
+                named = [sources.index(_source_of(key, sources)) for key in micro_batch.info.keys]
                 padding = [0] * (len(starts) - len(named))  # nothing of it is supervised
                 source = torch.tensor(named + padding, device=self.device)[owner[places]]
                 weights = on_device.weights[places]
@@ -334,3 +334,8 @@ class NeoModule(LightningModule):
         """Counters of the run so far."""
         state = checkpoint[_STATE]
         self.skipped_steps, self._skips_in_a_row = state["skipped_steps"], state["skips_in_a_row"]
+
+
+def _source_of(key: str, sources: list[str]) -> str:
+    """Source of a document's key `source/key`; either part may hold a slash."""
+    return max((source for source in sources if key.startswith(f"{source}/")), key=len)
