@@ -68,6 +68,7 @@ def trainer_settings(
     config["logger"] = _loggers(config.get("logger"), folder, training)
     config["callbacks"] = _callbacks(config.get("callbacks"), config)
     config["max_time"] = None  # our TimeLimit's
+    config["min_epochs"] = 0  # with min_steps Lightning would wait for the end of the endless epoch
     return config
 
 

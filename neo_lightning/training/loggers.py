@@ -32,6 +32,8 @@ class RunCSVLogger(Logger):
         self._flush_every = flush_every
         self._columns: list[str] = []
         self._waiting: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
+        self._repeats_last = False  # the first waiting line takes the place of the last one in the file
         self._opened = False
 
     @property
@@ -68,6 +70,8 @@ class RunCSVLogger(Logger):
         values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         if self._waiting and self._waiting[-1]["step"] == step:
             self._waiting[-1].update(values)
+        elif not self._waiting and self._last.get("step") == step:  # a validation after a checkpoint, which saves
+            self._waiting, self._repeats_last = [{**self._last, **values}], True
         else:
             if len(self._waiting) >= self._flush_every:
                 self.save()
@@ -79,10 +83,12 @@ class RunCSVLogger(Logger):
         if not self._waiting:
             return
         new = [name for line in self._waiting for name in line if name not in self._columns]
-        lines, self._waiting = self._waiting, []
-        if new:
+        lines, self._waiting, self._last = self._waiting, [], self._waiting[-1]
+        if new or self._repeats_last:
             self._columns += list(dict.fromkeys(new))
-            self._rewrite([*self._read(), *lines])
+            before = self._read()
+            self._rewrite([*(before[:-1] if self._repeats_last else before), *lines])
+            self._repeats_last = False
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerows(lines)

@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,29 @@ from neo_lightning.cli.recipe import RunSettings
 from neo_lightning.cli.trainer_keys import CHECKED_WITH_THE_RUN, REFUSED, WORKS, check_trainer
 from neo_lightning.training.callbacks import CommitCheckpoint, RunProgress
 from neo_lightning.training.module import NeoModule
-from tests.training.tiny import TinyData, make_row, module, stages
+from tests.training.tiny import Steps, TinyData, make_row, module, stages
 
 STEPS = 12
+
+
+class Stream:
+    """As the real loader: each pass begins behind the steps done; no length."""
+
+    def __init__(self, data: TinyData) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        steps = Steps(self.data.run, 0, 1)
+        return (steps[step] for step in count(self.data.next_step))
 
 
 class WithValidation(TinyData):
     """Three rows of two sources to validate, test and score on."""
 
     validation = ("x", "x/y")
+
+    def train_dataloader(self) -> Any:
+        return Stream(self)
 
     def val_dataloader(self) -> DataLoader:
         rows: Any = [[make_row(seed)] for seed in (100, 101, 102)]
