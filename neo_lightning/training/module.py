@@ -39,10 +39,12 @@ from neo_lightning.types import MODALITIES, PackedBatch, Stage
 
 _STATE = "neo_lightning"
 
-# at every start Lightning would say twice that there is no validation data, and once what torch renames
+# at every start Lightning would say twice that there is no validation data, and once what torch renames;
+# and `validate` needs no logger for its table
 warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+warnings.filterwarnings("ignore", message="You called `self.log.*no logger configured")
 
 
 class NonFiniteError(RuntimeError):
@@ -287,9 +289,10 @@ class NeoModule(LightningModule):
     def _log_validation(self, name: str) -> None:
         losses, weights = sum_over_ranks(self._validation).T
         means = losses / weights
-        self.log(name, means[-1], logger=False)
-        for source, mean in zip(self._validation_sources(), means, strict=False):
-            self.log(f"{name}/{source}", mean, logger=False)
+        found = dict(zip([f"{name}/{source}" for source in self._validation_sources()], means, strict=False))
+        # while training, `Throughput` gives them to the loggers: Lightning would count a step less
+        to_loggers = self.trainer.state.fn != "fit"
+        self.log_dict({name: means[-1], **found}, logger=to_loggers, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()

@@ -109,13 +109,12 @@ class Throughput(Callback):
             self._window = _Window()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Log its losses with the steps done, which Lightning would count otherwise."""
-        if not trainer.sanity_checking:
-            _log_evaluation(trainer, "val_loss")
-
-    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Likewise."""
-        _log_evaluation(trainer, "test_loss")
+        """Log its losses with the steps done."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        losses = {name: x.item() for name, x in trainer.callback_metrics.items() if name.startswith("val_loss")}
+        for logger in trainer.loggers:
+            logger.log_metrics(losses, step=trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Nothing logged may be lost with the process."""
@@ -163,9 +162,3 @@ class Throughput(Callback):
             metrics["memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
             torch.cuda.reset_peak_memory_stats(module.device)
         return metrics
-
-
-def _log_evaluation(trainer: Trainer, name: str) -> None:
-    losses = {key: x.item() for key, x in trainer.callback_metrics.items() if key.partition("/")[0] == name}
-    for logger in trainer.loggers:
-        logger.log_metrics(losses, step=trainer.global_step)
