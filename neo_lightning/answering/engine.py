@@ -64,7 +64,7 @@ class Engine:
     # ---- conversations
 
     @overload
-    def answer(
+    def answer(  # type: ignore[overload-overlap]
         self,
         conversations: Conversation,
         *,
@@ -115,7 +115,7 @@ class Engine:
         return answers[0] if one else answers
 
     @overload
-    def stream(
+    def stream(  # type: ignore[overload-overlap]
         self,
         conversations: Conversation,
         *,
@@ -151,7 +151,7 @@ class Engine:
         return (piece for _, piece in found) if one else found
 
     @overload
-    def score(
+    def score(  # type: ignore[overload-overlap]
         self,
         conversations: Conversation,
         answers: str,
