@@ -21,6 +21,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
@@ -90,12 +91,12 @@ def lay_out(text: str, media: Sequence[Media]) -> tuple[str | Media, ...]:
     """
     pieces = _PLACEHOLDER.split(text)
     if len(pieces) == 1:
-        images = [medium for medium in media if medium.kind == "image"]
+        several = sum(medium.kind == "image" for medium in media) > 1
+        numbers = count(1)
         parts: list[str | Media] = []
         for medium in media:
-            labelled = medium.kind == "image" and len(images) > 1
-            label = f"Image-{images.index(medium) + 1}: " if labelled else ""
-            parts += [label, medium, "\n"] if labelled else [medium]
+            labelled = several and medium.kind == "image"
+            parts += [f"Image-{next(numbers)}: ", medium, "\n"] if labelled else [medium]
         return (*parts, text)
     queues = {kind: [m for m in media if m.kind == kind] for kind in get_args(Kind)}
     for kind, queue in queues.items():
@@ -175,4 +176,7 @@ def _read_part(part: Any, where: str, folder: Path) -> str | Media:
 
 
 def _what(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__ if value else f"an empty {type(value).__name__}"
+    if value is None:
+        return "nothing"
+    empty = isinstance(value, Sequence) and not value
+    return f"an empty {type(value).__name__}" if empty else type(value).__name__

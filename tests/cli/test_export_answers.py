@@ -38,8 +38,8 @@ stages:
     mixture: {{text: 1, image: 1, multi_image: 1, video: 1}}
     lr: 1e-12
     image: {{min_pixels: 4096, max_pixels: 9216}}
-    video:
-      {{fps: 2.0, max_frames: 3, min_pixels: 4096, max_pixels: 9216, prefix: "{{frames}} of:\\n", frame_label: "{{time}} "}}
+    video: {{fps: 2.0, max_frames: 3, min_pixels: 4096, max_pixels: 9216,
+            prefix: "{{frames}}:\\n", frame_label: "{{time}} "}}
 model: {{init: {{kind: released, folder: {start}}}}}
 data: {{manifest: {scenes}/manifest.yaml, tokenizer: {scenes}/tokenizer}}
 trainer: {{accelerator: cpu, devices: 1}}
@@ -114,7 +114,8 @@ def test_held_out_questions_through_the_command_line(run: Path, scenes: Path, fo
     answers = [example["answer"] for _, example in found]
     assert len(set(answers)) > len(answers) // 2, "answers that are all alike would prove nothing"
     line = ["chat", "--model", str(run / "export"), "--max-new-tokens", "6"]
-    for number, (messages, example) in enumerate(found):
+    one_of_each = {example["type"]: (messages, example) for messages, example in found}
+    for number, (messages, example) in enumerate(one_of_each.values()):
         options = [*line, *command(messages, tmp_path)]
         if number == 0:
             new = [sys.executable, "-m", "neo_lightning", *options]
@@ -176,7 +177,7 @@ def test_every_way_to_a_folder_carries_the_last_stage(run: Path, scenes: Path, t
         found = load(folder).answering
         assert found.image == PixelBudget(min_pixels=4096, max_pixels=9216)
         assert found.video == VideoBudget(
-            fps=2.0, max_frames=3, min_pixels=4096, max_pixels=9216, prefix="{frames} of:\n", frame_label="{time} "
+            fps=2.0, max_frames=3, min_pixels=4096, max_pixels=9216, prefix="{frames}:\n", frame_label="{time} "
         )
         for file in ("processor_config.json", "generation_config.json", "chat_template.jinja"):
             assert (folder / file).read_text() == (run / "export" / file).read_text()
