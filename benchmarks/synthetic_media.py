@@ -56,6 +56,9 @@ def clip(seconds: int, *, width: int = 1280, height: int = 720, fps: int = 30, g
         stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.gop_size = gop
+        stream.codec_context.colorspace = (
+            5  # what `encode` converts to; a player takes another for HD that says nothing
+        )
         for i in range(seconds * fps):
             x, y = round(128 + 127 * np.sin(i / 40)), round(64 + 63 * np.sin(i / 31))
             window = np.ascontiguousarray(scene[y : y + height, x : x + width])

@@ -87,7 +87,7 @@ def test_another_caption_column(tmp_path: Path) -> None:
 def test_bad_rows_are_listed_with_their_number(tmp_path: Path, media: Path) -> None:
     good = {"image": embedded(PHOTO), "caption": "ok"}
     bad: list[tuple[dict[str, Any], str]] = [
-        ({"image": embedded(b"\x89PNG\r\n\x1a\nxxxx"), "caption": "x"}, "embedded file: not an image"),
+        ({"image": embedded(b"\x89PNG\r\n\x1a\nxxxx"), "caption": "x"}, "embedded file: PNG with a damaged header"),
         ({"image": embedded(b""), "caption": "x"}, "zero bytes"),
         ({"image": {"bytes": None, "path": "../secret.jpg"}, "caption": "x"}, "outside the media folder"),
         ({"image": {"bytes": None, "path": "http://x/y.jpg"}, "caption": "x"}, "nothing is downloaded"),

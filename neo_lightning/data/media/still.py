@@ -64,7 +64,7 @@ def open_still(data: bytes) -> Still:
         raise MediaError(refusal(data, "image"))
     if found is PNG and data[12:16] == b"CgBI":
         raise MediaError("PNG in Apple's own variant (CgBI) is not decoded: convert it to JPEG or PNG")
-    with costs_one_sample(f"damaged {found.name}", MediaError):
+    with costs_one_sample(f"{found.name} with a damaged header", MediaError):
         image, key = _open(data, found)
         exif = _exif(image)
         width, height = _square(image.size, exif)
@@ -131,7 +131,7 @@ def _open(data: bytes, found: Format) -> tuple[ImageFile.ImageFile, np.ndarray |
     except Image.DecompressionBombError as error:
         raise MediaError(f"too many pixels: {error}") from error
     except Image.UnidentifiedImageError as error:
-        raise MediaError(f"damaged {found.name}: its header cannot be read") from error
+        raise MediaError(f"{found.name} with a damaged header") from error
 
 
 def _one_thread() -> None:

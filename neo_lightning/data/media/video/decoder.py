@@ -33,6 +33,7 @@ MAX_FRAME_PIXELS = 40_000_000
 """8192 x 4320 is 35 million."""
 
 _CUT_TOLERANCE_SECONDS = 0.5
+_BROADCAST = ("mpegts", "mpeg")
 _SKEW = 0.01
 """What a display matrix may be off the axes by, and count as on them."""
 _UNSPECIFIED = 2
@@ -61,7 +62,7 @@ def facts(data: bytes, demuxer: str) -> dict[str, Any]:
     with _open(data, demuxer) as container:
         stream = _stream(container)
         base, read = stream.time_base, _packets(container, stream)
-        packets = _decodable(read)
+        packets = _playable(read, demuxer)
         # what is shown before the first key frame leans on frames that are not there; players leave it out too
         shown = sorted(
             (p.pts, p.duration or 0)
@@ -82,9 +83,13 @@ def facts(data: bytes, demuxer: str) -> dict[str, Any]:
     seconds = float(_span(shown) * base)
     if seconds <= 0 or not known:
         raise ClipError("no duration")
-    if len(read) < declared and (there := _untrimmed(data, demuxer)) < declared:
+    end = seconds + max(0.0, float(ticks[0] * base))  # some containers count their length from 0, not the first frame
+    if demuxer == "avi":  # counts frames that are repeated by leaving them empty; it knows its bytes
+        if (size := int.from_bytes(data[4:8], "little") + 8) > len(data):
+            raise ClipError(f"cut: {len(data)} of {size} bytes are there")
+    elif len(read) < declared and (there := _untrimmed(data, demuxer)) < declared:
         raise ClipError(f"cut: {there} of {declared} frames are there")
-    if not declared and said - seconds > max(_CUT_TOLERANCE_SECONDS, 0.02 * said):
+    elif not declared and said - end > max(_CUT_TOLERANCE_SECONDS, 0.02 * said):
         raise ClipError(f"cut: frames end at {seconds:.2f} s of {said:.2f} s")
     return {
         "ticks": ticks,
@@ -111,7 +116,7 @@ def frames(
     missing, convert = set(ticks), VideoReformatter()
     with _open(data, demuxer) as container:
         stream = _stream(container)
-        packets, decoder = _decodable(_packets(container, stream)), stream.codec_context
+        packets, decoder = _playable(_packets(container, stream), demuxer), stream.codec_context
 
         def run(start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
             for frame in _decode(decoder, packets[start:stop], missing.copy()):
@@ -261,14 +266,14 @@ def _stream(container: Any) -> Any:
 
 
 def _packets(container: Any, stream: Any) -> list[Any]:
-    """All of the stream, those that repeat the frame before by being empty too."""
-    return [packet for packet in container.demux(stream) if packet.size or packet.dts is not None]
+    return [packet for packet in container.demux(stream) if packet.size]
 
 
-def _decodable(packets: list[Any]) -> list[Any]:
-    """Packets with content, from the first key frame on."""
-    full = [packet for packet in packets if packet.size]
-    return full[next((i for i, packet in enumerate(full) if packet.is_keyframe), 0) :]
+def _playable(packets: list[Any], demuxer: str) -> list[Any]:
+    """Of a broadcast, which is joined anywhere, what comes from the first key frame on; of a file everything."""
+    if demuxer not in _BROADCAST:
+        return packets
+    return packets[next((i for i, packet in enumerate(packets) if packet.is_keyframe), 0) :]
 
 
 def _untrimmed(data: bytes, demuxer: str) -> int:
