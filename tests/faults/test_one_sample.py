@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -50,13 +51,15 @@ def read(data: bytes, kind: str = "image") -> MediaFacts | None:
             assert facts.width * facts.height < 1 << 22, "of the inputs below"
         shown = [decode_image(data, facts)] if facts.ticks is None else decode_frames(data, facts, [0])
     except MediaError as error:
-        assert str(error).strip()
-        assert "/" not in str(error).replace("https://", "").replace("MPEG-4/", ""), error
-        return None
-    assert tuple(shown[0].shape) == (3, facts.height, facts.width)
-    turns = (Turn(role="user", parts=(0,)), Turn(role="assistant", parts=("x",)))
-    Columns().add(SampleFacts(key="k", modality=kind, turns=turns, media=(facts,)))
-    return facts
+        reason = str(error)
+    else:
+        assert tuple(shown[0].shape) == (3, facts.height, facts.width)
+        turns = (Turn(role="user", parts=(0,)), Turn(role="assistant", parts=("x",)))
+        Columns().add(SampleFacts(key="k", modality=kind, turns=turns, media=(facts,)))
+        return facts
+    assert reason.strip()
+    assert "/" not in reason, "no path"
+    return None
 
 
 def mpo(orientation: int = 1) -> bytes:
@@ -229,7 +232,7 @@ def sound(with_cover: bool, format: str = "mp4") -> bytes:
 
 
 def test_sound_and_a_cover_picture_are_no_clip() -> None:
-    with pytest.raises(MediaError, match="no video stream$"):
+    with pytest.raises(MediaError, match=r"no video stream$"):
         video_facts(sound(False))
     with pytest.raises(MediaError, match="no video stream, but a cover picture"):
         video_facts(sound(True))
@@ -286,12 +289,12 @@ def test_an_avi_with_empty_frames_is_whole_and_a_cut_one_is_not() -> None:
     assert facts.ticks is not None
     assert len(facts.ticks) == 12
     assert facts.duration == pytest.approx(2.0, abs=0.2)
-    with pytest.raises(MediaError, match="cut: .* bytes are there"):
+    with pytest.raises(MediaError, match=r"cut: .* bytes are there"):
         video_facts(data[: len(data) * 3 // 4])
 
 
 def test_avi_whose_frames_are_stored_out_of_order_is_named() -> None:
-    with pytest.raises(MediaError, match="AVI with frames stored out of order.*convert it to MP4"):
+    with pytest.raises(MediaError, match=r"AVI with frames stored out of order.*convert it to MP4"):
         video_facts(textured(24, format="avi"))
 
 
@@ -302,7 +305,7 @@ def test_a_clip_whose_first_frame_is_damaged_is_left_out_by_the_index() -> None:
         start, stop = packet.pos, packet.pos + packet.size
     damaged = bytearray(data)
     damaged[start:stop] = bytes(stop - start)
-    with pytest.raises(MediaError, match="first frame cannot be decoded|Invalid data"):
+    with pytest.raises(MediaError, match="its first frame cannot be decoded"):
         video_facts(bytes(damaged))
 
 
@@ -367,8 +370,6 @@ def test_a_shard_that_is_replaced_while_it_is_checked_ends_no_other(
     whole = Path(shards[0]).read_bytes()
     at, stamp = whole.index(data), Path(shards[0]).stat()
     Path(shards[0]).write_bytes(whole[:at] + data[:-4] + b"????" + whole[at + len(data) :])
-    import os
-
     os.utime(shards[0], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     report = check_source(shards, "image", Store(), decode=True, workers=0)
     assert list(report.refused) == [shards[0]]

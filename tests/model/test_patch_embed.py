@@ -70,3 +70,16 @@ def test_normalised_floats_pass_through_unchanged(embedding):
     mean = torch.tensor(IMAGENET_MEAN).repeat_interleave(256)
     std = torch.tensor(IMAGENET_STD).repeat_interleave(256)
     assert torch.allclose(normalise(patches), (patches / 255 - mean) / std, atol=1e-6)
+
+
+def test_the_six_constants_of_normalisation():
+    """Black and white, and one channel alone, by the numbers of torchvision's ImageNet models in the order R, G, B."""
+    rows = torch.tensor([[0] * 768, [255] * 768, [51] * 256 + [102] * 256 + [204] * 256], dtype=torch.uint8)
+    red, green, blue = normalise(rows).view(3, 3, 256).unbind(1)
+    for channel, mean, deviation, level in (
+        (red, 0.485, 0.229, 0.2),
+        (green, 0.456, 0.224, 0.4),
+        (blue, 0.406, 0.225, 0.8),
+    ):
+        for row, value in enumerate((0.0, 1.0, level)):
+            assert torch.allclose(channel[row], torch.full((256,), (value - mean) / deviation), atol=1e-5)

@@ -63,12 +63,9 @@ def facts(data: bytes, demuxer: str) -> dict[str, Any]:
         stream = _stream(container)
         base, read = stream.time_base, _packets(container, stream)
         packets = _playable(read, demuxer)
-        # what is shown before the first key frame leans on frames that are not there; players leave it out too
-        shown = sorted(
-            (p.pts, p.duration or 0)
-            for p in packets
-            if p.pts is not None and not p.is_discard and p.pts >= (packets[0].pts or p.pts)
-        )
+        timed = [p for p in packets if p.pts is not None]
+        # what is shown before the first packet leans on frames that are not there; players leave it out too
+        shown = sorted((p.pts, p.duration or 0) for p in timed if not p.is_discard and p.pts >= timed[0].pts)
         if not shown or base is None:
             raise ClipError("no frames with timestamps")
         width, height = _try_first(stream, packets, shown[0][0])
@@ -199,17 +196,18 @@ def _picture(convert: VideoReformatter, frame: Any, size: tuple[int, int]) -> np
 def _try_first(stream: Any, packets: list[Any], first: int) -> tuple[int, int]:
     """Decode up to the first shown frame and convert it: (width, height) as shown."""
     decoder = stream.codec_context
-    for frame in _decode(decoder, packets, {first}):
-        if frame.is_corrupt or frame.pts is None or frame.pts > first:
-            break
-        if frame.pts == first:
-            if decoder.color_trc == _PQ:
-                raise ClipError("HDR (PQ), which is grey without tone mapping: convert the clip to SDR")
-            size = shown_size(frame, stream.sample_aspect_ratio)
-            _picture(VideoReformatter(), frame, (32, 32))
-            decoder.flush_buffers()
-            return size
-    raise ClipError("its first frame cannot be decoded")
+    try:
+        frame = next(f for f in _decode(decoder, packets, {first}) if f.is_corrupt or f.pts is None or f.pts >= first)
+    except (StopIteration, av.FFmpegError) as error:
+        raise ClipError("its first frame cannot be decoded") from error
+    if frame.is_corrupt or frame.pts != first:
+        raise ClipError("its first frame cannot be decoded")
+    if decoder.color_trc == _PQ:
+        raise ClipError("HDR (PQ), which is grey without tone mapping: convert the clip to SDR")
+    size = shown_size(frame, stream.sample_aspect_ratio)
+    _picture(VideoReformatter(), frame, (32, 32))
+    decoder.flush_buffers()
+    return size
 
 
 def _check_order(decoder: Any, packets: list[Any]) -> None:
