@@ -37,7 +37,9 @@ class PixelBudget:
     """Bounds of a resized image's area, in pixels (see `data.image.smart_resize`)."""
 
     min_pixels: int = 256 * 256
+    """Area in pixels that a smaller image is enlarged to."""
     max_pixels: int = 1024 * 1024
+    """Area in pixels that a larger image is reduced to."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -55,11 +57,13 @@ class VideoBudget:
     """
 
     fps: float | None = 1.0
+    """Frames shown of each second of the clip; null takes `max_frames` of every clip, spread evenly."""
     max_frames: int = 128
+    """Most frames of a clip; a longer one shows so many, spread evenly."""
     min_pixels: int = 4 * 32 * 32
-    """Per frame, in pixels."""
+    """Per frame, in pixels: a smaller one is enlarged to it."""
     max_pixels: int = 360 * 640
-    """Per frame, in pixels."""
+    """Per frame, in pixels: a larger one is reduced to it."""
 
     def __post_init__(self) -> None:
         if self.max_frames < 1 or (self.fps is not None and self.fps <= 0):
@@ -87,7 +91,11 @@ class Stage:
     mixture_unit: Literal["samples", "tokens"] = "samples"
     """What the weights of the mixture count; tokens of images and frames included."""
     trains: tuple[str, ...] = ("all",)
-    """Names of parameter groups (`training.stages.GROUPS`) or glob patterns of parameter names."""
+    """Parameter groups (all, patch_embedding, pre_buffer, hw, backbone: `training.stages.GROUPS`) or glob patterns of
+    parameter names; the rest is frozen."""
+    lr_scale: Mapping[str, float] = field(default_factory=dict)
+    """Group or glob pattern -> factor of the learning rate of these parameters; of several, the last that holds a
+    parameter counts. Without an entry it is 1."""
     warmup_ratio: float = 0.01
     """Part of the stage's steps with linear warm-up."""
     min_lr_ratio: float = 0.1
@@ -112,6 +120,9 @@ class Stage:
         for name, weight in self.mixture.items():
             if not (weight > 0 and weight < float("inf")):
                 raise ValueError(f"stage: mixture weight of {name!r} must be positive and finite, got {weight}")
+        for name, scale in self.lr_scale.items():
+            if not (scale > 0 and scale < float("inf")):
+                raise ValueError(f"stage: lr_scale of {name!r} must be positive and finite, got {scale}")
 
 
 @dataclass(frozen=True, kw_only=True)

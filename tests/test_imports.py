@@ -13,16 +13,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "neo_lightning"
 ROOMS: dict[str, set[str]] = {
     "types": set(),
     "sequence": {"types"},
+    "console": set(),
     "ops": set(),
     "model": {"ops", "sequence", "types"},
     "data": {"sequence", "types"},
     "importers": {"data"},
     "scenes": {"data"},
     "checkpoint": {"model"},
-    "training": {"data", "model", "checkpoint"},
+    "training": {"console", "data", "model", "checkpoint"},
     "evaluation": {"data", "model"},
     "report": {"data", "evaluation"},
-    "cli": {"importers", "scenes", "checkpoint", "training", "evaluation", "report"},
+    "cli": {"console", "importers", "scenes", "checkpoint", "training", "evaluation", "report"},
     "__main__": {"cli"},
 }
 """Room -> rooms it may import, beside itself. What a room may import, it may reach through as well (see `allowed`)."""

@@ -1,7 +1,7 @@
 """A command line's files and overrides, before Lightning is imported: composed into one recipe.
 
 lightning run RECIPE [--config MORE.yaml ...] [--key.path=value ...]
-neo-lightning fit --config RECIPE [--config MORE.yaml ...] [--key.path=value ...]
+neo-lightning fit RECIPE [--config MORE.yaml ...] [--key.path=value ...]      (--config RECIPE does as well)
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ class Arguments:
     """The launcher's decisions, then the remaining arguments, for the LightningCLI parser."""
 
 
-def parse(args: list[str], *, positional: bool) -> Arguments:
+def parse(args: list[str]) -> Arguments:
     """Split a command line (without the command) and compose its recipe.
 
     Args:
-        args: the arguments.
-        positional: the first file is given without `--config` (as for `run`).
+        args: the arguments; the first file may be given without `--config`.
 
     Raises:
         UserError: no recipe, or a file that does not exist or does not parse.
@@ -58,13 +57,12 @@ def parse(args: list[str], *, positional: bool) -> Arguments:
                 names.append(value)
             else:
                 staged.append((flag[2:], value))
-        elif positional and not arg.startswith("-") and not names and not rest:
+        elif not arg.startswith("-") and not names and not rest:
             names.append(arg)
         else:
             rest.append(arg)
     if not names:
-        usage = "lightning run RECIPE" if positional else "--config RECIPE"
-        raise UserError(f"no recipe given ({usage}). Shipped ones: {', '.join(recipes.shipped('recipes'))}")
+        raise UserError(f"no recipe given. Shipped ones: {', '.join(recipes.shipped('recipes'))}")
     files = tuple(recipes.find(name) for name in names)
     composed: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -28,11 +28,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from neo_lightning.data.text.tokenizer import Tokenizer
 
+    from ..console import table_console
     from ..data.index.make import ensure_index
     from ..data.index.progress import ProgressBar
     from ..data.index.source import counted, counting_of
@@ -64,13 +64,14 @@ def _index(args: argparse.Namespace) -> None:
             f"{sum(s.left_out for s in index.summaries):,}",
             ", ".join(f"{count:,} {modality}" for modality, count in index.modalities.items()),
         )
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print(f"{time.perf_counter() - started:.1f} s", highlight=False)
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..data.index.check import check_own_source, check_source
+    from ..data.index.adapted import build_source
+    from ..data.index.check import check_class_source, check_source
     from ..data.index.progress import ProgressBar
     from ..data.manifest import load_manifest
     from ..data.store import Store
@@ -79,7 +80,7 @@ def _check(args: argparse.Namespace) -> int:
     reports = {}
     for spec in manifest.sources.values():
         if spec.class_path:
-            reports[spec.name] = check_own_source(spec)
+            reports[spec.name] = check_class_source(build_source(spec), decode=args.decode)
             continue
         store = Store(manifest.store)
         with ProgressBar(spec.name) as progress:
@@ -97,10 +98,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _print(reports: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from ..console import table_console
     from ..data.facts import reason_kind
     from ..data.index.source import counted
 
@@ -115,7 +116,7 @@ def _print(reports: dict[str, Any]) -> None:
         for kind, count in counts.most_common():
             key, reason = examples[kind]
             table.add_row(escape(name), escape(kind), f"{count:,}", f"{escape(key)}: {escape(reason)}")
-    console = Console()
+    console = table_console()
     if table.row_count:
         console.print(table)
     kept, lost = (sum(n) for n in ([r.samples for r in reports.values()], [len(r.left_out) for r in reports.values()]))
@@ -124,4 +125,7 @@ def _print(reports: dict[str, Any]) -> None:
         if report.unused:
             said = f"{name}: what samples say without effect: {counted(report.unused)}"
             console.print(said, markup=False, highlight=False, soft_wrap=True)
+        if report.read is not None:
+            found = ", ".join(f"{count:,} {modality}" for modality, count in report.modalities.items()) or "no"
+            console.print(f"{escape(name)}, your own class: {found} samples, {report.read:,} of them read")
     console.print(f"{kept:,} samples can be used, {lost:,} are left out; {refused} shards are refused", highlight=False)

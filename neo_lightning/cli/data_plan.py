@@ -38,10 +38,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from neo_lightning.data.text.lengths import ShardPartLengths
 
+    from ..console import table_console
     from ..data.plan import Plan
     from ..data.plan.report import look_at_stage
     from .errors import UserError
@@ -51,7 +50,7 @@ def _plan(args: argparse.Namespace) -> None:
     data = data_of([args.recipe, *args.overrides])
     sources = data.sources(validation=False)
     lengths = ShardPartLengths(sources, data.tokenizer, lambda sample, stage, reason: None)
-    console = Console()
+    console = table_console()
     for name, stage in data.stages.items():
         plan = Plan({name: stage}, sources, lengths, data.seed, lanes=data.lanes)
         found = look_at_stage(plan, stage, lengths.measures, ranks=args.ranks, most_packs=args.packs)
@@ -64,6 +63,12 @@ def _plan(args: argparse.Namespace) -> None:
             f"{million:,.1f} M tokens, {found.supervised:.1%} supervised{balance if args.ranks > 1 else ''}\n",
             highlight=False,
         )
+        if (idle := args.ranks - stage.packs_per_step) > 0:
+            console.print(
+                f"{idle} of {args.ranks} ranks have no row in any step of stage {name}: "
+                f"stages.{name}.packs_per_step is {stage.packs_per_step}\n",
+                markup=False,
+            )
 
 
 def data_of(argv: list[str]) -> NeoDataModule:
@@ -82,7 +87,7 @@ def data_of(argv: list[str]) -> NeoDataModule:
                 raise UserError("data.class_path: only NeoDataModule has a plan")
             self.datamodule = NeoDataModule(stages=stages, **settings)
 
-    return DataOnly(parse(argv, positional=True)).datamodule
+    return DataOnly(parse(argv)).datamodule
 
 
 def _stage_table(name: str, found: StageReport, modalities: Mapping[str, str], unit: str) -> Any:
@@ -105,17 +110,16 @@ def _stage_table(name: str, found: StageReport, modalities: Mapping[str, str], u
 
 
 def _stats(args: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from neo_lightning.data.text.tokenizer import Tokenizer
 
+    from ..console import table_console
     from ..data.index import open_source
     from ..data.index.progress import ProgressBar
     from ..data.manifest import load_manifest
 
     manifest = load_manifest(args.manifest)
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
-    console = Console()
+    console = table_console()
     for name in manifest.sources:
         with ProgressBar(name) as progress:
             source = open_source(manifest, name, tokenizer=tokenizer, progress=progress)

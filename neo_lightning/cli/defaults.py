@@ -11,15 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from ..training.callbacks import CommitCheckpoint, Curriculum, DataPosition, RunProgress, SampleGenerations, Throughput
+from ..training.callbacks import (
+    CommitCheckpoint,
+    Curriculum,
+    DataPosition,
+    RunProgress,
+    SampleGenerations,
+    Throughput,
+    TimeLimit,
+)
 from ..training.loggers import RunCSVLogger
 from ..training.stages import total_steps
 from ..training.strategy import NeoStrategy
 from ..types import Stage
 from .environment import share_cores
 from .recipe import RunSettings
+from .trainer_keys import check_trainer
 
 SETTINGS: dict[str, Any] = {
     "max_epochs": -1,  # the stream of packs has no epochs
@@ -32,32 +42,42 @@ SETTINGS: dict[str, Any] = {
 """Defaults of the trainer's arguments; a recipe may say otherwise."""
 
 
-def trainer_settings(config: dict[str, Any], run: RunSettings, stages: Mapping[str, Stage]) -> dict[str, Any]:
+def trainer_settings(
+    config: dict[str, Any], run: RunSettings, stages: Mapping[str, Stage], *, training: bool
+) -> dict[str, Any]:
     """Fill in the trainer's arguments that follow from the rest of the recipe.
 
     Args:
         config: `trainer` as parsed, objects instantiated.
         run: the run's folder.
         stages: how many steps there are.
+        training: whether it will train; without it nothing is written into the run's folder.
+
+    Raises:
+        UserError: an argument that does not work here (`trainer_keys`).
     """
     folder = Path(run.dir)
+    check_trainer(config, run_dir=run.dir, total=total_steps(stages))
     if config.get("max_steps") in (None, -1):
         config["max_steps"] = total_steps(stages)
-    config["default_root_dir"] = config.get("default_root_dir") or str(folder)
+    config["default_root_dir"] = str(folder)
     if config.get("strategy") in (None, "auto"):
         config["strategy"] = NeoStrategy()
     if config.get("accelerator") == "cpu" and str(config.get("devices")).isdecimal():
         share_cores(int(config["devices"]))
-    config["logger"] = _loggers(config.get("logger"), folder)
+    config["logger"] = _loggers(config.get("logger"), folder, training)
     config["callbacks"] = _callbacks(config.get("callbacks"), config)
+    config["max_time"] = None  # our TimeLimit's
+    config["min_epochs"] = 0  # with min_steps Lightning would wait for the end of the endless epoch
     return config
 
 
-def _loggers(given: Any, folder: Path) -> list[Logger] | bool:
+def _loggers(given: Any, folder: Path, training: bool) -> list[Logger] | bool:
     if given is False:
         return False
     own = [given] if isinstance(given, Logger) else [*given] if isinstance(given, Iterable) else []
-    return [RunCSVLogger(str(folder)), TensorBoardLogger(str(folder), name="tensorboard", version=""), *own]
+    board = TensorBoardLogger(str(folder), name="tensorboard", version="", default_hp_metric=False)
+    return [*([RunCSVLogger(str(folder)), board] if training else []), *own]
 
 
 CALLBACKS: tuple[type[Callback], ...] = (
@@ -73,15 +93,18 @@ CALLBACKS: tuple[type[Callback], ...] = (
 
 def _callbacks(given: Any, config: Mapping[str, Any]) -> list[Callback]:
     own = [given] if isinstance(given, Callback) else list(given or ())
-    wanted = [
-        kind
-        for kind in CALLBACKS
-        if not any(isinstance(callback, kind) for callback in own)
-        and not (kind is RunProgress and config.get("enable_progress_bar") is False)
-        and not (kind is CommitCheckpoint and config.get("enable_checkpointing") is False)
-    ]
+    unwanted: set[type[Callback]] = {kind for kind in CALLBACKS if any(isinstance(callback, kind) for callback in own)}
+    if config.get("enable_progress_bar") is False or any(isinstance(callback, ProgressBar) for callback in own):
+        unwanted.add(RunProgress)
+    if config.get("enable_checkpointing") is False:
+        unwanted.add(CommitCheckpoint)
+    if config.get("fast_dev_run"):
+        unwanted |= {DataPosition, CommitCheckpoint}
+    limit = config.get("max_time")
+    wanted = [kind for kind in CALLBACKS if kind not in unwanted]
     return [
         *[kind() for kind in wanted if kind is not CommitCheckpoint],
+        *([] if limit is None else [TimeLimit(limit)]),
         *own,
         *[CommitCheckpoint() for kind in wanted if kind is CommitCheckpoint],
     ]

@@ -41,12 +41,12 @@ def user_errors(doing: str) -> Iterator[None]:
         from ..data.facts import RetryError
 
         # of a RetryError there is nothing for the user to mend: `main` ends with TRY_AGAIN
-        if isinstance(error, RetryError) or not isinstance(error, _refusals()):
+        if isinstance(error, RetryError) or not isinstance(error, refusals()):
             raise
         raise UserError(f"{doing}: {describe(error)}") from error
 
 
-def _refusals() -> tuple[type[Exception], ...]:
+def refusals() -> tuple[type[Exception], ...]:
     """What bad input is refused with, here and by those libraries that are loaded: the others raised nothing."""
     loaded = [getattr(sys.modules[module], name) for module, name in LIBRARY_ERRORS.items() if module in sys.modules]
     return (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError, UnpicklingError, *loaded)

@@ -46,7 +46,7 @@ def last_checkpoint(path: Path) -> Path:
 
 
 def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Neo:
-    """The network of a training checkpoint, whatever number of ranks wrote it.
+    """The network of a training checkpoint, whatever number of ranks wrote it; on `meta` its parameters' shapes alone.
 
     Raises:
         ValueError: the folder is damaged, or holds tensors of another network; lists them.
@@ -64,9 +64,10 @@ def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str 
             f"{checkpoint} does not hold this network: missing {sorted(set(parameters) - stored)[:5]}, "
             f"extra {sorted(stored - set(parameters))[:5]}"
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(reader.read(WEIGHTS + name))
+    if torch.device(device).type != "meta":
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(reader.read(WEIGHTS + name))
     return model.eval()
 
 
@@ -98,10 +99,10 @@ def left_out(run_dir: Path) -> list[tuple[str, str]]:
     """(`source/key`, reason) of every sample that the run left out, from its `skipped*.jsonl`."""
     found = []
     for file in sorted(run_dir.glob("skipped*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # a line that a kill cut short
+                found.append((str(entry["sample"]), str(entry["reason"])))
+            except (ValueError, TypeError, KeyError):  # a line that a kill cut short
                 continue
-            found.append((str(entry["sample"]), str(entry["reason"])))
     return found

@@ -120,8 +120,9 @@ def _tokenizer_of(checkpoint: Path) -> str:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from ..console import table_console
 
     config = _config_of(args.model)
     table = Table(title=args.model, title_justify="left", show_header=False)
@@ -130,7 +131,7 @@ def _info(args: argparse.Namespace) -> None:
     table.add_section()
     for name, value in _sizes(config, args.context).items():
         table.add_row(name, value)
-    Console().print(table)
+    table_console().print(table)
 
 
 def _sizes(config: NeoConfig, context: int) -> dict[str, str]:

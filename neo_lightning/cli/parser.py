@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,10 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from ..data.files import replacing
+from ..data.owner import owned
 from ..evaluation.context import Evaluation
+from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
 from . import defaults, keys
 from .arguments import Arguments
@@ -67,19 +71,37 @@ class SaveRecipe(SaveConfigCallback):
     """Writes the resolved recipe to the run's folder, so that `lightning run RUN/recipe.yaml` repeats the run."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `recipe.yaml` (rank 0 only)."""
+        """Write `recipe.yaml` and give the loggers its values, before a training (rank 0 only)."""
+        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
-        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        with replacing(folder / "recipe.yaml") as copy:
+            copy.write_text(text, encoding="utf-8")
+        if self.config["trainer"].get("enable_autolog_hparams", True):
+            values = dict(_flat(yaml.safe_load(text)))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(values)
+
+
+def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of everything in a recipe that has a value; a list of plain values is one."""
+    if isinstance(node, list) and not any(isinstance(item, dict | list) for item in node):
+        node = str(node)
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    elif node is not None:
+        yield path, node
 
 
 class NeoCLI(LightningCLI):
-    """Parses a recipe and builds the run's objects; with a subcommand it also runs it, as LightningCLI does.
+    """Parses a recipe and builds the run's objects; `start` then runs the subcommand, where one is given.
 
     Args:
         arguments: the composed command line.
-        subcommand: fit | validate | test | predict, or None to build only.
+        subcommand: fit | validate | test | predict, or None for those of `run`, which starts the training itself.
 
     Raises:
         UserError: an unknown key, a value of the wrong type, a class that does not import.
@@ -96,7 +118,7 @@ class NeoCLI(LightningCLI):
             if "stages" in (keys.parameters(cls) or {})
         ]
         _check_files(arguments)
-        self._files = ", ".join(str(file) for file in arguments.files)
+        self.files = ", ".join(str(file) for file in arguments.files)
         self._subcommands = {subcommand: LightningCLI.subcommands()[subcommand]} if subcommand else {}
         mode = {"parser_mode": "omegaconf+"}
         super().__init__(
@@ -131,7 +153,7 @@ class NeoCLI(LightningCLI):
             try:
                 build_stage(name, stage.as_dict())
             except UserError as error:
-                raise UserError(f"{self._files}: {error}") from error
+                raise UserError(f"{self.files}: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Hyperparameters in a checkpoint never override the recipe."""
@@ -139,7 +161,9 @@ class NeoCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The recipe's own keys and the links from `stages`."""
         parser.add_argument("--run", type=RunSettings, help="name and folder of the run")
-        parser.add_argument("--stages", type=dict[str, Stage], help="stage name -> what, how long, how fast; in order")
+        parser.add_argument(
+            "--stages", type=dict[str, Stage], help="stage name -> its keys, in order: see --stages.help"
+        )
         parser.add_argument("--evaluation", type=list[Evaluation], default=[], help="run after training")
         parser.add_argument("--export", type=bool | str, default=True, help="true: RUN/export; a folder; or false")
         for target in self.linked:
@@ -153,11 +177,46 @@ class NeoCLI(LightningCLI):
         self.evaluation: list[Any] = self._get(self.config_init, "evaluation") or []
         self.export: bool | str = self._get(self.config_init, "export")
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Not yet: `start` does it, when everything that can be wrong beforehand has been looked at."""
+
+    @property
+    def saver(self) -> CommitCheckpoint | None:
+        """The callback that saves checkpoints, unless they are turned off."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next((callback for callback in callbacks if isinstance(callback, CommitCheckpoint)), None)
+
+    def method_arguments(self) -> dict[str, Any]:
+        """What the trainer's method of the subcommand takes, such as `ckpt_path`."""
+        assert self.subcommand is not None
+        return self._prepare_subcommand_kwargs(self.subcommand)
+
+    def start(self, arguments: Mapping[str, Any]) -> None:
+        """Call the trainer's method."""
+        assert self.subcommand is not None
+        getattr(self.trainer, self.subcommand)(**arguments)
+
+    @contextmanager
+    def ownership(self) -> Iterator[None]:
+        """Own the run's folder, on rank 0; the other ranks belong to it.
+
+        Raises:
+            OwnedError: another process trains there.
+        """
+        if not self.trainer.is_global_zero:
+            yield
+            return
+        folder = Path(self.settings.dir)
+        with owned(folder / "run.lock", what=f"the run {folder}"):
+            yield
+
     def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:
         """Lay the shared defaults under what the recipe says about the trainer."""
         run = self._get(self.config_init, "run")
         stages = self._get(self.config_init, "stages")
-        return super()._instantiate_trainer(defaults.trainer_settings(dict(config), run, stages), callbacks)
+        training = self.subcommand in (None, "fit")
+        settings = defaults.trainer_settings(dict(config), run, stages, training=training)
+        return super()._instantiate_trainer(settings, callbacks)
 
 
 def build_stage(name: str, fields: dict[str, Any]) -> Stage:

@@ -118,7 +118,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         def instantiate_classes(self) -> None:
             """Build nothing."""
 
-    found = ParseOnly(parse(argv, positional=True)).config
+    found = ParseOnly(parse(argv)).config
     model, trainer = found["model"].as_dict(), found["trainer"].as_dict()
     config = read_config(model["model"])
     with torch.device("meta"):
@@ -193,9 +193,9 @@ PARTS = {
 
 def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device, name: str) -> bool:
     """Print the tables; True where a stage does not fit."""
-    from rich.console import Console
+    from ..console import table_console
 
-    console = Console(highlight=False)
+    console = table_console()
     layout, precision = planned.layout, "bf16-mixed" if planned.layout.bf16 else "32-true"
     console.print(
         f"{sum(planned.sizes.values()):,} parameters on {planned.devices} x {name}: "

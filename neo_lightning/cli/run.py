@@ -4,7 +4,14 @@
       --> RUN/checkpoints/ --> RUN/export/ --> RUN/report.html
 
 The same command goes on where the last one stopped, and does only what is missing: nothing but the run's folder says
-how far it came.
+how far it came. One process at a time owns the folder (`data.owner`).
+
+A training ends before the last step of its stages for one of these reasons:
+
+    a signal, trainer.max_time    saved; status 75, the same command goes on
+    trainer.max_steps             saved; status 0, a larger max_steps (or none) goes on
+    a user's EarlyStopping, or another callback that sets trainer.should_stop
+                                  saved; the run is done (RUN/ended.json): export and evaluation follow
 """
 
 from __future__ import annotations
@@ -13,12 +20,15 @@ import json
 import shlex
 import sys
 import time
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import recipe as recipes
 from .arguments import Arguments, parse
-from .errors import TRY_AGAIN, UserError, describe, user_errors
+from .errors import TRY_AGAIN, UserError, describe, refusals, user_errors
+from .stage_help import wants_stage_help
 
 if TYPE_CHECKING:
     import torch
@@ -35,25 +45,29 @@ RECIPE is a file, or the name of a shipped one: {shipped}.
   --print_config              print the composed recipe and stop
 
 A run resumes by itself from the last checkpoint in its folder (run.dir). Exit status: 0 done, 2 the input is wrong,
-75 asked to stop and saved, run the same command again. All keys: neo-lightning fit --help"""
+75 asked to stop and saved, run the same command again. Keys of a stage: --stages.help; all: neo-lightning fit --help"""
 
 
 def main(argv: list[str]) -> int:
     """Run a recipe; returns the exit status."""
+    if wants_stage_help(argv):
+        return 0
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(shipped=", ".join(recipes.shipped("recipes"))))
         return 0
-    arguments = parse(argv, positional=True)
-    with user_errors(f"cannot run {arguments.files[0]}"):
-        from .parser import NeoCLI
+    arguments = parse(argv)
+    with ExitStack() as until_the_end:
+        with user_errors(f"cannot run {arguments.files[0]}"):
+            from .parser import NeoCLI
 
-        cli = NeoCLI(arguments)
-        run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
-        if run.complete:
-            print(f"{run.folder}: this run is complete ({run.total} steps; report and export are there)")
-            return 0
-        run.prepare()
-    return run.finish() if run.trained() or run.train() else run.outcome
+            cli = NeoCLI(arguments)
+            until_the_end.enter_context(cli.ownership())
+            run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
+            if run.complete:
+                print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
+                return 0
+            run.prepare()
+        return run.finish() if run.trained() or run.train() else run.outcome
 
 
 class Run:
@@ -61,16 +75,16 @@ class Run:
 
     def __init__(self, cli: NeoCLI, arguments: Arguments, command: str) -> None:
         from ..checkpoint import commit
-        from ..training.callbacks import CommitCheckpoint
         from ..training.stages import total_steps
 
         self.cli, self.arguments, self.command = cli, arguments, command
         self.folder = Path(cli.settings.dir)
-        saver = next((c for c in cli.trainer.callbacks if isinstance(c, CommitCheckpoint)), None)  # type: ignore[attr-defined]
-        self.saver = saver
+        self.saver = saver = cli.saver
         self.checkpoints = saver.folder_of(cli.trainer) if saver else self.folder / "checkpoints"
         self.total = total_steps(cli.stages)
-        self.checkpoint = commit.latest(self.checkpoints)
+        self.trying = bool(cli.trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self.checkpoint = None if self.trying else commit.latest(self.checkpoints)
+        self.ended = Ended(self.folder / "ended.json")
         self.export_dir = _export_folder(cli.export, self.folder)
         self.times = Times(self.folder / "wall_seconds.json")
         self.outcome = 0
@@ -79,15 +93,32 @@ class Run:
     @property
     def complete(self) -> bool:
         """Nothing is left to do."""
-        reported = not self.cli.evaluation or (self.folder / "report.json").is_file()
         exported = self.export_dir is None or (self.export_dir / "config.json").is_file()
-        return self.trained() and reported and exported
+        return self.trained() and self._reported() and exported
+
+    def _reported(self) -> bool:
+        """The report has every evaluation of the recipe."""
+        try:
+            known = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))["evaluations"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return all(evaluation.name in known for evaluation in self.cli.evaluation)
 
     def trained(self) -> bool:
-        """The last committed checkpoint is that of the last step."""
+        """The last committed checkpoint is that of the last step, or of the one after which a callback ended it."""
         from ..checkpoint import commit
 
-        return self.checkpoint is not None and commit.step_of(self.checkpoint) >= self.total
+        if self.checkpoint is None:
+            return False
+        done = commit.step_of(self.checkpoint)
+        return done >= self.total or self.ended.step == done
+
+    @property
+    def length(self) -> str:
+        """How long it was trained, for people."""
+        if self.ended.step is None or self.ended.step >= self.total:
+            return f"{self.total} steps"
+        return f"ended after {self.ended.step} of {self.total} steps: {self.ended.reason}"
 
     def prepare(self) -> None:
         """Check the run's parts against each other and read the data's index."""
@@ -115,7 +146,7 @@ class Run:
         started = time.perf_counter()
         try:
             trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
-        except (ValueError, OSError) as error:
+        except refusals() as error:
             if isinstance(error, RetryError) or getattr(self.cli.model, "report", None) is not None:
                 raise
             raise UserError(f"training cannot start: {describe(error)}") from error  # no step has been done
@@ -123,16 +154,30 @@ class Run:
         self.outcome = TRY_AGAIN if interrupted else 0  # on every rank: a launcher looks at all of them
         if not trainer.is_global_zero:
             return False
+        done = trainer.global_step
+        if self.trying:
+            print(f"trainer.fast_dev_run: {done} steps were done, and nothing of them is kept")
+            return False
         self.times.add("preparation", self.preparation)
         self.times.add("training", time.perf_counter() - started)
         if interrupted:
             return False
-        if trainer.global_step < self.total:
-            print(f"stopped after step {trainer.global_step} of {self.total}; the same command goes on from there")
+        if self.saver is None:
+            print("no checkpoint was saved (trainer.enable_checkpointing is false): nothing to export or evaluate")
             return False
         self.checkpoint = commit.latest(self.checkpoints)
-        if self.checkpoint is None:
-            print("no checkpoint was saved (trainer.enable_checkpointing is false): nothing to export or evaluate")
+        if self.checkpoint is None or commit.step_of(self.checkpoint) < done:
+            raise UserError(
+                f"the last step's checkpoint was not saved: see the warning above; {self.checkpoint} is last"
+            )
+        if done < self.total and trainer.should_stop:
+            self.ended.write(done, why_stopped(trainer))
+            print(
+                f"the run is done after step {done} of {self.total}: {self.ended.reason}. "
+                f"(To train on nevertheless, delete {self.ended.file}.)"
+            )
+        elif done < self.total:
+            print(f"stopped after step {done} of {self.total}: trainer.max_steps; a larger one goes on from there")
             return False
         return True
 
@@ -150,7 +195,7 @@ class Run:
             finish.export_checkpoint(self.checkpoint, self.export_dir, tokenizer, dtype=dtype)
             self.times.add("export", time.perf_counter() - started)
             print(f"exported: {self.export_dir}")
-        if not self.cli.evaluation:
+        if self._reported():
             return 0
         report = finish.evaluate(self.cli.evaluation, self._context(dtype, device, tokenizer))
         print(f"report: {self.folder / 'report.html'}")
@@ -165,8 +210,9 @@ class Run:
         from . import finish
 
         assert self.checkpoint is not None
+        asked = bool(self.cli.evaluation)  # a report of curves alone needs no weights, only their number
         return EvaluationContext(
-            model=finish.restore(self.checkpoint, dtype=dtype, device=device),
+            model=finish.restore(self.checkpoint, dtype=dtype, device=device if asked else "meta"),
             tokenizer=Tokenizer.load(tokenizer),
             run_dir=self.folder,
             stages=self.cli.stages,
@@ -174,12 +220,16 @@ class Run:
             load_export=finish.load_export(dtype, device) if self.export_dir else None,
             log_dir=self.folder,
             title=self.cli.settings.name,
-            summary=_purpose(self.arguments.sources[str(self.arguments.files[0])]),
+            summary=self._summary(),
             seed=self.cli.config.get("seed_everything"),
             command=self.command,
             wall_seconds=self.times.seconds,
             skipped=finish.left_out(self.folder),
         )
+
+    def _summary(self) -> str:
+        purpose = _purpose(self.arguments.sources[str(self.arguments.files[0])])
+        return purpose if self.ended.step is None else f"{purpose} The run {self.length}.".strip()
 
     def _dtype(self) -> torch.dtype:
         """What the model is exported and evaluated in: what it computed in while it was trained."""
@@ -204,15 +254,62 @@ class Times:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Phase -> seconds."""
-        return json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        """Phase -> seconds; a damaged file is named in a warning and counts as none."""
+        if not self.file.is_file():
+            return {}
+        try:
+            return {str(phase): float(seconds) for phase, seconds in json.loads(self.file.read_bytes()).items()}
+        except (ValueError, TypeError, AttributeError):
+            warnings.warn(f"{self.file} is damaged: the times of earlier starts are not counted", stacklevel=2)
+            return {}
 
     def add(self, phase: str, seconds: float) -> None:
         """Add to a phase."""
         known = self.seconds
         known[phase] = round(known.get(phase, 0.0) + seconds, 2)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(known), encoding="utf-8")
+        _write(self.file, json.dumps(known))
+
+
+class Ended:
+    """That and why a callback ended a run before the last step of its stages: `ended.json` in the run's folder.
+
+    It counts for the checkpoint of its step only: a folder whose last checkpoint is another one has not ended.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.step: int | None = None
+        self.reason = ""
+        if file.is_file():
+            try:
+                content = json.loads(file.read_bytes())
+                self.step, self.reason = int(content["step"]), str(content["reason"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(f"{file}: not what a run writes there ({error}); delete it to train on") from error
+
+    def write(self, step: int, reason: str) -> None:
+        """Note it."""
+        self.step, self.reason = step, reason
+        _write(self.file, json.dumps({"step": step, "reason": reason}))
+
+
+def _write(file: Path, text: str) -> None:
+    """All of it or nothing."""
+    from ..data.files import replacing
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as copy:
+        copy.write_text(text, encoding="utf-8")
+
+
+def why_stopped(trainer: Any) -> str:
+    """The callback that asked a trainer to stop, in its own words where it has any."""
+    for callback in trainer.callbacks:
+        if message := getattr(callback, "stopping_reason_message", None):  # Lightning's EarlyStopping
+            return f"{type(callback).__name__}: {str(message).strip().rstrip('.')}"
+        if getattr(callback, "stopped_epoch", 0):
+            return f"{type(callback).__name__}, monitoring {callback.monitor}"
+    return "a callback of the recipe asked to stop (trainer.should_stop)"
 
 
 def _export_folder(wanted: bool | str, folder: Path) -> Path | None:

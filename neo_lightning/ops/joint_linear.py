@@ -47,7 +47,9 @@ def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = Non
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
-    return _JointLinear.apply(x, order, fp8, *weights)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
+        return _JointLinear.apply(x, order, fp8, *weights)
+    return _product(x, weights, order, fp8)  # a compiler leaves its graph at a Function that needs no gradient
 
 
 class _JointLinear(torch.autograd.Function):
@@ -57,8 +59,7 @@ class _JointLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, order: Order | None, fp8: bool, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x if any(ctx.needs_input_grad[3:]) else None, *weights)
         ctx.order, ctx.fp8 = order, fp8
-        together = _together(weights, order)
-        return mm_fp8(x, together) if fp8 else x.mm(together.t())
+        return _product(x, weights, order, fp8)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,6 +82,12 @@ class _JointLinear(torch.autograd.Function):
             dw = dw.index_select(0, order.inverse)
         dws = iter(dw.split(list(compress(widths, wants))))
         return dx, None, None, *(next(dws) if wanted else None for wanted in wants)
+
+
+def _product(x: Tensor, weights: Sequence[Tensor], order: Order | None, fp8: bool) -> Tensor:
+    """[T, sum of F_i]."""
+    together = _together(weights, order)
+    return mm_fp8(x, together) if fp8 else x.mm(together.t())
 
 
 def _together(weights: Sequence[Tensor], order: Order | None) -> Tensor:

@@ -32,15 +32,15 @@ def read_curves(folder: Path | None) -> Curves:
     files = sorted(folder.rglob("metrics.csv"), key=_natural) if folder else []
     rows: dict[int, dict[str, float]] = {}
     for file in files:
-        with file.open(newline="", encoding="utf-8") as stream:
-            for record in csv.DictReader(stream):
-                step = _number(record.get("step"))
-                if step is None:
-                    continue
-                row = rows.setdefault(int(step), {})
-                for name, text in record.items():
-                    if name not in ("step", "epoch") and (value := _number(text)) is not None:
-                        row[name] = value
+        text = file.read_text(encoding="utf-8", errors="replace")
+        for record in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):  # a kill may have cut the last line
+            step = _number(record.get("step"))
+            if step is None:
+                continue
+            row = rows.setdefault(int(step), {})
+            for name, cell in record.items():
+                if name not in ("step", "epoch") and (value := _number(cell)) is not None:
+                    row[name] = value
     names = sorted({name for row in rows.values() for name in row})
     steps = tuple(sorted(rows))
     return Curves(steps=steps, columns={name: tuple(rows[step].get(name) for step in steps) for name in names})

@@ -9,12 +9,13 @@ steps increase within a process.
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from neo_lightning.data.files import replacing
 
 
 class RunCSVLogger(Logger):
@@ -31,6 +32,8 @@ class RunCSVLogger(Logger):
         self._flush_every = flush_every
         self._columns: list[str] = []
         self._waiting: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
+        self._repeats_last = False  # the first waiting line takes the place of the last one in the file
         self._opened = False
 
     @property
@@ -67,6 +70,8 @@ class RunCSVLogger(Logger):
         values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         if self._waiting and self._waiting[-1]["step"] == step:
             self._waiting[-1].update(values)
+        elif not self._waiting and self._last.get("step") == step:  # a validation after a checkpoint, which saves
+            self._waiting, self._repeats_last = [{**self._last, **values}], True
         else:
             if len(self._waiting) >= self._flush_every:
                 self.save()
@@ -78,10 +83,12 @@ class RunCSVLogger(Logger):
         if not self._waiting:
             return
         new = [name for line in self._waiting for name in line if name not in self._columns]
-        lines, self._waiting = self._waiting, []
-        if new:
+        lines, self._waiting, self._last = self._waiting, [], self._waiting[-1]
+        if new or self._repeats_last:
             self._columns += list(dict.fromkeys(new))
-            self._rewrite([*self._read(), *lines])
+            before = self._read()
+            self._rewrite([*(before[:-1] if self._repeats_last else before), *lines])
+            self._repeats_last = False
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerows(lines)
@@ -103,14 +110,14 @@ class RunCSVLogger(Logger):
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [{k: v for k, v in line.items() if k is not None and v is not None} for line in csv.DictReader(file)]
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line: a part of a number is another number
+        lines = csv.DictReader(whole.splitlines())
+        return [{k: v for k, v in line.items() if k is not None and v is not None} for line in lines]
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
-        new = self.path.with_suffix(".csv.new")
-        with new.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as copy, copy.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             if self._columns:
                 writer.writeheader()
             writer.writerows(lines)
-        os.replace(new, self.path)

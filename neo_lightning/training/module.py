@@ -24,7 +24,7 @@ from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.parallel import ActivationCheckpointing
 from neo_lightning.training.random_state import set_random_state
-from neo_lightning.training.stages import apply_stage, learning_rate, stage_at
+from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, stage_at
 from neo_lightning.training.step import (
     COUNTS,
     StepReport,
@@ -39,10 +39,12 @@ from neo_lightning.types import MODALITIES, PackedBatch, Stage
 
 _STATE = "neo_lightning"
 
-# at every start Lightning would say twice that there is no validation data, and once what torch renames
+# at every start Lightning would say twice that there is no validation data, and once what torch renames;
+# and `validate` needs no logger for its table
 warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+warnings.filterwarnings("ignore", message="You called `self.log.*no logger configured")
 
 
 class NonFiniteError(RuntimeError):
@@ -117,7 +119,8 @@ class NeoModule(LightningModule):
         self._replicas: ProcessGroup | None = None
         """The ranks that hold the same part of other copies of the model."""
         self._skips_in_a_row = 0
-        self._validation = torch.zeros(2, dtype=torch.float64)
+        self._validation = torch.zeros(1, 2, dtype=torch.float64)
+        """Weighted losses and weights of the validation, a row a source and one for all."""
 
     # ---- set-up
 
@@ -156,7 +159,12 @@ class NeoModule(LightningModule):
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,
+            lr_scales={name: self._lr_scales(stage) for name, stage in self.stages.items()},
         )
+
+    def _lr_scales(self, stage: Stage) -> dict[str, float]:
+        assert self.model is not None
+        return lr_scales((name for name, _ in self.model.named_parameters()), stage, self.config.extra_num_layers)
 
     def apply_stage_of(self, step: int) -> str:
         """Freeze and thaw as the stage of an optimiser step says; returns the stage's name."""
@@ -203,7 +211,7 @@ class NeoModule(LightningModule):
         if report.skipped:
             optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
-            group["lr"] = report.lr
+            group["lr"] = report.lr * group["lr_scales"][report.stage]
         optimizer.step()  # without gradients it only counts the step
         optimizer.zero_grad(set_to_none=True)
         self._count_skips(report)
@@ -250,21 +258,41 @@ class NeoModule(LightningModule):
     # ---- validation
 
     def on_validation_epoch_start(self) -> None:
-        self._validation = torch.zeros(2, dtype=torch.float64, device=self.device)
+        rows = len(self._validation_sources()) + 1
+        self._validation = torch.zeros(rows, 2, dtype=torch.float64, device=self.device)
+
+    def _validation_sources(self) -> list[str]:
+        return list(getattr(self.trainer.datamodule, "validation", ()))  # type: ignore[attr-defined]
 
     def validation_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
         """Add a step's micro-batches to the validation loss."""
         assert self.model is not None
+        sources = self._validation_sources()
         for micro_batch in batch:
             on_device = micro_batch.to(self.device, non_blocking=True)
-            self._validation[0] += self.model(on_device).loss_sum.double()
-            self._validation[1] += on_device.weights.sum()
+            loss_sum, nll, places = self.model(on_device)
+            self._validation[-1, 0] += loss_sum.double()
+            self._validation[-1, 1] += on_device.weights.sum()
+            if sources and micro_batch.info:
+                starts, owner = on_device.start.unique(return_inverse=True)
+                named = [sources.index(_source_of(key, sources)) for key in micro_batch.info.keys]
+                padding = [0] * (len(starts) - len(named))  # nothing of it is supervised
+                source = torch.tensor(named + padding, device=self.device)[owner[places]]
+                weights = on_device.weights[places]
+                self._validation.index_add_(0, source, torch.stack([weights * nll.float(), weights], dim=1).double())
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val_loss`, the weighted mean over all supervised tokens of all ranks."""
-        total, weight = sum_over_ranks(self._validation)
-        self.log("val_loss", total / weight, rank_zero_only=False)
+        """Log `val_loss`, the weighted mean over all supervised tokens of all ranks, and `val_loss/SOURCE`."""
+        self._log_validation("val_loss")
         self.hooks_done = time.perf_counter()
+
+    def _log_validation(self, name: str) -> None:
+        losses, weights = sum_over_ranks(self._validation).T
+        means = losses / weights
+        found = dict(zip([f"{name}/{source}" for source in self._validation_sources()], means, strict=False))
+        # while training, `Throughput` gives them to the loggers: Lightning would count a step less
+        to_loggers = self.trainer.state.fn != "fit"
+        self.log_dict({name: means[-1], **found}, logger=to_loggers, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -274,9 +302,8 @@ class NeoModule(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log `test_loss`."""
-        total, weight = sum_over_ranks(self._validation)
-        self.log("test_loss", total / weight)
+        """Log `test_loss` and `test_loss/SOURCE`."""
+        self._log_validation("test_loss")
 
     def predict_step(self, batch: list[PackedBatch], batch_idx: int) -> list[dict[str, Any]]:
         """Score documents: `key`, number of `supervised` tokens, and their mean `nll` in nats (nan without any)."""
@@ -310,3 +337,8 @@ class NeoModule(LightningModule):
         """Counters of the run so far."""
         state = checkpoint[_STATE]
         self.skipped_steps, self._skips_in_a_row = state["skipped_steps"], state["skips_in_a_row"]
+
+
+def _source_of(key: str, sources: list[str]) -> str:
+    """Source of a document's key `source/key`; either part may hold a slash."""
+    return max((source for source in sources if key.startswith(f"{source}/")), key=len)

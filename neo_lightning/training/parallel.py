@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from neo_lightning.model.layers import PackedRow, Row
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """What a layer's backward pass computes again: nothing; norms, rotations and gate, while products and the attention
@@ -32,6 +34,10 @@ arguments is the right matrix."""
 _KERNEL = "neo_lightning::interval_attention"
 """The attention kernel's output is kept as well: repeating it costs more than a projection. The package's other kernels
 (norms, rotations, gate) only move memory, and are repeated."""
+
+GRAPHS = 128
+"""Of the layers, at most: one for each row length, with and without gradients, and each choice of what is trained in a
+layer. The compiler's own limit is 8, behind which it runs what is left uncompiled and goes on."""
 
 
 def keep_products(unkept: tuple[int, int], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -74,6 +80,21 @@ def _recomputed(forward: Callable[..., Any], options: dict[str, Any]) -> Callabl
     return run
 
 
+def compile_layer(block: nn.Module) -> None:
+    """Let a layer run compiled on the rows of training and validation: one graph for each length of theirs.
+
+    By itself the compiler would take the second length as a sign that all may come, and go on with kernels for any. All
+    do come where answers are generated: those rows run as they are.
+    """
+    forward = block.forward
+    compiled = torch.compile(forward, dynamic=False)
+
+    def run(x: Tensor, row: Row) -> Tensor:
+        return (compiled if type(row) is PackedRow else forward)(x, row)
+
+    block.forward = run  # type: ignore[method-assign]
+
+
 def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
     """FSDP2 over a one-dimensional mesh: each block is a unit, everything else (tied embedding, head) the root's."""
     policy = MixedPrecisionPolicy(
@@ -105,22 +126,23 @@ def parallelise(
         bf16: compute in bfloat16 with float32 master weights. Needs a mesh, of one rank if need be.
         activation_checkpointing: what the backward repeats.
         recomputed_layers: of so many, the first, everything is repeated (`full`), whatever the mode of the others.
-        compile_blocks: compile each block; row lengths are fixed within a stage, so once per stage. With selective
+        compile_blocks: compile each block, once for each row length; see `compile_layer`. With selective
             recomputation this needs an attention backend that compiles, else the blocks run as if not compiled.
     """
     blocks = list(blocks)
     if not 0 <= recomputed_layers <= len(blocks):
         raise ValueError(f"recomputed_layers is {recomputed_layers}: the model has {len(blocks)} layers")
     if compile_blocks:
-        # a layer's number would otherwise be a constant of its graph: one graph per layer, and none past the eighth
+        # a layer's number would otherwise be a constant of its graph: one graph per layer
         torch._dynamo.config.allow_unspec_int_on_nn_module = True
+        torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
     for i, block in enumerate(blocks):
         mode = "full" if i < recomputed_layers else activation_checkpointing
         if compile_blocks and mode == "full":  # inside what is repeated: a graph may break at an uncompiled kernel
-            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+            compile_layer(block)
         checkpoint_activations(block, mode)
         if compile_blocks and mode != "full":  # around it: selective recomputation has to see single operations
-            block.compile()
+            compile_layer(block)
     if mesh is not None and (mesh.size() > 1 or bf16):
         shard(model, blocks, mesh, bf16=bf16)
     elif bf16:

@@ -74,6 +74,8 @@ def stage_ends(stages: Mapping[str, Stage]) -> dict[int, str]:
 def learning_rate(stages: Mapping[str, Stage], step: int) -> float:
     """Learning rate of optimiser step `step` (from 0): linear warm-up, then a cosine, anew in every stage.
 
+    A parameter's own rate is this times its `lr_scales`.
+
     With W warm-up steps of N, step s < W has peak * (s + 1) / W; step W has the peak and step N - 1 has
     peak * min_lr_ratio (schedule of the NEO paper's training recipe).
     """
@@ -111,24 +113,43 @@ def trained_names(names: Iterable[str], trains: Iterable[str], pre_buffer_layers
         ValueError: an entry of `trains` is no group and matches no parameter.
     """
     members = {name: groups_of(name, pre_buffer_layers) for name in names}
-    chosen: set[str] = set()
-    for entry in trains:
-        if entry in GROUPS:
-            chosen |= {name for name, groups in members.items() if entry in groups}  # may be empty: depth 0
-            continue
-        matched = {name for name in members if fnmatchcase(name, entry)}
-        if not matched:
-            near = difflib.get_close_matches(entry, [*GROUPS, *members], n=3, cutoff=0.4)
+    return {name for entry in trains for name in _matched(members, entry, "trains")}
+
+
+def _matched(members: Mapping[str, tuple[str, ...]], entry: str, key: str) -> set[str]:
+    """Parameters of a group (which may hold none: a pre-buffer of depth 0) or of a glob pattern."""
+    if entry in GROUPS:
+        return {name for name, groups in members.items() if entry in groups}
+    if found := {name for name in members if fnmatchcase(name, entry)}:
+        return found
+    near = difflib.get_close_matches(entry, [*GROUPS, *members], n=3, cutoff=0.4)
+    raise ValueError(
+        f"{key}: {entry!r} is no group of parameters ({', '.join(GROUPS)}) and as a pattern matches no "
+        f"parameter. Nearest: {', '.join(near) or 'nothing similar'}"
+    )
+
+
+def lr_scales(names: Iterable[str], stage: Stage, pre_buffer_layers: int) -> dict[str, float]:
+    """Parameter name -> factor of the learning rate in a stage; of several entries that hold it, the last counts.
+
+    Raises:
+        ValueError: an entry of `lr_scale` is no group and matches no parameter, or only frozen ones.
+    """
+    scales = dict.fromkeys(names, 1.0)
+    trained = trained_names(scales, stage.trains, pre_buffer_layers)
+    members = {name: groups_of(name, pre_buffer_layers) for name in scales}
+    for entry, scale in stage.lr_scale.items():
+        matched = _matched(members, entry, "lr_scale")
+        if matched and not matched & trained:
             raise ValueError(
-                f"trains: {entry!r} is no group of parameters ({', '.join(GROUPS)}) and as a pattern matches no "
-                f"parameter. Nearest: {', '.join(near) or 'nothing similar'}"
+                f"lr_scale: {entry!r} holds no parameter that this stage trains ({', '.join(stage.trains)})"
             )
-        chosen |= matched
-    return chosen
+        scales |= dict.fromkeys(matched, scale)
+    return scales
 
 
 def check_stages(model: nn.Module, stages: Mapping[str, Stage], pre_buffer_layers: int) -> None:
-    """Refuse a stage that trains nothing, or names something that does not exist.
+    """Refuse a stage that trains nothing, or names parameters that do not exist.
 
     Raises:
         ValueError: naming the stage.
@@ -138,6 +159,7 @@ def check_stages(model: nn.Module, stages: Mapping[str, Stage], pre_buffer_layer
         try:
             if not trained_names(names, stage.trains, pre_buffer_layers):
                 raise ValueError(f"trains: {list(stage.trains)} holds no parameter of this model")
+            lr_scales(names, stage, pre_buffer_layers)
         except ValueError as error:
             raise ValueError(f"stage {stage_name!r}: {error}") from None
 
@@ -161,6 +183,8 @@ class TableRow:
     """Parameters trained."""
     total: int
     """Parameters there are."""
+    lr_scales: tuple[float, ...] = ()
+    """Different factors of the learning rate among the trained ones, ascending."""
 
 
 def parameter_table(model: nn.Module, stages: Mapping[str, Stage], pre_buffer_layers: int) -> list[TableRow]:
@@ -170,6 +194,7 @@ def parameter_table(model: nn.Module, stages: Mapping[str, Stage], pre_buffer_la
     rows = []
     for stage_name, stage in stages.items():
         trained = trained_names(sizes, stage.trains, pre_buffer_layers)
+        scales = lr_scales(sizes, stage, pre_buffer_layers)
         for part in ("patch_embedding", "pre_buffer", "hw", "backbone"):
             inside = {name for name in sizes if parts[name] == part}
             rows.append(
@@ -178,6 +203,7 @@ def parameter_table(model: nn.Module, stages: Mapping[str, Stage], pre_buffer_la
                     part=part,
                     trained=sum(sizes[name] for name in inside & trained),
                     total=sum(sizes[name] for name in inside),
+                    lr_scales=tuple(sorted({scales[name] for name in inside & trained})),
                 )
             )
     return rows

@@ -57,7 +57,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def build(*line: object) -> NeoCLI:
-    return NeoCLI(parse([str(part) for part in line], positional=True))
+    return NeoCLI(parse([str(part) for part in line]))
 
 
 def test_what_every_run_has(micro: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def base(tmp_path: Path) -> Path:
 def test_a_second_file_changes_what_it_names_and_nothing_else(base: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.yaml"
     more.write_text("stages: {two: {lr: 5e-5, mixture: {image: 1}}}\nevaluation: []", encoding="utf-8")
-    composed = parse([str(base), "--config", str(more)], positional=True).recipe
+    composed = parse([str(base), "--config", str(more)]).recipe
     assert list(composed["stages"]) == ["one", "two"]
     assert composed["stages"]["one"]["steps"] == 10
     assert composed["stages"]["two"]["lr"] == pytest.approx(5e-5)
@@ -45,7 +45,7 @@ def test_a_second_file_changes_what_it_names_and_nothing_else(base: Path, tmp_pa
 
 def test_the_command_line_reaches_into_stages(base: Path) -> None:
     line = [str(base), "--stages.one.lr=1e-5", "--stages.one.mixture.video=2", "--stages.two=null", "--trainer.x=1"]
-    found = parse(line, positional=True)
+    found = parse(line)
     assert found.recipe["stages"] == {
         "one": {
             "steps": 10,
@@ -80,7 +80,7 @@ def test_a_broken_recipe_is_refused(content: str, said: str, tmp_path: Path) -> 
     file = tmp_path / "r.yaml"
     file.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"r\.yaml") as error:
-        parse([str(file)], positional=True)
+        parse([str(file)])
     assert said in str(error.value)
 
 
@@ -88,7 +88,7 @@ def test_an_unknown_recipe_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'neo_ov_2b'"):
         recipe.find("neo_ov2b")
     with pytest.raises(UserError, match=r"no recipe given.*demo"):
-        parse(["--trainer.max_steps=3"], positional=True)
+        parse(["--trainer.max_steps=3"])
 
 
 class Plain:

@@ -33,7 +33,7 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(name: str) -> tuple[NeoCLI, Neo]:
-    cli = NeoCLI(parse([name, *HERE], positional=True))
+    cli = NeoCLI(parse([name, *HERE]))
     with torch.device("meta"):
         return cli, Neo(cli.model.config)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo import lookup_backend
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
+from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.optim import build_adamw
@@ -41,25 +43,102 @@ def row(seed: int, sizes: list[int], images: int) -> PackedBatch:
 LAYOUTS = [([140, 100], 1), ([20] * 14, 3), ([299], 0), ([131, 150, 3], 2), ([1, 2, 290], 5)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["none", "selective", "mixed", "full"])
-def test_compiled_blocks_are_compiled_once_per_stage_whatever_the_packs_hold(mode: Any) -> None:
-    torch._dynamo.reset()
-    counters.clear()
-    how: dict[str, Any] = {"activation_checkpointing": mode}
-    if mode in ("selective", "mixed"):  # with attention that compiles: the tiled one leaves the graph
-        how = {"activation_checkpointing": "selective", "recomputed_layers": mode == "mixed", "attention": "reference"}
-    model = build(compile_blocks=True, **how)
+class Graphs:
+    """A compiler that remembers what it is given, and runs it as it is or (`aot`) split into forward and backward."""
+
+    def __init__(self, *, aot: bool = False) -> None:
+        self.aot = aot
+        torch._dynamo.reset()
+        counters.clear()
+        self.inputs: list[list[Any]] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        self.inputs.append(inputs)
+        return lookup_backend("aot_eager")(graph, inputs) if self.aot else graph.forward
+
+    def __enter__(self) -> Graphs:
+        torch.compiler.set_stance("default", force_backend=self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.compiler.set_stance("default")
+        torch._dynamo.reset()
+
+    def assert_whole(self) -> None:
+        """Nothing left a graph, nothing was compiled for any shape, no limit was hit."""
+        assert not counters["graph_break"], dict(counters["graph_break"])
+        sizes = [size for inputs in self.inputs for x in inputs for size in (x.shape if hasattr(x, "shape") else [x])]
+        assert sizes
+        assert {type(size) for size in sizes} == {int}
+
+
+def checkpointed(mode: str) -> dict[str, Any]:
+    """Options of `build`; with attention that compiles, as the tiled one leaves the graph."""
+    return {
+        "activation_checkpointing": "selective" if mode == "mixed" else mode,
+        "recomputed_layers": int(mode == "mixed"),
+        "attention": "reference",
+    }
+
+
+def modes(fast: str) -> pytest.MarkDecorator:
+    """All kinds of checkpointing, but one in the slow tests."""
+    kinds = ("none", "selective", "mixed", "full")
+    return pytest.mark.parametrize("mode", [pytest.param(m, marks=[pytest.mark.slow] * (m != fast)) for m in kinds])
+
+
+@modes(fast="selective")
+def test_compiled_blocks_are_compiled_once_per_stage_whatever_the_packs_hold(mode: str) -> None:
+    model = build(compile_blocks=True, **checkpointed(mode))
     compiled = []
-    with torch.compiler.set_stance("default", force_backend="aot_eager"):  # what is compiled, without a C++ compiler
+    with Graphs(aot=mode != "selective") as graphs:
         for trains in (("patch_embedding", "pre_buffer", "hw"), ("all",)):
             freeze(model, *trains)
             for seed, (sizes, images) in enumerate(LAYOUTS):
                 model(row(seed, sizes, images)).loss_sum.backward()
-                compiled.append(counters["stats"]["unique_graphs"])
+                compiled.append(len(graphs.inputs))
+        graphs.assert_whole()
     assert 0 < compiled[0] <= compiled[-1], "what the stage trains is part of the graph"
     assert compiled[: len(LAYOUTS)] == [compiled[0]] * len(LAYOUTS)
     assert compiled[len(LAYOUTS) :] == [compiled[-1]] * len(LAYOUTS)
+
+
+@modes(fast="none")
+def test_every_row_length_has_whole_graphs_of_its_own_also_without_gradients(mode: str) -> None:
+    """A validation in front of the first step, as Lightning does it, and three lengths: more graphs than 8."""
+    model, plain = build(compile_blocks=True, **checkpointed(mode)), build(attention="reference")
+    freeze(model, "patch_embedding", "pre_buffer", "hw")
+    compiled = []
+    with Graphs() as graphs:
+        for length in (24, 32, 48) * 2:
+            batch = make_row(1, length)
+            with torch.no_grad():
+                evaluated = model(batch).loss_sum
+            loss = model(batch).loss_sum
+            loss.backward()
+            torch.testing.assert_close((evaluated, loss.detach()), (plain(batch).loss_sum.detach(),) * 2)
+            compiled.append(len(graphs.inputs))
+        graphs.assert_whole()
+    # the pre-buffer's layer and the others, each with and without gradients
+    assert compiled == [4, 8, 12, 12, 12, 12]
+
+
+def test_answers_are_generated_without_compiling() -> None:
+    """Prompts and caches have any length."""
+    model = build(compile_blocks=True, attention="reference")
+    prompts = [
+        Prompt(
+            input_ids=torch.arange(n),
+            visual=torch.zeros(n, dtype=torch.bool),
+            grids=torch.zeros(0, 2, dtype=torch.int32),
+            patches=torch.zeros(0, 768, dtype=torch.uint8),
+        )
+        for n in (3, 5)
+    ]
+    with Graphs() as graphs:
+        answers = generate(model, prompts, max_new_tokens=3)
+    assert graphs.inputs == []
+    assert answers == generate(build(attention="reference"), prompts, max_new_tokens=3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: only its work can be waited for")

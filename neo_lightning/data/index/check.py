@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from neo_lightning.data.facts import MediaError, MediaFacts, RetryError, ShardError
-from neo_lightning.data.index.adapted import build_source
+from neo_lightning.data.facts import MediaError, MediaFacts, RetryError, SampleFacts, ShardError
+from neo_lightning.data.index.adapted import UserSource
 from neo_lightning.data.index.make import Progress, survey
 from neo_lightning.data.index.source import ShardSource
-from neo_lightning.data.manifest import SourceSpec
 from neo_lightning.data.media.image import decode_image
 from neo_lightning.data.media.video import decode_frames
 from neo_lightning.data.store import Store
-from neo_lightning.types import Media
+from neo_lightning.types import MODALITIES, Media, Sample
 
 _FRAMES_AT_ONCE = 64
 
@@ -38,6 +38,10 @@ class CheckReport:
     """Shard -> reason."""
     unused: dict[str, int] = field(default_factory=dict)
     """What usable samples say without effect, by name (see `text.unused`) -> in how many."""
+    modalities: dict[str, int] = field(default_factory=dict)
+    """Usable samples by modality."""
+    read: int | None = None
+    """So many samples were read, where that is only a part of them (a user's own class)."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -66,18 +70,13 @@ def check_source(
             damaged += bad
             if refusal:
                 refused[source.shard_of(shard_part)] = refusal
-    usable = index.samples - len(damaged)
-    return CheckReport(samples=usable, left_out=left_out + damaged, refused=refused, unused=index.unused)
-
-
-def check_own_source(spec: SourceSpec) -> CheckReport:
-    """What a class of the user's own holds, and says that it leaves out.
-
-    Raises:
-        ManifestError: it cannot be built.
-    """
-    source = build_source(spec)
-    return CheckReport(samples=len(source), left_out=list(getattr(source, "skipped", [])), refused={})
+    return CheckReport(
+        samples=index.samples - len(damaged),
+        left_out=left_out + damaged,
+        refused=refused,
+        unused=index.unused,
+        modalities=index.modalities,
+    )
 
 
 _Found = tuple[list[tuple[str, str]], str]
@@ -130,3 +129,41 @@ def _decode_medium(medium: Media, facts: MediaFacts) -> None:
         return
     for start in range(0, len(facts.ticks), _FRAMES_AT_ONCE):
         decode_frames(medium.data, facts, range(start, min(start + _FRAMES_AT_ONCE, len(facts.ticks))), (32, 32))
+
+
+READ = 64
+"""Samples of a user's own class that are read without `decode`."""
+
+
+def check_class_source(source: UserSource, *, decode: bool = False) -> CheckReport:
+    """Ask a user's own class for the facts of all its samples, and read some of them, or all of them and decode.
+
+    Whatever the class raises is the reason why the sample counts as left out: in a training it would end the run.
+    """
+    total = len(source)
+    read = range(0, total, 1 if decode else max(1, -(-total // READ)))
+    left_out: list[tuple[str, str]] = []
+    modalities: Counter[str] = Counter()
+    for index in range(total):
+        key = f"sample {index}"
+        try:
+            facts = source.facts(index)
+            key = facts.key
+            if index in read:
+                _read(source.read(index), facts, decode=decode)
+            modalities[facts.modality] += 1
+        except Exception as error:  # anything: it is a user's program
+            left_out.append((key, f"{type(error).__name__}: {error}"))
+    counts = {modality: modalities[modality] for modality in MODALITIES if modality in modalities}
+    return CheckReport(samples=modalities.total(), left_out=left_out, refused={}, modalities=counts, read=len(read))
+
+
+def _read(sample: Sample, facts: SampleFacts, *, decode: bool) -> None:
+    media = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
+    if sample.key != facts.key or [medium.kind for medium in media] != [fact.kind for fact in facts.media]:
+        raise ValueError(
+            f"`read` gives {sample.key!r} with {len(media)} media, `facts` {facts.key!r} with {len(facts.media)}"
+        )
+    for medium, fact in zip(media, facts.media, strict=True):
+        if decode:
+            _decode_medium(medium, fact)

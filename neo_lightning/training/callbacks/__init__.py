@@ -6,5 +6,14 @@ from neo_lightning.training.callbacks.position import DataPosition
 from neo_lightning.training.callbacks.progress import RunProgress
 from neo_lightning.training.callbacks.samples import SampleGenerations
 from neo_lightning.training.callbacks.throughput import Throughput
+from neo_lightning.training.callbacks.time_limit import TimeLimit
 
-__all__ = ["CommitCheckpoint", "Curriculum", "DataPosition", "RunProgress", "SampleGenerations", "Throughput"]
+__all__ = [
+    "CommitCheckpoint",
+    "Curriculum",
+    "DataPosition",
+    "RunProgress",
+    "SampleGenerations",
+    "Throughput",
+    "TimeLimit",
+]

@@ -84,6 +84,7 @@ class CommitCheckpoint(Checkpoint):
         if stop:
             self.interrupted = True
             trainer.should_stop = True
+            trainer.fit_loop.epoch_loop.min_steps = None  # a stop that cannot wait
             saved = "saved" if self._saved_at == done else "NOT saved"
             rank_zero_info(f"asked to stop: {saved} after step {done}, run the same command again to go on")
 
@@ -91,6 +92,8 @@ class CommitCheckpoint(Checkpoint):
         done, folder = trainer.global_step, self.folder_of(trainer)
         if done == self._saved_at:
             return
+        for logger in trainer.loggers:
+            logger.save()  # a resumed run does not log these steps again
         try:
             path = trainer.strategy.broadcast(commit.fresh_name(folder, done))
             trainer.save_checkpoint(path, weights_only=False)

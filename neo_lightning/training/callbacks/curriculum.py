@@ -11,9 +11,9 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from neo_lightning.console import table_console
 from neo_lightning.training.module import NeoModule
 from neo_lightning.training.stages import TableRow, parameter_table, stage_at
 from neo_lightning.types import Stage
@@ -44,7 +44,10 @@ def _cell(row: TableRow) -> str:
         return "-"
     if not row.trained:
         return "frozen"
-    return _short(row.trained) if row.trained == row.total else f"{_short(row.trained)} of {_short(row.total)}"
+    size = _short(row.trained) if row.trained == row.total else f"{_short(row.trained)} of {_short(row.total)}"
+    low, high = row.lr_scales[0], row.lr_scales[-1]
+    scale = "" if low == high == 1 else f" lr x{low:g}" if low == high else f" lr x{low:g}..{high:g}"
+    return size + scale
 
 
 def _short(parameters: int) -> str:
@@ -74,7 +77,7 @@ class Curriculum(Callback):
     def _show(self, pl_module: NeoModule) -> None:
         assert pl_module.model is not None
         rows = parameter_table(pl_module.model, pl_module.stages, pl_module.config.extra_num_layers)
-        Console().print(render_table(rows, pl_module.stages))
+        table_console().print(render_table(rows, pl_module.stages))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Switch where a new stage begins."""

@@ -16,11 +16,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from neo_lightning.console import table_console
 from neo_lightning.data.facts import reason_kind
+from neo_lightning.data.files import replacing
 from neo_lightning.types import PackedBatch
 
 
@@ -42,13 +43,22 @@ class DataPosition(Callback):
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         self._path = Path(trainer.default_root_dir) / f"{stem}{rank}{suffix}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [] if not self._path.exists() else self._path.read_text(encoding="utf-8").splitlines()
-        entries = [e for e in map(_parse, kept) if "sample" in e and (e.get("step") or 0) < trainer.global_step]
+        entries = _entries(self._path, trainer.global_step)
         self._known = {(str(e.get("sample")), str(e.get("reason"))) for e in entries if e.get("step") is None}
         self._listed = 0
         entries += self._newly_left_out(trainer)
         self.reasons = Counter(reason_kind(str(entry["reason"])) for entry in entries)
-        self._path.write_text("".join(map(_line, entries)), encoding="utf-8")
+        _write(self._path, entries)
+        if trainer.is_global_zero:
+            self._shorten_lists_of_other_starts(trainer)
+
+    def _shorten_lists_of_other_starts(self, trainer: Trainer) -> None:
+        """Ranks that an earlier start had and this one has not: their steps to come are repeated by others."""
+        assert self._path is not None
+        for path in self._path.parent.glob(f"{self._path.stem}.rank*{self._path.suffix}"):
+            rank = path.stem.rpartition(".rank")[2]
+            if rank.isdigit() and int(rank) >= trainer.world_size:
+                _write(path, _entries(path, trainer.global_step))
 
     def _newly_left_out(self, trainer: Trainer) -> list[dict[str, Any]]:
         """Entries for what the data module left out since the last look; on rank 0, as all ranks plan alike."""
@@ -63,7 +73,8 @@ class DataPosition(Callback):
         """Note the position and this step's tombstones."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is not None:
-            datamodule.next_step = trainer.global_step
+            again = trainer.overfit_batches  # type: ignore[attr-defined]
+            datamodule.next_step = trainer.global_step % int(again) if again else trainer.global_step
         found: list[dict[str, Any]] = [
             {"step": trainer.global_step - 1, "sample": sample, "reason": reason}
             for micro_batch in batch
@@ -87,7 +98,18 @@ class DataPosition(Callback):
         table.add_column("samples", justify="right")
         for reason, samples in self.reasons.most_common():
             table.add_row(escape(reason), f"{samples:,}")
-        Console().print(table)
+        table_console().print(table)
+
+
+def _entries(path: Path, step: int) -> list[dict[str, Any]]:
+    """A list's entries of the steps before `step`."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return [e for e in map(_parse, lines) if "sample" in e and "reason" in e and (e.get("step") or 0) < step]
+
+
+def _write(path: Path, entries: list[dict[str, Any]]) -> None:
+    with replacing(path) as copy:
+        copy.write_text("".join(map(_line, entries)), encoding="utf-8")
 
 
 def _parse(line: str) -> dict[str, Any]:

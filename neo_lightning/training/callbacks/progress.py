@@ -16,9 +16,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from neo_lightning.console import table_console
 from neo_lightning.training.stages import stage_at, total_steps
 from neo_lightning.types import Stage
 
@@ -58,7 +58,7 @@ class RunProgress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print a line above the bar."""
-        (self._bar.console if self._bar else Console()).print(*args, **kwargs)
+        (self._bar.console if self._bar else table_console()).print(*args, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the bar, where there is a terminal."""
@@ -103,6 +103,16 @@ class RunProgress(ProgressBar):
             return "?"
         seconds = (row_tokens(stages, total) - now) * (end - start) / (now - before)
         return str(timedelta(seconds=round(seconds)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Tell the loss of each validation source."""
+        if not self._enabled or trainer.sanity_checking or trainer.state.fn != "fit" or trainer.global_rank:
+            return
+        losses = {
+            name: float(x) for name, x in trainer.callback_metrics.items() if name.partition("/")[0] == "val_loss"
+        }
+        told = [f"{name.partition('/')[2] or 'loss'} {loss:.4f}" for name, loss in losses.items()]
+        self.print(f"validation after step {trainer.global_step}: {', '.join(told)}", highlight=False, markup=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Leave the finished bar on the screen."""

@@ -151,6 +151,8 @@ class SampleGenerations(Callback):
             self._generate(trainer, pl_module)
 
     def _generate(self, trainer: Trainer, pl_module: Any) -> None:
+        if not self._shown:
+            return
         tokenizer: Tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         stage = stage_at(pl_module.stages, trainer.global_step - 1)[1]
         for shown in self._shown.values():

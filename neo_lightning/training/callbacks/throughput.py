@@ -39,6 +39,8 @@ NAMES = {
     "memory_gib": "largest device memory allocated since the last line (CUDA)",
     "skipped_steps": "steps of the run in which the optimiser did not move",
     "tombstones": "samples of the run that proved bad when read",
+    "val_loss": "of a validation: weighted mean over the supervised tokens of all its sources, nats",
+    "val_loss/SOURCE": "the same over one source of `data.validation`",
 }
 """What is logged, and its unit."""
 
@@ -105,6 +107,14 @@ class Throughput(Callback):
             # what `log_dict` would do for callbacks that watch a metric, without its 10 ms
             trainer.callback_metrics.update({name: torch.tensor(x) for name, x in pl_module.metrics.items()})
             self._window = _Window()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Log its losses with the steps done."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        losses = {name: x.item() for name, x in trainer.callback_metrics.items() if name.startswith("val_loss")}
+        for logger in trainer.loggers:
+            logger.log_metrics(losses, step=trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Nothing logged may be lost with the process."""
