@@ -112,7 +112,11 @@ def _records(file: IO[bytes], path: Path) -> tuple[str, Records]:
     file.seek(0)
     key = _wrapping_key(Window(file))
     file.seek(0)
-    return (f"JSON array below `{key}`", _wrapped(file, path, key)) if key else ("JSON objects", _objects(file, path))
+    if key:
+        return f"JSON array below `{key}`", _wrapped(file, path, key)
+    alone = isinstance(parse(_next_line(file)), dict)
+    file.seek(0)
+    return ("JSON Lines", _lines(file)) if alone else ("JSON objects", _objects(file, path))
 
 
 def _is_lines(file: IO[bytes]) -> bool:
