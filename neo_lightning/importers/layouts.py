@@ -82,7 +82,7 @@ def _text(fields: Fields, talk: turns.Conversation, preference: Any) -> tuple[st
     if first != "text" and first != "response" and (key := fields.key("messages")):
         talk.read(fields.take("messages"), key)
         if preference is not None:
-            _add_chosen(talk, preference)
+            _add_answer(talk, preference)
         return None, f"`{key}` of {talk.form}", key == "texts"
     asked = fields.key("prompt") or fields.key("query")
     question, more = (None, None) if first == "text" else (fields.take("prompt"), fields.take("query"))
@@ -97,10 +97,7 @@ def _text(fields: Fields, talk: turns.Conversation, preference: Any) -> tuple[st
     if history is not None:
         talk.read(history, "history")
     _ask(talk, question, more)
-    if preference is not None:
-        _add_chosen(talk, answer)
-    else:
-        talk.add("assistant", answer)
+    _add_answer(talk, answer)
     return None, layout, True
 
 
@@ -114,9 +111,9 @@ def _answer(fields: Fields) -> Any:
             else f"a question and no answer (found {', '.join(fields.all)}); --columns response=KEY names the answer"
         )
     answer = fields.take("response")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise RecordError(f"the answer (`{key}`) must be text, got {type(answer).__name__}")
-    return str(answer)
+    if isinstance(answer, list) and not all(isinstance(turn, dict) for turn in answer):
+        raise RecordError(f"the answer (`{key}`) is a list of {len(answer)}; one must be chosen, as text or messages")
+    return answer
 
 
 def _ask(talk: turns.Conversation, question: Any, more: Any) -> None:
@@ -180,16 +177,16 @@ def _starts_a_conversation(answer: list[Any], talk: turns.Conversation) -> bool:
     return probe.messages[0]["role"] in ("system", "user")
 
 
-def _add_chosen(talk: turns.Conversation, chosen: Any) -> None:
-    """The chosen answer behind the question: text, a turn, or turns; a whole conversation takes the place of it."""
-    if isinstance(chosen, list):
-        if _starts_a_conversation(chosen, talk):
+def _add_answer(talk: turns.Conversation, answer: Any) -> None:
+    """The answer behind the question: text, a turn, or turns; a whole conversation takes the place of it."""
+    if isinstance(answer, list):
+        if _starts_a_conversation(answer, talk):
             talk.clear()
-        talk.read(chosen, "chosen")
-    elif isinstance(chosen, dict):
-        talk.turn(chosen, "chosen")
+        talk.read(answer, "answer")
+    elif isinstance(answer, dict):
+        talk.turn(answer, "answer")
     else:
-        talk.add("assistant", chosen)
+        talk.add("assistant", answer)
 
 
 def _system(fields: Fields, talk: turns.Conversation) -> None:
