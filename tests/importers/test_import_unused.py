@@ -108,18 +108,24 @@ def test_every_word_is_learned_kept_or_counted(more: dict[str, Any], chosen: boo
     item = {"messages": TALK, **more}
     try:
         record = read_record(item, Reading(preference="chosen" if chosen else "refuse"))
-    except RecordError as error:
-        assert str(error)
+    except RecordError:
         return
     dropped = [key for key in item if key.startswith("rejected")] if chosen else []
     told = {*record.used, *record.unused, *record.meta, *dropped, "meta"}
     audio = ["audio"] if "audio" in record.unused else []
-    assert {key for key, value in item.items() if value not in (None, "", [], {})} <= told | set(audio)
+    assert {key for key, value in item.items() if says(value)} <= told | set(audio)
     written = json.dumps([record.tree, record.meta, record.boxes and record.boxes.refs, record.images, record.videos])
     for key in record.used:
         if key not in COLUMNS["audios"] and not record.unused:
             for word in words(item[key]):
                 assert word in written, f"{word!r} of `{key}` is used and nowhere"
+
+
+def says(value: Any) -> bool:
+    """Whether there is anything in a value: null, as Parquet fills its structs, is nothing."""
+    if isinstance(value, dict):
+        return any(inner is not None for inner in value.values())
+    return value not in (None, "", [])
 
 
 def words(value: Any) -> list[str]:
