@@ -11,6 +11,7 @@ Shape letters used in this file and everywhere else:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -48,9 +49,13 @@ class PixelBudget:
             )
 
 
+VIDEO_WORDS = {"prefix": ("end", "frames", "fps"), "frame_label": ("time",)}
+"""Texts of a `VideoBudget`, and the words in braces that are filled in for each clip or frame."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoBudget:
-    """How many frames of a clip are shown, and at what size.
+    """How many frames of a clip are shown, at what size, and what is said before them.
 
     Frames are chosen by presentation timestamps: `fps` frames a second of the clip, at most `max_frames`
     (spread evenly where the cap bites). `fps=None` always takes `max_frames` timestamps spread evenly.
@@ -64,8 +69,19 @@ class VideoBudget:
     """Per frame, in pixels: a smaller one is enlarged to it."""
     max_pixels: int = 360 * 640
     """Per frame, in pixels: a larger one is reduced to it."""
+    prefix: str = (
+        "The time range of this video is [00:00-{end}], and the following is a series of {frames} frames sampled at "
+        "{fps} FPS.\n"
+    )
+    """Text in front of a clip: its last second as MM:SS, the number of frames, and frames a second (one decimal)."""
+    frame_label: str = "[{time}]:"
+    """Text in front of each frame: its moment as MM:SS.ss."""
 
     def __post_init__(self) -> None:
+        for name, known in VIDEO_WORDS.items():
+            for word in re.findall(r"\{(\w*)\}", getattr(self, name)):
+                if word not in known:
+                    raise ValueError(f"video budget: {name} has {{{word}}}; known: {{{'}, {'.join(known)}}}")
         if self.max_frames < 1 or (self.fps is not None and self.fps <= 0):
             raise ValueError(f"video budget: need max_frames >= 1 and fps > 0, got {self.max_frames}, {self.fps}")
         PixelBudget(min_pixels=self.min_pixels, max_pixels=self.max_pixels)

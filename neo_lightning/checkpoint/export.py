@@ -20,6 +20,7 @@ from torch import Tensor
 
 from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes, without_tied_head
 from neo_lightning.checkpoint.read import INDEX, SINGLE, check_tensors
+from neo_lightning.hub import resolve_folder
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 
@@ -31,7 +32,6 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "generation_config.json",
 )
 
 
@@ -41,6 +41,7 @@ def export_model(
     folder: str | Path,
     tokenizer_dir: str | Path | None = None,
     *,
+    files: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> Path:
@@ -50,7 +51,8 @@ def export_model(
         model: the model, or its tensors by name.
         config: of the model.
         folder: made if it is not there; an older export in it is replaced.
-        tokenizer_dir: folder with the tokenizer's files, copied where given.
+        tokenizer_dir: folder with the tokenizer's files (or `hf://owner/name`), copied where given.
+        files: name -> text of more files, in place of the tokenizer's of that name.
         dtype: of the stored weights; None stores each as it is.
         shard_bytes: size of a file from which the weights are split.
 
@@ -72,7 +74,9 @@ def export_model(
         _write_weights({name: tensors[name] for name in expected}, written, dtype, shard_bytes)
         (written / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         if tokenizer_dir is not None:
-            _copy_tokenizer(Path(tokenizer_dir), written)
+            _copy_tokenizer(tokenizer_dir, written)
+        for name, text in (files or {}).items():
+            (written / name).write_text(text, encoding="utf-8")
         for old in [*target.glob("model*.safetensors"), target / INDEX]:
             old.unlink(missing_ok=True)
         for file in sorted(written.iterdir()):
@@ -102,9 +106,11 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype 
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not any(name in found for name in ("tokenizer.json", "vocab.json")):
-        raise ValueError(f"{source}: no tokenizer there (expected tokenizer.json)")
+def _copy_tokenizer(source: str | Path, target: Path) -> None:
+    make = "`neo-lightning data tokenizer --from QWEN3 --out FOLDER` makes a tokenizer"
+    folder = resolve_folder(source, make, fetch=TOKENIZER_FILES)
+    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if "tokenizer.json" not in found:
+        raise ValueError(f"{folder}: no tokenizer there (expected tokenizer.json); {make}")
     for name in found:
-        shutil.copyfile(source / name, target / name)
+        shutil.copyfile(folder / name, target / name)

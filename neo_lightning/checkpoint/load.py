@@ -1,6 +1,6 @@
 """A model folder in the released layout -> `Neo`.
 
-In: a folder (or a Hugging Face id) with `config.json` and safetensors. Out: the model, with every tensor checked by
+In: a folder (or `hf://owner/name`) with `config.json` and safetensors. Out: the model, with every tensor checked by
 name and shape before anything is built. Custom code that a config.json may name is never looked at.
 """
 
@@ -12,19 +12,24 @@ import torch
 from torch import Tensor
 
 from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes, without_tied_head
-from neo_lightning.checkpoint.read import check_tensors, read_json, read_tensors, resolve_folder
+from neo_lightning.checkpoint.read import check_tensors, model_folder, read_json, read_tensors
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 
 
 def load_config(source: str | Path) -> NeoConfig:
-    """Config of a model folder or Hugging Face id.
+    """Config of a model folder (or `hf://owner/name`).
 
     Raises:
         ValueError: see `NeoConfig.from_dict`; names the file.
     """
-    file = resolve_folder(source) / "config.json"
+    file = model_folder(source) / "config.json"
     config = read_json(file)
+    if config.get("model_type") == "qwen3":
+        raise ValueError(
+            f"{file} is that of a Qwen3, which becomes a NEO by "
+            f"`neo-lightning model init --qwen3 {source} --tokenizer TOKENIZER --out FOLDER`"
+        )
     try:
         return NeoConfig.from_dict(config)
     except (ValueError, TypeError) as error:
@@ -32,12 +37,12 @@ def load_config(source: str | Path) -> NeoConfig:
 
 
 def load_state(source: str | Path) -> dict[str, Tensor]:
-    """Every parameter of a model folder or Hugging Face id by name, in its stored dtype, memory-mapped.
+    """Every parameter of a model folder (or `hf://owner/name`) by name, in its stored dtype, memory-mapped.
 
     Raises:
         ValueError: no such folder, no safetensors, or missing, unexpected or wrongly shaped tensors; lists all.
     """
-    folder = resolve_folder(source)
+    folder = model_folder(source)
     config = load_config(folder)
     tensors = read_tensors(folder)
     if config.tie_word_embeddings:
@@ -56,10 +61,10 @@ def load_model(
     device: torch.device | str = "cpu",
     attention: str = "auto",
 ) -> Neo:
-    """The model of a folder or Hugging Face id.
+    """The model of a folder.
 
     Args:
-        source: local folder, or `owner/name` on Hugging Face.
+        source: local folder, or `hf://owner/name`.
         dtype: of the parameters in memory.
         device: where they go.
         attention: backend of `ops.interval_attention`.
@@ -67,7 +72,7 @@ def load_model(
     Raises:
         ValueError: see `load_state`.
     """
-    folder = resolve_folder(source)
+    folder = model_folder(source)
     state = load_state(folder)
     with torch.device("meta"):
         model = Neo(load_config(folder), attention=attention).to(dtype)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from neo_lightning.checkpoint.names import expected_shapes, to_qwen3, without_tied_head
-from neo_lightning.checkpoint.read import as_float32, check_tensors, read_json, read_tensors, resolve_folder
+from neo_lightning.checkpoint.read import as_float32, check_tensors, model_folder, read_json, read_tensors
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import InitRule, grown_state
-from neo_lightning.model.neo import Neo
 
 _SHARED = (
     "vocab_size",
@@ -31,10 +30,30 @@ _ADDED = re.compile(r"^vision_model\.|_proj_hw\.|_norm_[hw]\.")
 """Names of what a NEO has and its backbone has not."""
 
 
-def qwen3_config(source: str | Path, *, extra_num_layers: int, **overrides: object) -> NeoConfig:
-    """Config of a NEO around the Qwen3 in a folder (or Hugging Face id); see `NeoConfig.qwen3`."""
-    file = resolve_folder(source) / "config.json"
-    return NeoConfig.qwen3(_read_qwen3_config(file), extra_num_layers=extra_num_layers, **overrides)
+def qwen3_config(source: str | Path, extra_num_layers: int | None = None, **overrides: object) -> NeoConfig:
+    """Config of a NEO around the Qwen3 in a folder (or `hf://owner/name`), every size taken from it.
+
+    Args:
+        source: the Qwen3's folder.
+        extra_num_layers: depth of the pre-buffer; None takes `pre_buffer_depth`.
+        overrides: see `NeoConfig.qwen3`.
+
+    Raises:
+        ValueError: no such folder, or no Qwen3 that a NEO can be built around.
+    """
+    backbone = _read_qwen3_config(model_folder(source) / "config.json")
+    if extra_num_layers is None:
+        extra_num_layers = pre_buffer_depth(NeoConfig.qwen3(backbone, extra_num_layers=0).hidden_size)
+    return NeoConfig.qwen3(backbone, extra_num_layers=extra_num_layers, **overrides)
+
+
+def pre_buffer_depth(hidden_size: int) -> int:
+    """Layers of the pre-buffer that suit a backbone's width.
+
+    Both released sizes have depth x width = 24576 (12 layers of 2048 and 6 of 4096; NEO paper): the same here, with at
+    most the 12 layers up to which the paper tried, and at least one.
+    """
+    return max(1, min(12, round(12 * 2048 / hidden_size)))
 
 
 def qwen3_state(
@@ -44,7 +63,7 @@ def qwen3_state(
     rule: InitRule = "zero_k",
     seed: int = 0,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter of a NEO grown from the Qwen3 in a folder (or Hugging Face id), float32, one at a time.
+    """Every parameter of a NEO grown from the Qwen3 in a folder (or `hf://owner/name`), float32, one at a time.
 
     Args:
         shapes: name -> shape of the NEO's parameters.
@@ -56,7 +75,7 @@ def qwen3_state(
     Raises:
         ValueError: the folder is no Qwen3, or one of another shape, or its tensors are not the ones it should have.
     """
-    folder = resolve_folder(source)
+    folder = model_folder(source)
     theirs = NeoConfig.qwen3(_read_qwen3_config(folder / "config.json"), extra_num_layers=0)
     wrong = [
         f"  {name}: the backbone has {getattr(theirs, name)}, the model {getattr(config, name)}"
@@ -66,22 +85,21 @@ def qwen3_state(
     if theirs.num_hidden_layers != config.post_layers:
         wrong.append(f"  layers: the backbone has {theirs.num_hidden_layers}, the model {config.post_layers} post-LLM")
     if wrong:
-        raise ValueError(f"{folder}: this Qwen3 does not fit the model:\n" + "\n".join(wrong))
+        raise ValueError(
+            f"{folder}: this Qwen3 does not fit the model:\n" + "\n".join(wrong) + "\nWithout a model of its own "
+            "(`--model`, or `model.model` in a recipe) every size is taken from the Qwen3"
+        )
     tensors = _backbone_tensors(folder, theirs)
     return grown_state(shapes, config, lambda name: as_float32(tensors[to_qwen3(name)]), rule, seed)
 
 
-def init_from_qwen3(model: Neo, source: str | Path, rule: InitRule = "zero_k", seed: int = 0) -> None:
-    """Fill a model from the Qwen3 in a folder (or Hugging Face id); see `qwen3_state`."""
-    parameters = dict(model.named_parameters())
-    shapes = {name: p.shape for name, p in parameters.items()}
-    with torch.no_grad():
-        for name, value in qwen3_state(shapes, model.config, source, rule, seed):
-            parameters[name].copy_(value)
-
-
 def _read_qwen3_config(file: Path) -> dict[str, object]:
     config = read_json(file)
+    if config.get("model_type") == "neo_chat":
+        raise ValueError(
+            f"{file}: expected model_type 'qwen3', found 'neo_chat': a NEO is started from as it is "
+            f"(in a recipe `init: {{kind: released, folder: {file.parent}}}`)"
+        )
     if config.get("model_type") != "qwen3":
         raise ValueError(f"{file}: expected model_type 'qwen3', found {config.get('model_type')!r}")
     return config

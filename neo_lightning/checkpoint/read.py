@@ -16,35 +16,33 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from neo_lightning.hub import resolve_folder
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FETCHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
-def resolve_folder(source: str | Path) -> Path:
-    """A local folder as it is; a Hugging Face id (`owner/name`) fetched into the Hugging Face cache.
+def model_folder(source: str | Path) -> Path:
+    """The folder of a model (NEO or Qwen3) with its `config.json`: a local one, or `hf://owner/name`.
 
     Raises:
-        ValueError: neither a folder nor an id, or the id cannot be fetched; says why.
+        ValueError: there is none; says what makes one.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    text = str(source)
-    if folder.exists():
-        raise ValueError(f"{text} is a file; a model is a folder with config.json and {SINGLE}")
-    if not _HUB_ID.fullmatch(text) or ".." in text:
-        raise ValueError(f"{text}: no such folder, and not a Hugging Face id of the form owner/name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(text, allow_patterns=list(_FETCHED)))
-    except Exception as error:  # the hub's errors have no common base: network, access, missing repository
-        raise ValueError(
-            f"{text}: no such folder here, and fetching it from Hugging Face failed ({type(error).__name__}: {error})"
-        ) from error
+    folder = resolve_folder(
+        source,
+        f"a model is a folder with config.json and {SINGLE}: `neo-lightning model init --qwen3 QWEN3 ...` makes one, "
+        "and `neo-lightning model export --run RUN ...` one from a run",
+    )
+    if not (folder / "config.json").is_file():
+        if (folder / "export" / "config.json").is_file():
+            raise ValueError(f"{folder} is a run's folder; its model is {folder / 'export'}")
+        if (folder / "checkpoints").is_dir():
+            raise ValueError(
+                f"{folder} is a run's folder, not yet exported: "
+                f"`neo-lightning model export --run {folder} --out {folder / 'export'}`"
+            )
+    return folder
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -142,7 +140,8 @@ def _nothing_to_read(folder: Path) -> str:
     if pickled:
         return (
             f"{folder} holds pickled weights only ({', '.join(pickled[:5])}), which could run code when opened and are "
-            f"never read; convert them to {SINGLE} where you trust them"
+            f'never read. Where you trust them: `python -c "import torch, safetensors.torch as s; '
+            f"s.save_file(torch.load('{folder / pickled[0]}', weights_only=True), '{folder / SINGLE}')\"`"
         )
     there = sorted(file.name for file in folder.iterdir())
     return f"{folder}: neither {SINGLE} nor {INDEX}; it holds: {', '.join(there[:10]) or 'nothing'}"

@@ -1,40 +1,48 @@
 """`neo-lightning chat`: talk to a model folder in a terminal, token by token.
 
-Pictures and clips named on the command line come with the first question; `/image FILE` and `/video FILE` add some to
-the next one. Each question is asked with the whole conversation before it, read anew: simple, and as the model was
-trained.
+The model is asked as its folder says (pixel budgets, frames, decoding). Pictures and clips named on the command line
+come with the first question; `/image FILE` and `/video FILE` add some to the next one. `<image>` and `<video>` in a
+question say where each goes; without them several images stand in front of it as `Image-1: `, `Image-2: `, ..., and one
+image or clip as it is. Each question is asked with the whole conversation before it, read anew: simple, and as the
+model was trained.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import unicodedata
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError, user_errors
 
 HELP = "/image FILE, /video FILE: show with the next question; /new: forget everything; /quit"
+BUDGETS = ("min_pixels", "max_pixels", "fps", "max_frames")
+DECODING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 def main(argv: list[str]) -> int:
-    """Chat, or answer one question with `--prompt`."""
+    """Chat, or answer one question with `--prompt` or `--messages`."""
     args = _parser().parse_args(argv)
     with user_errors("neo-lightning chat"):
         chat = Chat(args)
         for kind, files in (("image", args.image), ("video", args.video)):
             for file in files:
                 chat.show(kind, file)
+        if args.messages is not None:
+            chat.read(args.messages)
         if args.prompt is not None:
             chat.say(args.prompt)
+        if args.prompt is not None or args.messages is not None:
             return 0
         print(HELP)
         while (line := _line()) is not None:
             try:
                 if not chat.command(line):
                     chat.say(line)
-            except UserError as error:
+            except (UserError, ValueError) as error:
                 print(f"error: {error}")  # the conversation goes on
             except Quit:
                 break
@@ -42,21 +50,32 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="neo-lightning chat", description=__doc__.split("\n")[0], epilog=HELP)
-    parser.add_argument("--model", required=True, help="model folder or Hugging Face id")
+    parser = argparse.ArgumentParser(
+        prog="neo-lightning chat",
+        description=__doc__.partition("\n\n")[2],
+        epilog=f"In the conversation: {HELP}",
+    )
+    parser.add_argument("--model", required=True, help="model folder, such as RUN/export, or hf://owner/name")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="may be given several times")
     parser.add_argument("--video", action="append", default=[], metavar="FILE", help="may be given several times")
-    parser.add_argument("--prompt", help="ask this one question and stop")
+    parser.add_argument("--prompt", help="ask this one question and stop; <image> and <video> say where the files go")
+    parser.add_argument(
+        "--messages", type=Path, metavar="JSON", help="answer a list of messages (role, content) and stop"
+    )
     parser.add_argument("--system", help="system message")
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, default=0, help="0: no limit")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-pixels", type=int, help="largest image, in pixels; default the model's")
-    parser.add_argument("--max-frames", type=int, default=32, help="frames of a clip")
     parser.add_argument("--device", help="default cuda where there is one, else cpu")
+    decoding = parser.add_argument_group("decoding, in place of the folder's")
+    decoding.add_argument("--max-new-tokens", type=int, help="longest answer")
+    decoding.add_argument("--temperature", type=float, help="0 takes the likeliest token")
+    decoding.add_argument("--top-p", type=float)
+    decoding.add_argument("--top-k", type=int, help="0: no limit")
+    decoding.add_argument("--repetition-penalty", type=float)
+    decoding.add_argument("--seed", type=int)
+    budgets = parser.add_argument_group("what is shown, in place of the folder's")
+    budgets.add_argument("--min-pixels", type=int, help="smallest image")
+    budgets.add_argument("--max-pixels", type=int, help="largest image")
+    budgets.add_argument("--max-frames", type=int, help="frames of a clip, at most")
+    budgets.add_argument("--fps", type=float, help="frames a second; 0: always --max-frames, spread evenly")
     return parser
 
 
@@ -68,22 +87,16 @@ class Chat:
     """A conversation with a model."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        import torch
+        from ..answering import load
+        from ..types import Message
 
-        from neo_lightning.data.text.tokenizer import Tokenizer
-
-        from ..checkpoint.load import load_model
-        from ..types import Message, PixelBudget, VideoBudget
-
-        self.args = args
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        self.model = load_model(args.model, dtype=dtype, device=device).eval()
-        self.tokenizer = Tokenizer.load(args.model)
-        config = self.model.config
-        most = args.max_pixels or config.max_pixels
-        self.image_budget = PixelBudget(min_pixels=min(config.min_pixels, most), max_pixels=most)
-        self.video_budget = VideoBudget(max_frames=args.max_frames)
+        self.engine = load(args.model, device=args.device)
+        budgets = {name: getattr(args, name) for name in BUDGETS}
+        changed = self.engine.answering.changed(**budgets)
+        if differences := self.engine.answering.differences(changed):
+            print(f"not as {args.model} says: {', '.join(differences)}", file=sys.stderr)
+        self.engine.answering = changed
+        self.decoding = {name: value for name in DECODING if (value := getattr(args, name)) is not None}
         self.opening = [Message(role="system", parts=(args.system,))] if args.system else []
         self.messages: list[Any] = list(self.opening)
         self.shown: list[Any] = []
@@ -91,13 +104,9 @@ class Chat:
 
     def show(self, kind: str, file: str) -> None:
         """Add a picture or clip to the next question."""
-        from ..types import Media
+        from ..answering.conversation import read_medium
 
-        try:
-            data = Path(file).expanduser().read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror}") from error
-        self.shown.append(Media(kind="image" if kind == "image" else "video", data=data, name=file))
+        self.shown.append(read_medium("image" if kind == "image" else "video", file, f"--{kind}"))
 
     def command(self, line: str) -> bool:
         """Obey a line that starts with a slash; False for a question."""
@@ -112,65 +121,40 @@ class Chat:
             print(HELP)
         return word.startswith("/") or not word
 
+    def read(self, file: Path) -> None:
+        """Answer the messages of a JSON file; its media's paths count from the file's folder."""
+        from ..answering.conversation import read_conversation
+
+        try:
+            tree = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: not a JSON list of messages: {error}") from error
+        if not isinstance(tree, list) or not tree:
+            raise UserError(f"{file}: expected a JSON list of messages, each with `role` and `content`")
+        self.messages += read_conversation(tree, folder=file.parent)
+        self._print_answer()
+
     def say(self, question: str) -> None:
         """Ask, and print the answer as it comes."""
-        from ..data.facts import SampleError
+        from ..answering.conversation import lay_out
         from ..types import Message
 
-        self.messages.append(Message(role="user", parts=(*self.shown, question)))
-        said = []
+        asked, self.shown = self.shown, []
+        self.messages.append(Message(role="user", parts=lay_out(question, asked)))
         try:
-            for piece in self.answer():
-                said.append(piece)
-                print(printable(piece), end="", flush=True)
-        except SampleError as error:
+            answer = self._print_answer()
+        except ValueError:
             self.messages.pop()
-            self.shown = []
-            raise UserError(str(error)) from error
+            raise
+        self.messages.append(Message(role="assistant", parts=(answer,)))
+
+    def _print_answer(self) -> str:
+        said = []
+        for piece in self.engine.stream(self.messages, **self.decoding):
+            said.append(piece)
+            print(printable(piece), end="", flush=True)
         print()
-        self.shown = []
-        self.messages.append(Message(role="assistant", parts=("".join(said),)))
-
-    def answer(self) -> Iterator[str]:
-        """Pieces of text of the answer to the conversation so far."""
-        from neo_lightning.data.text.serialize import prompt_from_messages
-
-        from ..model.generate import Prompt, stream
-        from ..model.sampling import Sampling
-
-        args, tokenizer = self.args, self.tokenizer
-        sequence, patches = prompt_from_messages(self.messages, tokenizer, self.image_budget, self.video_budget)
-        prompt = Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
-        sampling = Sampling(
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=args.top_k,
-            repetition_penalty=args.repetition_penalty,
-        )
-        steps = stream(
-            self.model,
-            [prompt],
-            max_new_tokens=args.max_new_tokens,
-            sampling=sampling,
-            stop_ids=[tokenizer.im_end_id, tokenizer.pad_id],
-            seed=args.seed,
-        )
-        return pieces((token for (token,) in steps if token is not None), tokenizer.decode)
-
-
-def pieces(tokens: Iterator[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Text of a stream of tokens, piece by piece; a character is held back until all of its bytes are there."""
-    ids: list[int] = []
-    shown = 0
-    for token in tokens:
-        ids.append(token)
-        text = decode(ids)
-        if not text.endswith("\ufffd"):
-            yield text[shown:]
-            shown = len(text)
-    rest = decode(ids)[shown:]
-    if rest:
-        yield rest
+        return "".join(said)
 
 
 def printable(text: str) -> str:

@@ -1,6 +1,6 @@
 """From a finished run's checkpoint to a model, an exported folder, answers and a report.
 
-    checkpoints/step-N --restore--> Neo --export_model--> export/ --load_model--> Neo again --evaluations--> report
+    checkpoints/step-N --restore--> Neo --write_folder--> export/ --load--> Engine --evaluations--> report
 
 Runs in one process after training. The model comes from the committed checkpoint and not from memory: what is
 evaluated is then what lies on the disk, and a run killed after its last step needs no training process to finish. The
@@ -10,18 +10,17 @@ trade-off: it has to fit one device, in the data type that it is exported in.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.report.run import write_report
 
+from ..answering import Answering, Engine, load, write_folder
 from ..checkpoint import commit
-from ..checkpoint.export import export_model
-from ..checkpoint.load import load_model
 from ..checkpoint.shards import ShardReader
 from ..evaluation.context import Evaluation, EvaluationContext
 from ..model.config import NeoConfig
@@ -42,7 +41,12 @@ def last_checkpoint(path: Path) -> Path:
     for folder in (path, path / "checkpoints"):
         if found := commit.latest(folder):
             return found
-    raise ValueError(f"{path}: no committed checkpoint there (expected a run folder, or step-NNNNNNNN)")
+    if (path / "config.json").is_file():
+        raise ValueError(f"{path} is a model folder already; `neo-lightning model import --model {path}` copies one")
+    raise ValueError(
+        f"{path}: no committed checkpoint there (expected a run's folder, its checkpoints, or one step-NNNNNNNN); "
+        "`lightning run RECIPE` saves one at the end of each stage"
+    )
 
 
 def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Neo:
@@ -51,8 +55,7 @@ def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str 
     Raises:
         ValueError: the folder is damaged, or holds tensors of another network; lists them.
     """
-    meta = torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)
-    config = NeoConfig.from_dict(meta["neo_lightning"]["config"])
+    config = NeoConfig.from_dict(about(checkpoint)["config"])
     with torch.device("meta"):
         model = Neo(config).to(dtype)
     model.to_empty(device=device)
@@ -72,9 +75,25 @@ def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str 
 
 
 def export_checkpoint(checkpoint: Path, folder: Path, tokenizer: str | Path, *, dtype: torch.dtype) -> None:
-    """Write a training checkpoint as a model folder in the released layout, with its tokenizer."""
-    model = restore(checkpoint, dtype=dtype)
-    export_model(model, model.config, folder, tokenizer_dir=tokenizer)
+    """Write a training checkpoint as a model folder in the released layout, with its tokenizer.
+
+    It is asked as in the stage that the checkpoint ended in: of a finished run that is the last one.
+
+    Raises:
+        ValueError: see `restore`; or the checkpoint does not say how its model is asked.
+    """
+    noted = about(checkpoint)
+    if "answering" not in noted:
+        raise ValueError(
+            f"{checkpoint} is of an earlier version, which did not note the pixel budgets of its stage: "
+            "one more step of the same run (a longer last stage) saves a checkpoint that has them"
+        )
+    write_folder(restore(checkpoint, dtype=dtype), folder, tokenizer, Answering.from_dict(noted["answering"]))
+
+
+def about(checkpoint: Path) -> dict[str, Any]:
+    """What NeoModule noted in a checkpoint."""
+    return torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)["neo_lightning"]
 
 
 def evaluate(evaluations: list[Evaluation], context: EvaluationContext) -> dict[str, Any]:
@@ -86,13 +105,10 @@ def evaluate(evaluations: list[Evaluation], context: EvaluationContext) -> dict[
     return write_report(context, results)
 
 
-def load_export(dtype: torch.dtype, device: torch.device) -> Any:
+def load_export(dtype: torch.dtype, device: torch.device) -> Callable[[Path], Engine]:
     """A function that loads an exported folder again, as `EvaluationContext.load_export` wants it."""
 
-    def load(folder: Path) -> tuple[Neo, Tokenizer]:
-        return load_model(folder, dtype=dtype, device=device).eval(), Tokenizer.load(folder)
-
-    return load
+    return partial(load, dtype=dtype, device=device)
 
 
 def left_out(run_dir: Path) -> list[tuple[str, str]]:

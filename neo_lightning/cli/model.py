@@ -1,7 +1,7 @@
 """`neo-lightning model init | import | export | info`: make, convert and describe model folders.
 
 init      Qwen3 folder (or nothing) + tokenizer -> a NEO folder that a run or `generate` can start from
-import    released folder or Hugging Face id    -> the same, checked tensor by tensor
+import    released folder or hf://owner/name    -> the same, checked tensor by tensor
 export    a run's training checkpoint           -> a NEO folder in the released layout
 info      preset, folder, id or run             -> sizes, parameters, FLOPs
 """
@@ -36,15 +36,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     init = commands.add_parser("init", help="make a fresh model folder")
-    init.add_argument("--model", default="neo_ov_2b", help="preset, or the folder of a config.json")
-    init.add_argument("--qwen3", help="backbone: Qwen3 folder or Hugging Face id; random weights without it")
+    init.add_argument("--qwen3", help="backbone, a folder or hf://owner/name: every size and the weights are its own")
+    init.add_argument("--pre-buffer", type=int, metavar="N", help="layers in front of it; default 24576 / width, <= 12")
+    init.add_argument("--model", help="preset, or the folder of a config.json; without --qwen3 with random weights")
     init.add_argument("--rule", choices=("zero_k", "smooth"), default="zero_k", help="how H/W start in the backbone")
     init.add_argument("--tokenizer", required=True, help="tokenizer folder with NEO's tokens (`data tokenizer`)")
     init.add_argument("--seed", type=int, default=0)
     init.set_defaults(function=_init)
 
     load = commands.add_parser("import", help="check a released model and write it as a folder")
-    load.add_argument("--model", required=True, help="folder or Hugging Face id")
+    load.add_argument("--model", required=True, help="folder, or hf://owner/name")
     load.add_argument("--tokenizer", help="tokenizer folder; default the model's own")
     load.set_defaults(function=_import)
 
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
 
     info = commands.add_parser("info", help="describe a model")
-    info.add_argument("model", help="preset, model folder, Hugging Face id, or run folder")
+    info.add_argument("model", help="preset, model folder, hf://owner/name, or run folder")
     info.add_argument("--context", type=int, default=16384, help="row length for the FLOPs")
     info.set_defaults(function=_info)
     return parser
@@ -73,25 +74,36 @@ def _init(args: argparse.Namespace) -> None:
 
     from neo_lightning.data.text.tokenizer import Tokenizer
 
-    from ..checkpoint.export import export_model
+    from ..answering import Answering, write_folder
     from ..training.build import Init, build_model, read_config
 
+    if args.pre_buffer is not None and (args.model or not args.qwen3 or args.pre_buffer < 0):
+        raise UserError("--pre-buffer N (0 or more) goes with --qwen3; a --model has its own (extra_num_layers)")
     tokenizer = Tokenizer.load(args.tokenizer)
-    config = with_tokens(read_config(args.model), tokenizer)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(f"{args.tokenizer} has {tokenizer.vocab_size} tokens, the model {config.vocab_size} embeddings")
     start = Init(kind="qwen3" if args.qwen3 else "scratch", folder=args.qwen3, rule=args.rule, seed=args.seed)
+    depth = None if args.pre_buffer is None else {"extra_num_layers": args.pre_buffer}
+    config = with_tokens(read_config(args.model or depth, start), tokenizer)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{args.tokenizer} has {tokenizer.vocab_size} tokens, the model {config.vocab_size} embeddings: take the "
+            "backbone's own tokenizer (`neo-lightning data tokenizer --from QWEN3 --out FOLDER`), or raise vocab_size "
+            "in the config.json of --model"
+        )
     model = build_model(config, start, stages={}, device=torch.device("cpu"))
-    export_model(model.to(_dtype(args)), config, args.out, tokenizer_dir=args.tokenizer)
-    print(f"{args.out}: {_parameters(config):,} parameters")
+    write_folder(model.to(_dtype(args)), args.out, args.tokenizer, Answering.of_config(config))
+    layers = f"{config.extra_num_layers} pre-buffer and {config.post_layers} post-LLM layers"
+    print(f"{args.out}: {_parameters(config):,} parameters, {layers}")
 
 
 def _import(args: argparse.Namespace) -> None:
-    from ..checkpoint.export import export_model
+    from ..answering import Answering, write_folder
     from ..checkpoint.load import load_model
+    from ..checkpoint.read import model_folder
 
-    model = load_model(args.model, dtype=_dtype(args))
-    export_model(model, model.config, args.out, tokenizer_dir=args.tokenizer or args.model)
+    folder = model_folder(args.model)
+    model = load_model(folder, dtype=_dtype(args))
+    answering = Answering.read(folder, model.config)
+    write_folder(model, args.out, args.tokenizer or folder, answering, own_template=False)
     print(f"{args.out}: {_parameters(model.config):,} parameters, every tensor found and of the right shape")
 
 
@@ -157,22 +169,15 @@ def _sizes(config: NeoConfig, context: int) -> dict[str, str]:
 
 
 def _config_of(name: str) -> NeoConfig:
-    """The config of a preset, a model folder, a run or a Hugging Face id."""
-    import torch
-
+    """The config of a preset, a model folder (or `hf://owner/name`), or a run."""
     from ..model.config import NeoConfig
     from ..training.build import PRESETS, read_config
-    from .finish import last_checkpoint
+    from .finish import about, last_checkpoint
 
     path = Path(name)
-    if name in PRESETS or (path / "config.json").is_file():
-        return read_config(name)
-    if path.is_dir():
-        meta = torch.load(last_checkpoint(path) / "meta.pt", map_location="cpu", weights_only=True)
-        return NeoConfig.from_dict(meta["neo_lightning"]["config"])
-    from ..checkpoint.load import load_config
-
-    return load_config(name)
+    if name not in PRESETS and path.is_dir() and not (path / "config.json").is_file():
+        return NeoConfig.from_dict(about(last_checkpoint(path))["config"])
+    return read_config(name)
 
 
 def _parameters(config: NeoConfig) -> int:

@@ -109,7 +109,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     import torch
 
     from ..model.neo import Neo
-    from ..training.build import read_config
+    from ..training.build import Init, read_config
     from ..training.memory import Layout
     from .arguments import parse
     from .parser import NeoCLI, build_stage
@@ -120,7 +120,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
 
     found = ParseOnly(parse(argv)).config
     model, trainer = found["model"].as_dict(), found["trainer"].as_dict()
-    config = read_config(model["model"])
+    config = read_config(model.get("model"), Init(**(model.get("init") or {})))
     with torch.device("meta"):
         sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}

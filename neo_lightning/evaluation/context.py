@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..answering import Answering, Engine
 from ..types import Stage
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ class EvaluationContext:
     run_dir: Path
     """Folder of the run; evaluations may write files below it and name them relative to it."""
     stages: Mapping[str, Stage]
-    """The curriculum, in order; the last stage's pixel budgets are the ones used for answering."""
+    """The curriculum, in order; the model is asked as in the last one (see `engine`)."""
     export_dir: Path | None = None
     """The exported folder, where the run exports."""
-    load_export: Callable[[Path], tuple[Neo, Tokenizer]] | None = None
+    load_export: Callable[[Path], Engine] | None = None
     """Loads the exported folder again, on the same device: evaluations check that the export answers alike."""
     log_dir: Path | None = None
     """Folder with the CSV logger's metrics.csv."""
@@ -57,6 +58,11 @@ class EvaluationContext:
     """Phase of the run (`data`, `training`, `export`, ...) -> seconds of wall time."""
     skipped: Sequence[tuple[str, str]] = ()
     """(`source/key`, reason) of the samples left out of the training."""
+
+    @property
+    def engine(self) -> Engine:
+        """The trained model, asked as in its last stage."""
+        return Engine(self.model, self.tokenizer, Answering.of_stage(list(self.stages.values())[-1]))
 
 
 class Evaluation(ABC):

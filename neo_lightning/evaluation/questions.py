@@ -10,24 +10,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from neo_lightning.data.text.serialize import prompt_from_messages
-
+from ..answering import Engine
 from ..data.facts import SampleError
 from ..data.index import ShardSource
 from ..data.index.scan import modality_of
 from ..data.manifest import expand_pattern
-from ..model.generate import Prompt, generate
-from ..types import Media, Message, PixelBudget, Sample, TokenSequence, VideoBudget
-
-if TYPE_CHECKING:
-    from neo_lightning.data.text.tokenizer import Tokenizer
-
-    from ..model.neo import Neo
+from ..model.generate import Prompt
+from ..types import Media, Message, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +39,17 @@ class Question:
     """Exact match (0-1) of the best guess that sees no pixels."""
     guess: float
     """Exact match of a guess among what is visible; what has to be beaten."""
-    sequence: TokenSequence
-    patches: Tensor
-    """[P, 768] uint8."""
+    prompt: Prompt
+
+    @property
+    def patches(self) -> Tensor:
+        """[P, 768] uint8: the pixels as the model gets them."""
+        return self.prompt.patches
 
     @property
     def blanked(self) -> Question:
         """The same question with every pixel black."""
-        return replace(self, patches=blank(self.patches))
+        return replace(self, prompt=replace(self.prompt, patches=blank(self.patches)))
 
 
 def open_shards(patterns: Iterable[str]) -> list[ShardSource]:
@@ -91,8 +88,8 @@ def question_type(sample: Sample) -> str:
     return str(sample.meta["task"])
 
 
-def question(sample: Sample, tokenizer: Tokenizer, image: PixelBudget, video: VideoBudget) -> Question:
-    """Turn a held-out sample into a question.
+def question(sample: Sample, engine: Engine) -> Question:
+    """Turn a held-out sample into a question, as the engine's model is asked.
 
     Raises:
         ValueError: the last turn is not the assistant's, `meta` lacks the type or its chance level, or a medium is bad.
@@ -102,7 +99,7 @@ def question(sample: Sample, tokenizer: Tokenizer, image: PixelBudget, video: Vi
     if last.role != "assistant" or not asked:
         raise ValueError(f"{sample.key}: a question's last message has to be the assistant's right answer")
     try:
-        sequence, patches = prompt_from_messages(asked, tokenizer, image, video)
+        prompt = engine.prompt(asked)
     except SampleError as error:
         raise ValueError(f"{sample.key}: this held-out sample cannot be used: {error}") from error
     return Question(
@@ -113,8 +110,7 @@ def question(sample: Sample, tokenizer: Tokenizer, image: PixelBudget, video: Vi
         truth=_text(last),
         chance=float(meta["chance"]),
         guess=float(meta.get("guess", meta["chance"])),
-        sequence=sequence,
-        patches=patches,
+        prompt=prompt,
     )
 
 
@@ -123,21 +119,6 @@ def _text(message: Message) -> str:
     media = [place for place, part in enumerate(message.parts) if isinstance(part, Media)]
     behind = message.parts[media[-1] + 1 :] if media else message.parts
     return "".join(part for part in behind if isinstance(part, str)).strip()
-
-
-def answers(model: Neo, tokenizer: Tokenizer, questions: list[Question], max_new_tokens: int) -> list[str]:
-    """Greedy answers of one batch, up to the end of the turn."""
-    prompts = [
-        Prompt(
-            input_ids=asked.sequence.input_ids,
-            visual=asked.sequence.visual,
-            grids=asked.sequence.grids,
-            patches=asked.patches,
-        )
-        for asked in questions
-    ]
-    generated = generate(model, prompts, max_new_tokens=max_new_tokens, stop_ids=[tokenizer.im_end_id])
-    return [tokenizer.decode(ids).strip() for ids in generated]
 
 
 def blank(patches: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Held-out questions with one right answer each: exact match per type, the blanked control, and the export's answers.
 
 Every batch is read once and answered up to three times: as it is, with every pixel black (a type that can be answered
-without looking shows here), and by the model loaded again from the exported folder, whose answers have to be the same.
+without looking shows here), and by the model loaded again from the exported folder and asked as that folder says, whose
+answers have to be the same.
 """
 
 from __future__ import annotations
@@ -12,23 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import track
 
+from ..answering import Engine
 from ..data.index import sample_ids
 from ..data.manifest import expand_pattern
 from ..types import Sample
 from .context import Evaluation, EvaluationContext
 from .examples import EXAMPLES_RULE, Example, Gallery
 from .metrics import EXACT_MATCH_LAYOUT, RULE, ExactMatch, Score, verdict, wilson_interval
-from .questions import Question, answers, batches, open_shards, question, question_type
+from .questions import Question, batches, open_shards, question, question_type
 from .words import label, listing, percent
-
-if TYPE_CHECKING:
-    from neo_lightning.data.text.tokenizer import Tokenizer
-
-    from ..model.neo import Neo
 
 CONTROL_MARGIN = 0.12
 CONTROL_RULE = f"With every pixel black, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
@@ -81,7 +78,7 @@ class SceneEvaluation(Evaluation):
 
     def run(self, context: EvaluationContext) -> dict[str, Any]:
         """Answer every question; see the head of this file. Returns rates per type, examples, goals and failures."""
-        exported = None
+        engine, exported = context.engine, None
         if context.export_dir is not None and context.load_export is not None:
             exported = context.load_export(context.export_dir)
         started = time.perf_counter()
@@ -89,14 +86,20 @@ class SceneEvaluation(Evaluation):
         tally = Tally([kind for kind, _ in chosen], Gallery(self.pictures))
         bar = track(batches(chosen, self.batch_size), "answering", total=math.ceil(len(chosen) / self.batch_size))
         for batch in bar:
-            asked = [self._question(read(), context) for _, read in batch]
-            said = self._answers(context.model, context.tokenizer, asked)
+            samples = [read() for _, read in batch]
+            asked = [question(sample, engine) for sample in samples]
+            said = self._answers(engine, asked)
             seen = [item for item in asked if self.blank_control and len(item.patches)]
-            hidden = self._answers(context.model, context.tokenizer, [item.blanked for item in seen])
+            hidden = self._answers(engine, [item.blanked for item in seen])
             blanked = dict(zip((id(item) for item in seen), hidden, strict=True))
-            again = self._answers(*exported, asked) if exported else None
+            again = None
+            if exported:
+                again = self._answers(exported, [question(sample, exported) for sample in samples])
             tally.add(asked, said, [blanked.get(id(item)) for item in asked], again)
-        return self._result(tally) | {"seconds": round(time.perf_counter() - started, 2)}
+        result = self._result(tally) | {"seconds": round(time.perf_counter() - started, 2)}
+        if exported and (other := engine.answering.differences(exported.answering)):
+            result["failures"].append(f"the exported model is not asked as the trained one: {', '.join(other)}")
+        return result
 
     def _choose(self) -> list[tuple[str, Callable[[], Sample]]]:
         """Type and reader of every question, `limit` of each type."""
@@ -114,12 +117,11 @@ class SceneEvaluation(Evaluation):
             )
         return chosen
 
-    def _question(self, sample: Sample, context: EvaluationContext) -> Question:
-        last = list(context.stages.values())[-1]
-        return question(sample, context.tokenizer, last.image, last.video)
-
-    def _answers(self, model: Neo, tokenizer: Tokenizer, asked: list[Question]) -> list[str]:
-        return answers(model, tokenizer, asked, self.max_new_tokens) if asked else []
+    def _answers(self, engine: Engine, asked: list[Question]) -> list[str]:
+        """Greedy answers of one batch, up to the end of the turn."""
+        prompts = [item.prompt for item in asked]
+        found = engine.texts(prompts, max_new_tokens=self.max_new_tokens, temperature=0.0, repetition_penalty=1.0)
+        return [text.strip() for text in found]
 
     def _result(self, tally: Tally) -> dict[str, Any]:
         scores = tally.scores.compute()

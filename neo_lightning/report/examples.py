@@ -44,7 +44,7 @@ def _images(asked: Question) -> list[Any]:
     """The pictures of one question: a clip as one film strip, several images in one row."""
     if not asked.patches.shape[0]:
         return []
-    units = unpatchify(asked.patches, asked.sequence.grids)
+    units = unpatchify(asked.patches, asked.prompt.grids)
     if asked.modality == "video":
         return [film_strip(units)]
     return [side_by_side(units)] if len(units) > 1 else units

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from neo_lightning.checkpoint.load import load_config, load_state
-from neo_lightning.checkpoint.qwen3 import qwen3_state
+from neo_lightning.checkpoint.qwen3 import qwen3_config, qwen3_state
 from neo_lightning.checkpoint.shards import shard_rows
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, InitRule, initial_state
@@ -66,23 +66,30 @@ class Init:
             raise ValueError(f"init: kind 'scratch' reads no folder, but folder is {self.folder!r}")
 
 
-def read_config(model: str | Mapping[str, Any] | NeoConfig) -> NeoConfig:
+def read_config(model: str | Mapping[str, Any] | NeoConfig | None, init: Init | None = None) -> NeoConfig:
     """The network that a recipe's `model` names.
 
     Args:
-        model: a name in `PRESETS`, a folder that holds a released `config.json` (or a Hugging Face id), fields of
-            `NeoConfig` (with an optional `preset` that they change), or a `NeoConfig`.
+        model: a name in `PRESETS`, a folder that holds a released `config.json` (or `hf://owner/name`), fields of
+            `NeoConfig` (with an optional `preset` that they change), a `NeoConfig`, or None for what `init` gives.
+        init: where the weights come from. With `qwen3`, fields without a preset change what its backbone gives, and
+            `extra_num_layers` alone is the depth of the pre-buffer on top of it.
 
     Raises:
         ValueError: an unknown preset or field, with the nearest one.
     """
     if isinstance(model, NeoConfig):
         return model
+    init = init or Init()
+    if model is None and init.kind == "released":
+        model = init.folder
     if isinstance(model, str) and model not in PRESETS:
-        if (Path(model) / "config.json").is_file() or model.count("/") == 1:
+        if "/" in model or Path(model).exists():
             return load_config(model)
         raise ValueError(f"model: {model!r} is no preset and no folder with a config.json. {_near(model, PRESETS)}")
-    given = {"preset": model} if isinstance(model, str) else dict(model)
+    if model is None and init.kind == "scratch":
+        model = "neo_ov_2b"
+    given = {"preset": model} if isinstance(model, str) else dict(model or {})
     preset = given.pop("preset", None)
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"model: there is no preset {preset!r}. {_near(preset, PRESETS)}")
@@ -90,6 +97,9 @@ def read_config(model: str | Mapping[str, Any] | NeoConfig) -> NeoConfig:
     for name in given:
         if name not in known:
             raise ValueError(f"model: there is no field {name!r}. {_near(name, known)}")
+    if preset is None and init.kind == "qwen3":
+        assert init.folder is not None
+        return qwen3_config(init.folder, **given)
     return NeoConfig(**{**PRESETS.get(preset or "", {}), **given})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
+from neo_lightning.answering import Answering
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
@@ -57,7 +59,7 @@ class NeoModule(LightningModule):
     def __init__(
         self,
         stages: dict[str, Stage],
-        model: str | dict[str, Any] = "neo_ov_2b",
+        model: str | dict[str, Any] | None = None,
         init: Init | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -75,6 +77,7 @@ class NeoModule(LightningModule):
         Args:
             stages: the curriculum, in order.
             model: name of a preset (`training.build.PRESETS`), a folder with a `config.json`, or `NeoConfig`'s fields.
+                None takes that of `init`: every size from its Qwen3, or the released model's; else `neo_ov_2b`.
             init: where the first weights come from; random if None.
             betas: AdamW's.
             eps: AdamW's.
@@ -93,8 +96,8 @@ class NeoModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.stages = stages
-        self.config: NeoConfig = read_config(model)
         self.init = init or Init()
+        self.config: NeoConfig = read_config(model, self.init)
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self._how: dict[str, Any] = {
             "activation_checkpointing": activation_checkpointing,
@@ -325,9 +328,11 @@ class NeoModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a reader of the checkpoint wants to know; plain values only."""
         done = self.trainer.global_step
+        name, stage, _ = stage_at(self.stages, max(0, done - 1))
         checkpoint[_STATE] = {
             "steps": done,
-            "stage": stage_at(self.stages, max(0, done - 1))[0],
+            "stage": name,
+            "answering": asdict(Answering.of_stage(stage)),
             "skipped_steps": self.skipped_steps,
             "skips_in_a_row": self._skips_in_a_row,
             "config": self.config.to_dict(),

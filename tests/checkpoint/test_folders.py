@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from neo_lightning.checkpoint.export import export_model
 from neo_lightning.checkpoint.load import load_config, load_model, load_state
 from neo_lightning.checkpoint.names import HEAD
-from neo_lightning.checkpoint.read import resolve_folder
 from tests.model.support import GOLDEN, golden_config, small_model
 
 LAYER = "language_model.model.layers.0.self_attn"
@@ -153,6 +152,7 @@ def test_an_index_has_to_agree_with_its_files(folder):
     [
         ("config.json", b"{", "not valid JSON"),
         ("config.json", b"[1]", "expected a JSON object"),
+        ("config.json", b'{"model_type": "qwen3"}', "neo-lightning model init --qwen3"),
         ("config.json", b'{"model_type": "llama"}', "expected model_type 'neo_chat', found 'llama'"),
         ("model.safetensors", b"\xff" * 100, "not a readable safetensors file"),
         ("model.safetensors", b"", "not a readable safetensors file"),
@@ -163,21 +163,3 @@ def test_damaged_files_are_named(folder, file, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load_model(folder)
     assert file in str(error.value)
-
-
-def test_a_source_that_is_no_folder_says_so(tmp_path):
-    with pytest.raises(ValueError, match="no such folder, and not a Hugging Face id"):
-        resolve_folder(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="is a file"):
-        resolve_folder(GOLDEN / "config.json")
-    with pytest.raises(ValueError, match="not a Hugging Face id"):
-        resolve_folder("../up")
-
-
-def test_an_id_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="nobody/nothing: no such folder here, and fetching it from"):
-        resolve_folder("nobody/nothing")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from neo_lightning.checkpoint.qwen3 import init_from_qwen3, qwen3_config
+from neo_lightning.checkpoint.qwen3 import pre_buffer_depth, qwen3_config, qwen3_state
 from neo_lightning.model.neo import Neo
+from neo_lightning.training.build import Init, fill_parameters, read_config
 from tests.model.support import pack, relative
 
 IDS = torch.randint(0, 300, (23,), generator=torch.Generator().manual_seed(1))
@@ -43,9 +44,13 @@ def qwen3(request, tmp_path_factory):
 
 
 def grown(folder, extra, rule):
-    model = Neo(qwen3_config(folder, extra_num_layers=extra, **NEO_FIELDS))
-    init_from_qwen3(model, folder, rule, seed=5)
+    model = Neo(qwen3_config(folder, extra, **NEO_FIELDS))
+    fill_parameters(model, qwen3_state(shapes_of(model), model.config, folder, rule, seed=5))
     return model
+
+
+def shapes_of(model):
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def text_batch():
@@ -119,13 +124,35 @@ def test_a_backbone_of_another_shape_is_refused_with_the_differences(qwen3, tmp_
     from dataclasses import replace
 
     _, folder = qwen3
-    config = replace(qwen3_config(folder, extra_num_layers=2, **NEO_FIELDS), num_hidden_layers=6, rms_norm_eps=1e-5)
+    config = replace(qwen3_config(folder, 2, **NEO_FIELDS), num_hidden_layers=6, rms_norm_eps=1e-5)
     with pytest.raises(ValueError, match="does not fit") as error:
-        init_from_qwen3(Neo(config), folder)
+        qwen3_state(shapes_of(Neo(config)), config, folder)
     assert "rms_norm_eps: the backbone has 1e-06, the model 1e-05" in str(error.value)
     assert "layers: the backbone has 3, the model 4 post-LLM" in str(error.value)
     with pytest.raises(ValueError, match="rule 'zero' is unknown; there are: zero_k, smooth"):
         grown(folder, 1, "zero")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "neo_chat"}))
     with pytest.raises(ValueError, match="expected model_type 'qwen3'"):
-        qwen3_config(tmp_path, extra_num_layers=1)
+        qwen3_config(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "layers"), [(1024, 12), (2048, 12), (2560, 10), (4096, 6), (5120, 5), (100_000, 1), (48, 12)]
+)
+def test_the_pre_buffer_of_a_backbone_follows_the_released_sizes(width, layers):
+    """Qwen3-0.6B, 1.7B (released: 12), 4B, 8B (released: 6), 14B and 32B; and no width without any layer."""
+    assert pre_buffer_depth(width) == layers
+
+
+def test_every_size_is_the_backbones(qwen3):
+    theirs, folder = qwen3
+    config = qwen3_config(folder)
+    assert (config.extra_num_layers, config.post_layers) == (12, 3)
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
+        assert getattr(config, name) == getattr(theirs.config, name)
+    assert (config.head_dim, config.tie_word_embeddings) == (16, theirs.config.tie_word_embeddings)
+    init = Init(kind="qwen3", folder=str(folder))
+    assert read_config(None, init) == config
+    changed = read_config({"extra_num_layers": 2, "patch_hidden_size": 16}, init)
+    assert (changed.extra_num_layers, changed.post_layers, changed.patch_hidden_size) == (2, 3, 16)
+    assert read_config("neo_ov_2b", init).hidden_size == 2048, "a model that is named is checked, not replaced"

@@ -58,6 +58,8 @@ def stages(draw: st.DrawFn) -> Stage:
             fps=draw(st.sampled_from([None, 0.5, 1.0, 2.0])),
             max_frames=draw(st.integers(1, 64)),
             min_pixels=video_least,
+            prefix=draw(st.sampled_from([VideoBudget().prefix, "{frames} frames up to {end}: "])),
+            frame_label=draw(st.sampled_from([VideoBudget().frame_label, "Frame at {time}: "])),
             max_pixels=video_least * draw(st.integers(1, 20)),
         ),
         too_long=draw(st.sampled_from(["drop", "rescale"])),
@@ -138,6 +140,8 @@ def test_no_samples_have_no_lengths(tokenizer: Tokenizer) -> None:
 def test_labels_of_clips_are_counted_once_and_again(tokenizer: Tokenizer, seconds: float) -> None:
     labels = Labels(tokenizer)
     frames, duration = np.array([4, 1, 7]), np.array([seconds, 1.0, seconds])
-    first = labels.of_clips(frames, duration)
-    assert labels.of_clips(frames, duration).tolist() == first.tolist()
-    assert labels.of_clips(frames[2:], duration[2:]).tolist() == first[2:].tolist()
+    usual, other = VideoBudget(), VideoBudget(prefix="A clip.\n", frame_label="Frame at {time}: ")
+    first = labels.of_clips(frames, duration, usual)
+    assert (labels.of_clips(frames, duration, other) != first).all(), "each wording is counted for itself"
+    assert labels.of_clips(frames, duration, usual).tolist() == first.tolist()
+    assert labels.of_clips(frames[2:], duration[2:], usual).tolist() == first[2:].tolist()

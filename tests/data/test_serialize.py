@@ -117,7 +117,7 @@ def test_video_has_its_prefix_and_a_time_before_each_frame(tokenizer: Tokenizer)
     ("seconds", "label"), [(0, "[00:00.00]:"), (59.999, "[01:00.00]:"), (3725.5, "[62:05.50]:"), (6000, "[100:00.00]:")]
 )
 def test_minutes_do_not_wrap(seconds: float, label: str) -> None:
-    assert time_label(seconds) == label
+    assert time_label(seconds, VideoBudget()) == label
 
 
 def test_positions_of_frames(tokenizer: Tokenizer) -> None:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.answering import Answering, Engine, load, write_folder
 from neo_lightning.evaluation import EvaluationContext, SceneEvaluation
 from neo_lightning.evaluation.questions import Question
-from neo_lightning.model.neo import Neo
 from neo_lightning.report import write_report
 from neo_lightning.scenes import TASKS
 from tests.evaluation.conftest import PER_TASK, random_model
@@ -23,7 +21,7 @@ from tests.report.test_report import check_page
 class Oracle(SceneEvaluation):
     """Answers right where it sees something, and `?` to black pixels."""
 
-    def _answers(self, model: Neo, tokenizer: Tokenizer, asked: list[Question]) -> list[str]:
+    def _answers(self, engine: Engine, asked: list[Question]) -> list[str]:
         return ["?" if len(q.patches) and q.patches.unique().numel() == 1 else f" {q.truth}\n" for q in asked]
 
 
@@ -79,15 +77,8 @@ def test_unknown_goal_is_refused(shards: Path, context: EvaluationContext) -> No
 def test_export_has_to_answer_alike(
     shards: Path, context: EvaluationContext, config: Any, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    from neo_lightning.checkpoint.export import export_model
-    from neo_lightning.checkpoint.load import load_model
-
-    folder = tmp_path / "export"
-    export_model(context.model, config, folder, tokenizer_dir=tokenizer_folder)
-
-    def load(path: Path) -> tuple[Neo, Tokenizer]:
-        return load_model(path, dtype=torch.float32).eval(), Tokenizer.load(path)
-
+    folder, answering = tmp_path / "export", context.engine.answering
+    write_folder(context.model, folder, tokenizer_folder, answering)
     evaluation = SceneEvaluation([f"{shards}/{name}-*.tar" for name in ("copy", "motion")], max_new_tokens=6)
     context = dataclasses.replace(context, export_dir=folder, load_export=load)
     result = evaluation.run(context)
@@ -95,7 +86,7 @@ def test_export_has_to_answer_alike(
     assert result["failures"] == []
     assert len({example.answer for example in result["examples"]}) >= PER_TASK  # not all alike by default
 
-    export_model(random_model(config, 1), config, tmp_path / "other", tokenizer_dir=tokenizer_folder)
+    write_folder(random_model(config, 1), tmp_path / "other", tokenizer_folder, answering)
     report = write_report(context, {"s": evaluation.run(dataclasses.replace(context, export_dir=tmp_path / "other"))})
     export = report["evaluations"]["s"]["export"]
     assert export["same"] < export["checked"]
@@ -103,3 +94,19 @@ def test_export_has_to_answer_alike(
     assert len(report["failures"]) == 1
     assert report["failures"][0].startswith("s: the exported model answered")
     assert "Failed:" in (context.run_dir / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_an_export_with_other_budgets_fails_the_check(
+    kind: str, shards: Path, context: EvaluationContext, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    right, folder = context.engine.answering, tmp_path / "export"
+    wrong = dataclasses.replace(right, **{kind: getattr(Answering(), kind)})
+    write_folder(context.model, folder, tokenizer_folder, wrong)
+    evaluation = SceneEvaluation([f"{shards}/{name}-*.tar" for name in ("colour", "motion")], max_new_tokens=6)
+    result = evaluation.run(dataclasses.replace(context, export_dir=folder, load_export=load))
+    different, asked = result["failures"]
+    assert "answered" in different
+    assert f"{kind}.max_pixels: {getattr(right, kind).max_pixels} -> {getattr(wrong, kind).max_pixels}" in asked
+    other = {"image": "motion", "video": "colour"}[kind]
+    assert not any(item["key"].startswith(other) for item in result["export"]["different"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ REMEMBERED_SHARD_PARTS = 4096
 """Shard parts whose lengths stay in memory: 64 MB where each has 4096 samples."""
 
 _MAX_HALVINGS = 12
+_Budget = TypeVar("_Budget", PixelBudget, VideoBudget)
 
 
 def fitted_layout(
@@ -42,7 +44,7 @@ def fitted_layout(
             return layout, halvings
         if stage.too_long == "drop" or not media or all(unit.tokens == 1 for unit in layout.units):
             break
-        image, video = replace(image, **_halved(image)), replace(video, **_halved(video))
+        image, video = _halved(image), _halved(video)
     raise SampleError(too_long_reason(layout.length, stage.context))
 
 
@@ -51,9 +53,9 @@ def too_long_reason(length: int, context: int) -> str:
     return f"{length} tokens are more than the context of {context}"
 
 
-def _halved(budget: PixelBudget | VideoBudget) -> dict[str, int]:
+def _halved(budget: _Budget) -> _Budget:
     most = max(1, budget.max_pixels // 2)
-    return {"min_pixels": min(budget.min_pixels, most), "max_pixels": most}
+    return replace(budget, min_pixels=min(budget.min_pixels, most), max_pixels=most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +137,7 @@ def measure(shapes: ShardPartShapes, labels: Labels, stage: Stage) -> Measures:
         open_ &= (full > stage.context) & has_media & (largest > 1) & (stage.too_long == "rescale")
         if not open_.any():
             break
-        image, video = replace(image, **_halved(image)), replace(video, **_halved(video))
+        image, video = _halved(image), _halved(video)
     halvings[refused] = -1
     kept = ~refused & (full <= stage.context)
     return Measures(
@@ -164,7 +166,9 @@ def _media_tokens(
         duration = shapes.duration[clips]
         wanted = np.full(len(clips), video.max_frames) if video.fps is None else np.rint(duration * video.fps)
         shown[clips] = np.clip(np.minimum(wanted, shapes.frames[clips]), 1, video.max_frames).astype(np.int64)
-        segment[clips] = shown[clips] * (unit[clips] + 2 + labels.newline) + labels.of_clips(shown[clips], duration)
+        segment[clips] = shown[clips] * (unit[clips] + 2 + labels.newline) + labels.of_clips(
+            shown[clips], duration, video
+        )
     tokens, extra = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     largest = np.zeros(n, dtype=np.int64)
     np.add.at(tokens, shapes.owner, segment)
@@ -196,27 +200,28 @@ class Labels:
         self.assistant_line = 1 + len(tokenizer.encode_text("assistant\n"))
         """Tokens in front of what an assistant's turn teaches."""
         self._sentences: dict[str, int] = {}
-        self._times = np.full(0, -1, dtype=np.int16)  # by hundredths of a second
+        self._times: dict[str, np.ndarray] = {}  # of each wording of the label, by hundredths of a second
 
-    def of_clips(self, frames: np.ndarray, duration: np.ndarray) -> np.ndarray:
+    def of_clips(self, frames: np.ndarray, duration: np.ndarray, video: VideoBudget) -> np.ndarray:
         """Tokens [n] of the sentence and all time labels of clips that are shown as so many frames."""
-        texts = [video_prefix(n, seconds) for n, seconds in zip(frames.tolist(), duration.tolist(), strict=True)]
+        texts = [video_prefix(n, seconds, video) for n, seconds in zip(frames.tolist(), duration.tolist(), strict=True)]
         if new := sorted(set(texts) - self._sentences.keys()):
             self._sentences |= zip(new, map(len, self._tokenizer.encode_texts(new)), strict=True)
         clip = np.repeat(np.arange(len(frames)), frames)
         number = np.arange(len(clip)) - np.repeat(np.cumsum(frames) - frames, frames)
         seconds = (number + 0.5) * (duration / frames)[clip]  # as in video.choose_moments
-        times = self._of_times(np.rint(seconds * 100).astype(np.int64))
+        times = self._of_times(np.rint(seconds * 100).astype(np.int64), video)
         counted = np.bincount(clip, weights=times, minlength=len(frames)).astype(np.int64)
         return counted + np.array([self._sentences[text] for text in texts], dtype=np.int64)
 
-    def _of_times(self, hundredths: np.ndarray) -> np.ndarray:
-        missing = max(0, int(hundredths.max(initial=-1)) + 1 - len(self._times))
-        self._times = np.concatenate([self._times, np.full(missing, -1, dtype=np.int16)])
-        if len(new := np.unique(hundredths[self._times[hundredths] < 0])):
-            texts = [time_label(h / 100) for h in new.tolist()]
-            self._times[new] = [len(ids) for ids in self._tokenizer.encode_texts(texts)]
-        return self._times[hundredths]
+    def _of_times(self, hundredths: np.ndarray, video: VideoBudget) -> np.ndarray:
+        times = self._times.get(video.frame_label, np.full(0, -1, dtype=np.int16))
+        missing = max(0, int(hundredths.max(initial=-1)) + 1 - len(times))
+        times = self._times[video.frame_label] = np.concatenate([times, np.full(missing, -1, dtype=np.int16)])
+        if len(new := np.unique(hundredths[times[hundredths] < 0])):
+            texts = [time_label(h / 100, video) for h in new.tolist()]
+            times[new] = [len(ids) for ids in self._tokenizer.encode_texts(texts)]
+        return times[hundredths]
 
 
 class ShardPartLengths:

@@ -14,7 +14,8 @@ units say what to decode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -152,8 +153,8 @@ def text_runs(facts: SampleFacts, video: VideoBudget) -> Iterator[str]:
     for medium in facts.media:
         if medium.kind == "video":
             seconds, _ = choose_moments(medium, video)
-            yield video_prefix(len(seconds), medium.duration)
-            yield from map(time_label, seconds.tolist())
+            yield video_prefix(len(seconds), medium.duration, video)
+            yield from (time_label(second, video) for second in seconds.tolist())
 
 
 def prompt_outline(turns: Sequence[Turn], tokenizer: Tokenizer, *, opened: bool = False) -> Outline:
@@ -202,26 +203,32 @@ def _video_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: Vide
     seconds, frames = choose_moments(facts, budget)
     bounds = PixelBudget(min_pixels=budget.min_pixels, max_pixels=budget.max_pixels)
     height, width = smart_resize(facts.height, facts.width, bounds)
-    pieces: list[list[int] | Unit] = [[*_encode_label(tokenizer, video_prefix(len(frames), facts.duration))]]
+    pieces: list[list[int] | Unit] = [[*_encode_label(tokenizer, video_prefix(len(frames), facts.duration, budget))]]
     for second, frame in zip(seconds.tolist(), frames.tolist(), strict=True):
-        pieces.append([*_encode_label(tokenizer, time_label(second)), tokenizer.img_start_id])
+        pieces.append([*_encode_label(tokenizer, time_label(second, budget)), tokenizer.img_start_id])
         pieces += [Unit(k, frame, height, width), [tokenizer.img_end_id, *tokenizer.newline_ids]]
     return tuple(pieces)
 
 
-def video_prefix(frames: int, duration: float) -> str:
-    """The sentence in front of a clip of `duration` seconds that is shown as `frames` frames."""
+def video_prefix(frames: int, duration: float, budget: VideoBudget) -> str:
+    """The text in front of a clip of `duration` seconds that is shown as `frames` frames."""
     end = int(duration)
-    return (
-        f"The time range of this video is [00:00-{end // 60:02d}:{end % 60:02d}], and the following is a series of "
-        f"{frames} frames sampled at {frames / duration:.1f} FPS.\n"
-    )
+    words = {"end": f"{end // 60:02d}:{end % 60:02d}", "frames": str(frames), "fps": f"{frames / duration:.1f}"}
+    return _filled(budget.prefix, words)
 
 
-def time_label(seconds: float) -> str:
-    """`[MM:SS.ss]:`; minutes do not wrap to hours."""
+def time_label(seconds: float, budget: VideoBudget) -> str:
+    """The text in front of a frame, with MM:SS.ss; minutes do not wrap to hours."""
     hundredths = round(seconds * 100)
-    return f"[{hundredths // 6000:02d}:{hundredths % 6000 // 100:02d}.{hundredths % 100:02d}]:"
+    time = f"{hundredths // 6000:02d}:{hundredths % 6000 // 100:02d}.{hundredths % 100:02d}"
+    return _filled(budget.frame_label, {"time": time})
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    """Plain replacement: a text from a model folder is no format string, which could look into objects."""
+    for word, value in words.items():
+        text = text.replace(f"{{{word}}}", value)
+    return text
 
 
 @lru_cache(maxsize=65536)
@@ -261,15 +268,22 @@ def read_patches(layout: Layout, media: Sequence[Media], facts: Sequence[MediaFa
         raise MediaError(f"{len(media)} media were read, {len(facts)} were planned")
     patches: list[Tensor] = []
     for medium, fact, segment in zip(media, facts, layout.segments, strict=True):
-        units = [piece for piece in segment if isinstance(piece, Unit)]
-        if medium.kind != fact.kind:
-            raise MediaError(f"a {medium.kind} was read where a {fact.kind} was planned")
-        size = units[0].height, units[0].width  # all frames of a clip share it
-        if fact.kind == "image":
-            shown = [decode_image(medium.data, fact, size)]
-        else:
-            shown = decode_frames(medium.data, fact, [unit.frame for unit in units], size)
-        patches += map(patchify, shown)
+        patches += _read_medium(medium, fact, segment)
+    return _together(patches)
+
+
+def _read_medium(medium: Media, fact: MediaFacts, segment: Segment) -> Iterator[Tensor]:
+    """Patches [P, 768] uint8 of each of a medium's units."""
+    units = [piece for piece in segment if isinstance(piece, Unit)]
+    if medium.kind != fact.kind:
+        raise MediaError(f"a {medium.kind} was read where a {fact.kind} was planned")
+    size = units[0].height, units[0].width  # all frames of a clip share it
+    if fact.kind == "image":
+        return map(patchify, [decode_image(medium.data, fact, size)])
+    return map(patchify, decode_frames(medium.data, fact, [unit.frame for unit in units], size))
+
+
+def _together(patches: list[Tensor]) -> Tensor:
     if len(patches) == 1:  # most often; one picture need not be copied
         return patches[0]
     return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)
@@ -305,6 +319,23 @@ def prompt_from_messages(
             turns.append(Turn(role=message.role, parts=tuple(parts)))
     if not turns:
         raise SampleError("nothing to answer: the conversation has no message before the answer")
-    facts = [image_facts(m.data) if m.kind == "image" else video_facts(m.data) for m in media]
+    facts = []
+    for medium in media:
+        with _named(medium):
+            facts.append(image_facts(medium.data) if medium.kind == "image" else video_facts(medium.data))
+            smart_resize(facts[-1].height, facts[-1].width, image_budget)  # an aspect ratio that is refused, by name
     layout = make_layout(prompt_outline(turns, tokenizer, opened=opened), facts, tokenizer, image_budget, video_budget)
-    return build_sequence(layout, tokenizer), read_patches(layout, media, facts)
+    patches: list[Tensor] = []
+    for medium, fact, segment in zip(media, facts, layout.segments, strict=True):
+        with _named(medium):
+            patches += _read_medium(medium, fact, segment)
+    return build_sequence(layout, tokenizer), _together(patches)
+
+
+@contextmanager
+def _named(medium: Media) -> Iterator[None]:
+    """Errors say which medium it is: a prompt may show many."""
+    try:
+        yield
+    except MediaError as error:
+        raise MediaError(f"{medium.name}: {error}" if medium.name else str(error)) from error

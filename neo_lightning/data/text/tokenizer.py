@@ -4,8 +4,7 @@ Two copies of one fast tokenizer are kept. The full one decodes and knows the sp
 no added tokens at all, so `<img>`, `<|im_end|>` or `</think>` in anybody's text become ordinary characters. Special
 tokens enter a sequence by id only, from `data.text.serialize`. Ids are read from the tokenizer, never from constants.
 
-Trade-off: only fast tokenizers (a `tokenizer.json`) are supported; in return nothing of transformers is imported here
-unless a tokenizer is fetched by name or trained.
+Trade-off: only fast tokenizers (a `tokenizer.json`) are supported; in return nothing of transformers is imported here.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from neo_lightning.data.text.answers import MARKS
+from neo_lightning.hub import resolve_folder
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (
@@ -37,6 +37,11 @@ SPECIAL_TOKENS = (
     "</box>",
 )
 """NEO's additions to Qwen3's tokenizer, in the released order behind Qwen3's own."""
+
+_MAKE = (
+    "a tokenizer is made by `neo-lightning data tokenizer --from QWEN3 --out {out}`, or trained on your own shards by "
+    "`neo-lightning data tokenizer --manifest MANIFEST --out {out}`"
+)
 
 _KNOWN_TEXTS, _SHORT_TEXT = 4096, 128
 """Texts whose ids are remembered, and characters of the longest: a few megabytes."""
@@ -62,8 +67,8 @@ class Tokenizer:
         needed = ("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
         if missing := [token for token in needed if token not in self.special]:
             raise TokenizerError(
-                f"the tokenizer lacks the special tokens {', '.join(missing)}; a Qwen3 tokenizer gets them "
-                "from `neo_lightning.data.text.tokenizer.add_special_tokens(folder, out)`"
+                f"the tokenizer lacks the special tokens {', '.join(missing)}; a Qwen3 tokenizer gets them by "
+                "`neo-lightning data tokenizer --from FOLDER --out NEW`"
             )
         self.im_start_id: int = self.special["<|im_start|>"]
         self.im_end_id: int = self.special["<|im_end|>"]
@@ -79,7 +84,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Load from a folder with a `tokenizer.json`, or by the name of a repository on the Hugging Face hub.
+        """Load from a folder with a `tokenizer.json`, local or `hf://owner/name`.
 
         Raises:
             TokenizerError: no fast tokenizer there, or it lacks NEO's special tokens.
@@ -203,18 +208,15 @@ def add_special_tokens(folder: str | Path, out: str | Path) -> Tokenizer:
 
 
 def _load_backend(folder: str | Path) -> Backend:
-    file = Path(folder) / "tokenizer.json"
-    if file.is_file():
-        try:
-            return Backend.from_file(str(file))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise TokenizerError(f"{file}: not a tokenizer: {error}") from error
-    if Path(folder).exists() or str(folder).startswith((".", "/", "~")) or str(folder).count("/") != 1:
-        raise TokenizerError(f"{folder}: no tokenizer.json there (a fast tokenizer is needed)")
-    from transformers import AutoTokenizer
-
     try:
-        # never its own code; without the word transformers asks the terminal
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).backend_tokenizer
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"tokenizer {folder!r}: neither a folder nor a hub repository: {error}") from error
+        file = resolve_folder(folder, _MAKE.format(out=folder), fetch=("tokenizer*.json",)) / "tokenizer.json"
+    except ValueError as error:
+        raise TokenizerError(str(error)) from error
+    if not file.is_file():
+        raise TokenizerError(
+            f"{folder}: no tokenizer.json there (a fast tokenizer is needed). {_MAKE.format(out='NEW')}"
+        )
+    try:
+        return Backend.from_file(str(file))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise TokenizerError(f"{file}: not a tokenizer: {error}") from error

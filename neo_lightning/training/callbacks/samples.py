@@ -20,16 +20,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from neo_lightning.answering import Answering, Engine
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import SampleError
 from neo_lightning.data.index import ShardSource, Source, sample_ids
 from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.media.image import unpatchify
-from neo_lightning.data.text.serialize import prompt_from_messages
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.model.generate import Prompt
 from neo_lightning.training.stages import stage_at, total_steps
-from neo_lightning.types import Message, Sample, Stage
+from neo_lightning.types import Message, Sample
 
 _GAP = 4
 
@@ -40,11 +40,6 @@ class _Shown:
 
     tag: str
     sample: Sample
-
-    def prompt(self, tokenizer: Tokenizer, stage: Stage) -> Prompt:
-        """The sample without its answer, under the stage's pixel budgets."""
-        sequence, patches = prompt_from_messages(self.sample.messages, tokenizer, stage.image, stage.video)
-        return Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
 
     @property
     def question(self) -> str:
@@ -155,19 +150,14 @@ class SampleGenerations(Callback):
             return
         tokenizer: Tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         stage = stage_at(pl_module.stages, trainer.global_step - 1)[1]
+        engine = Engine(pl_module.model, tokenizer, Answering.of_stage(stage))
         for shown in self._shown.values():
-            readable, prompts = _prompts(shown, tokenizer, stage)
+            readable, prompts = _prompts(shown, engine)
             if not prompts:
                 continue
-            answers = generate(
-                pl_module.model,
-                prompts,
-                max_new_tokens=self.max_new_tokens,
-                stop_ids=[tokenizer.im_end_id, tokenizer.pad_id],
-            )
+            answers = engine.texts(prompts, max_new_tokens=self.max_new_tokens)
             if trainer.is_global_zero:
-                texts = [tokenizer.decode(answer) for answer in answers]
-                self._log(trainer, readable, prompts, texts)
+                self._log(trainer, readable, prompts, answers)
 
     def _log(self, trainer: Trainer, shown: list[_Shown], prompts: Sequence[Prompt], answers: list[str]) -> None:
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -180,12 +170,12 @@ class SampleGenerations(Callback):
                     board.add_image(item.tag, picture(prompt.patches, prompt.grids), trainer.global_step)
 
 
-def _prompts(shown: list[_Shown], tokenizer: Tokenizer, stage: Stage) -> tuple[list[_Shown], list[Prompt]]:
+def _prompts(shown: list[_Shown], engine: Engine) -> tuple[list[_Shown], list[Prompt]]:
     """The samples whose media can be read, and their prompts; the others are named in a warning."""
     readable, prompts = [], []
     for item in shown:
         try:
-            prompts.append(item.prompt(tokenizer, stage))
+            prompts.append(engine.prompt(item.sample.messages))
         except SampleError as error:
             rank_zero_warn(f"sample generations: {item.sample.key} is left out: {error}")
             continue

@@ -1,0 +1,71 @@
+"""A model folder -> an engine, and back: weights, tokenizer, and how the model is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..checkpoint.export import export_model
+from ..checkpoint.load import load_model
+from ..checkpoint.read import model_folder
+from ..data.text.tokenizer import Tokenizer
+from ..model.neo import Neo
+from .engine import Engine
+from .settings import TEMPLATE, Answering
+
+
+def load(
+    source: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    fps: float | None = None,
+    max_frames: int | None = None,
+) -> Engine:
+    """A model that answers, from its folder.
+
+    Args:
+        source: a folder in the released layout, such as a run's `export`, or `hf://owner/name`.
+        device: None takes the GPU where there is one.
+        dtype: None takes bfloat16 on a GPU and float32 on a CPU.
+        min_pixels, max_pixels: of an image, in place of the folder's; see `Answering.changed`.
+        fps, max_frames: of a clip, likewise.
+
+    Raises:
+        ValueError: no such folder, a damaged one, or one without a tokenizer; says what and where.
+    """
+    folder = model_folder(source)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    tokenizer = Tokenizer.load(folder)
+    model = load_model(folder, dtype=dtype, device=device).eval()
+    answering = Answering.read(folder, model.config)
+    changed = answering.changed(min_pixels=min_pixels, max_pixels=max_pixels, fps=fps, max_frames=max_frames)
+    return Engine(model, tokenizer, changed)
+
+
+def write_folder(
+    model: Neo, folder: str | Path, tokenizer: str | Path, answering: Answering, *, own_template: bool = True
+) -> Path:
+    """Write a model folder that answers as `answering` says.
+
+    Args:
+        model: with the ids of the tokenizer in its config.
+        folder: made if it is not there; an older export in it is replaced.
+        tokenizer: its folder, or `hf://owner/name`.
+        answering: how the model was asked while it learned.
+        own_template: write the chat template that this package trains with; False keeps the one beside the tokenizer.
+
+    Raises:
+        ValueError: tensors that do not fit the config, or no tokenizer.
+    """
+    config = replace(model.config, min_pixels=answering.image.min_pixels, max_pixels=answering.image.max_pixels)
+    files = answering.files(Tokenizer.load(tokenizer))
+    if not own_template:
+        del files[TEMPLATE]
+    return export_model(model, config, folder, tokenizer, files=files)
