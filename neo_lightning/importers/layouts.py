@@ -227,7 +227,7 @@ def _media(fields: Fields) -> tuple[list[Medium], list[Medium]]:
         found[column] = [] if key is None else media_of(value, key)
     if key := fields.key("files"):
         for name in media_of(fields.take("files"), key):
-            column = "videos" if str(name).lower().endswith(VIDEO_EXTENSIONS) else "images"
+            column = "videos" if str(name).lower().rpartition(".")[2] in VIDEO_EXTENSIONS else "images"
             found[column].append(name)
     return found["images"], found["videos"]
 
