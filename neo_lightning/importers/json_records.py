@@ -30,7 +30,9 @@ TASK_RECORDS = 64
 TASK_CHARACTERS = 1 << 20
 _NAMES = ("*.json", "*.jsonl", "*.ndjson", "*.csv", "*.tsv")
 PATTERNS = (*_NAMES, *(f"{name}.gz" for name in _NAMES))
-_OF_A_RECORD = {key for keys in (*COLUMNS.values(), *TURN_COLUMNS.values()) for key in keys} | {"meta"}
+_OF_A_TURN = {key for keys in TURN_COLUMNS.values() for key in keys} | {"text"}
+_OF_A_RECORD = {key for keys in COLUMNS.values() for key in keys} | {"meta", *_OF_A_TURN}
+_WRAPPERS = ("data", "records", "samples", "examples", "items", "rows", "train", "instances", "annotations")
 
 Text = str | bytes | RecordError
 Records = Iterator[tuple[str, Text]]
@@ -112,7 +114,11 @@ def _records(file: IO[bytes], path: Path) -> tuple[str, Records]:
     file.seek(0)
     key = _wrapping_key(Window(file))
     file.seek(0)
-    return (f"JSON array below `{key}`", _wrapped(file, path, key)) if key else ("JSON objects", _objects(file, path))
+    if key:
+        return f"JSON array below `{key}`", _wrapped(file, path, key)
+    alone = len(_next_line(file)) < MAX_RECORD and not _next_line(file)
+    file.seek(0)
+    return ("JSON Lines", _lines(file)) if alone else ("JSON objects", _objects(file, path))
 
 
 def _is_lines(file: IO[bytes]) -> bool:
@@ -121,9 +127,7 @@ def _is_lines(file: IO[bytes]) -> bool:
     second = _next_line(file) if first.endswith(b"\n") else b""
     if second.startswith(b"{"):
         return True
-    if isinstance(parse(first), dict):
-        return bool(second)
-    return not second and len(first) < MAX_RECORD
+    return bool(second) and isinstance(parse(first), dict)
 
 
 def _next_line(file: IO[bytes]) -> bytes:
@@ -151,7 +155,7 @@ def _wrapping_key(window: Window) -> str:
         for key in window.object():
             if window.peek() == "[" and key not in _OF_A_RECORD:
                 window.take("[")
-                if window.peek() == "{" and not _is_turn(json.loads(window.value())):
+                if window.peek() == "{" and _is_record(json.loads(window.value()), key):
                     return key
                 return ""
             window.value()
@@ -160,11 +164,9 @@ def _wrapping_key(window: Window) -> str:
     return ""
 
 
-def _is_turn(item: dict[str, Any]) -> bool:
-    """Whether an element of a list is a turn of one conversation, rather than a record."""
-    return any(key in item for key in ("role", "from", "content", "value")) and not any(
-        key in item for key in COLUMNS["messages"]
-    )
+def _is_record(item: dict[str, Any], key: str) -> bool:
+    """Whether an element of a list is a record, rather than a turn of a conversation under a key of somebody's own."""
+    return key.lower() in _WRAPPERS or any(name in _OF_A_RECORD - _OF_A_TURN for name in item)
 
 
 def _wrapped(file: IO[bytes], path: Path, wanted: str) -> Records:
@@ -185,7 +187,7 @@ def _objects(file: IO[bytes], path: Path) -> Records:
     try:
         while window.peek():
             place = f"[{number}], line {window.line}"
-            yield place, window.value()
+            yield place, window.value(last=True)
             number += 1
             if window.peek() == ",":
                 window.take(",")

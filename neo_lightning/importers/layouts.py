@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from neo_lightning.data.index.tar import VIDEO_EXTENSIONS
+from neo_lightning.data.text.unused import unused
 from neo_lightning.importers import places, turns
 from neo_lightning.importers.columns import COLUMNS, Fields, Reading, empty
 from neo_lightning.importers.error import RecordError
-from neo_lightning.importers.grounding import PLACE, read_boxes
+from neo_lightning.importers.grounding import PLACE, Boxes, read_boxes
 from neo_lightning.importers.record import Medium, Record, media_of
 
 _TAKE_CHOSEN = "--preference chosen takes the chosen side"
@@ -46,33 +47,49 @@ def read_record(item: Mapping[str, Any], reading: Reading, *, only: str = "") ->
     listed = bool(images or videos)
     talk = turns.Conversation(reading=reading, literal=not listed)
     text, layout, front = _text(fields, talk, preference)
+    tree: dict[str, Any] = {"text": text}
+    boxes = None
     if text is not None:
         if audio is not None and not listed:
             raise RecordError("the record needs its audio, which NEO does not hear")
-        meta = fields.meta()
-        return Record(
-            tree={"text": text}, images=images, videos=videos, meta=meta, layout=layout,
-            used=tuple(fields.taken), unused=(*fields.unused(), *(["audio"] if audio is not None else [])),
-        )  # fmt: skip
-    _system(fields, talk)
-    tree: dict[str, Any] = {"messages": talk.messages}
-    if (tools := fields.take("tools")) is not None and (found := turns.tools(tools)):
-        tree["tools"] = found
-    images, videos = _addressed(talk.images, images, "image"), _addressed(talk.videos, videos, "video")
-    images = places.settle(talk.messages, images, videos, front=front)
-    if sound := places.needs_audio(talk.messages) if audio is not None or not (images or videos) else "":
-        raise RecordError(f"the record needs its audio (`{sound}` in the text), which NEO does not hear")
-    if audio is not None:
-        talk.unused.append("audio")
-    marked = any(PLACE.search(str(message["content"])) for message in talk.messages)
-    boxes = read_boxes(fields.take("objects") or {}) if marked and fields.key("objects") else None
-    if marked and boxes is None and (images or videos):
-        raise RecordError("text has `<ref-object>` or `<bbox>`, and no `objects` says what they stand for")
+    else:
+        _system(fields, talk)
+        tree = {"messages": talk.messages}
+        if (tools := fields.take("tools")) is not None and (found := turns.tools(tools)):
+            tree["tools"] = found
+        images, videos = _addressed(talk.images, images, "image"), _addressed(talk.videos, videos, "video")
+        images = places.settle(talk.messages, images, videos, front=front)
+        if audio is not None and (sound := places.needs_audio(talk.messages)):
+            raise RecordError(f"the record needs its audio (`{sound}` in the text), which NEO does not hear")
+        boxes = _boxes(fields, talk, bool(images or videos))
+    names = [name for name in unused(tree) if boxes is None or name not in ("text: <bbox>", "text: <ref-object>")]
     meta = {**talk.kept, **fields.meta()}
+    dropped = ["audio"] if audio is not None else []
     return Record(
-        tree=tree, images=images, videos=videos, meta=meta, boxes=boxes, layout=layout,
-        used=tuple(fields.taken), unused=tuple(dict.fromkeys([*fields.unused(), *talk.unused])),
-    )  # fmt: skip
+        tree=tree,
+        images=images,
+        videos=videos,
+        meta=meta,
+        boxes=boxes,
+        layout=layout,
+        used=tuple(fields.taken),
+        unused=tuple(dict.fromkeys([*fields.unused(), *talk.unused, *dropped, *names])),
+    )
+
+
+def _boxes(fields: Fields, talk: turns.Conversation, shown: bool) -> Boxes | None:
+    """What the places in the text stand for. Without any place nobody looks at `objects`.
+
+    Raises:
+        RecordError: a record with media has places for objects and none of these.
+    """
+    if not any(PLACE.search(str(message["content"])) for message in talk.messages):
+        return None
+    if fields.key("objects"):
+        return read_boxes(fields.take("objects"))
+    if shown:
+        raise RecordError("text has `<ref-object>` or `<bbox>`, and no `objects` says what they stand for")
+    return None
 
 
 def _text(fields: Fields, talk: turns.Conversation, preference: Any) -> tuple[str | None, str, bool]:
@@ -82,7 +99,7 @@ def _text(fields: Fields, talk: turns.Conversation, preference: Any) -> tuple[st
     if first != "text" and first != "response" and (key := fields.key("messages")):
         talk.read(fields.take("messages"), key)
         if preference is not None:
-            _add_chosen(talk, preference)
+            _add_answer(talk, preference)
         return None, f"`{key}` of {talk.form}", key == "texts"
     asked = fields.key("prompt") or fields.key("query")
     question, more = (None, None) if first == "text" else (fields.take("prompt"), fields.take("query"))
@@ -97,10 +114,7 @@ def _text(fields: Fields, talk: turns.Conversation, preference: Any) -> tuple[st
     if history is not None:
         talk.read(history, "history")
     _ask(talk, question, more)
-    if preference is not None:
-        _add_chosen(talk, answer)
-    else:
-        talk.add("assistant", answer)
+    _add_answer(talk, answer)
     return None, layout, True
 
 
@@ -114,9 +128,9 @@ def _answer(fields: Fields) -> Any:
             else f"a question and no answer (found {', '.join(fields.all)}); --columns response=KEY names the answer"
         )
     answer = fields.take("response")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise RecordError(f"the answer (`{key}`) must be text, got {type(answer).__name__}")
-    return str(answer)
+    if isinstance(answer, list) and not all(isinstance(turn, dict) for turn in answer):
+        raise RecordError(f"the answer (`{key}`) is a list of {len(answer)}; one must be chosen, as text or messages")
+    return answer
 
 
 def _ask(talk: turns.Conversation, question: Any, more: Any) -> None:
@@ -180,16 +194,16 @@ def _starts_a_conversation(answer: list[Any], talk: turns.Conversation) -> bool:
     return probe.messages[0]["role"] in ("system", "user")
 
 
-def _add_chosen(talk: turns.Conversation, chosen: Any) -> None:
-    """The chosen answer behind the question: text, a turn, or turns; a whole conversation takes the place of it."""
-    if isinstance(chosen, list):
-        if _starts_a_conversation(chosen, talk):
+def _add_answer(talk: turns.Conversation, answer: Any) -> None:
+    """The answer behind the question: text, a turn, or turns; a whole conversation takes the place of it."""
+    if isinstance(answer, list):
+        if _starts_a_conversation(answer, talk):
             talk.clear()
-        talk.read(chosen, "chosen")
-    elif isinstance(chosen, dict):
-        talk.turn(chosen, "chosen")
+        talk.read(answer, "answer")
+    elif isinstance(answer, dict):
+        talk.turn(answer, "answer")
     else:
-        talk.add("assistant", chosen)
+        talk.add("assistant", answer)
 
 
 def _system(fields: Fields, talk: turns.Conversation) -> None:
@@ -213,7 +227,7 @@ def _media(fields: Fields) -> tuple[list[Medium], list[Medium]]:
         found[column] = [] if key is None else media_of(value, key)
     if key := fields.key("files"):
         for name in media_of(fields.take("files"), key):
-            column = "videos" if str(name).lower().endswith(VIDEO_EXTENSIONS) else "images"
+            column = "videos" if str(name).lower().rpartition(".")[2] in VIDEO_EXTENSIONS else "images"
             found[column].append(name)
     return found["images"], found["videos"]
 

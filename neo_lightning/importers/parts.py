@@ -51,7 +51,9 @@ def read(content: Any, *, literal: bool) -> Parts:
         RecordError: a part that nobody knows, or that needs what is not read (audio).
     """
     found = Parts()
-    if isinstance(content, int | float) and not isinstance(content, bool):
+    if isinstance(content, bool):
+        raise RecordError("a content must be text or a list of parts, got bool")
+    if isinstance(content, int | float):
         content = str(content)
     if content is None or isinstance(content, str):
         found.content = content or ""

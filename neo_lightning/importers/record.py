@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from neo_lightning.importers.error import RecordError
 from neo_lightning.importers.grounding import Boxes
@@ -57,7 +57,7 @@ def as_medium(value: Any, key: str) -> Medium:
     if not isinstance(value, str | bytes) or value == "":
         raise RecordError(f"`{key}` must be a path or a list of paths (in Parquet: bytes, or a struct of both)")
     if isinstance(value, str) and value.startswith("file://"):
-        return unquote(urlsplit(value).path)
+        return unquote(value.removeprefix("file://").removeprefix("localhost/"))
     return value
 
 

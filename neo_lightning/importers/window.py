@@ -64,8 +64,8 @@ class Window:
             if self.peek() != "}":
                 self.take(",")
 
-    def value(self) -> str:
-        """Text of the JSON value that starts here; the window grows until it is complete."""
+    def value(self, *, last: bool = False) -> str:
+        """Text of the JSON value that starts here; the window grows until it is complete. `last`: the file may end."""
         while True:
             error: Exception | None = None
             try:
@@ -79,6 +79,9 @@ class Window:
             if len(self._text) - self._at > MAX_RECORD:
                 raise RecordError(f"broken, or more than {MAX_RECORD >> 20} MiB ({error})")
             if not self._grow():
+                if error is None and last:
+                    text, self._at = self._text[self._at :], len(self._text)
+                    return text
                 raise error or RecordError("the file ends too early")
 
     def _grow(self) -> bool:

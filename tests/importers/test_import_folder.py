@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from importer_helpers import CLIP, DRAWING, PHOTO, blobs, lines, log, read, text
+from importer_helpers import CLIP, DRAWING, PHOTO, blobs, lines, log, members, read, text
 
 from neo_lightning.importers import RecordError, import_dataset
+from tests.data.data_helpers import clip
 
 
 def folder(path: Path, files: dict[str, bytes | str]) -> Path:
@@ -40,6 +41,18 @@ def test_pairs(tmp_path: Path) -> None:
     assert text(read(report.manifest, "video")[0]) == ["#moving"]
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "libx264"), ("mkv", "libx264")])
+def test_clips_in_other_containers(tmp_path: Path, container: str, codec: str) -> None:
+    """The folder's list of extensions, the check of the content and the decoder agree on what is a clip."""
+    extension = {"mpegts": "ts"}.get(container, container)
+    data = clip(6, format={"mkv": "matroska"}.get(container, container), codec=codec)
+    root = folder(tmp_path / "in", {f"a.{extension}": data, "a.txt": "moving", f"b/x.{extension}": data})
+    lines(root / "b" / "metadata.jsonl", [{"file_name": f"x.{extension}", "text": "named"}])
+    report = import_dataset("folder", [root], tmp_path / "out", strict=True)
+    assert [text(s) for s in read(report.manifest, "video")] == [["#moving"], ["#named"]]
+    assert members(tmp_path / "out", "video")[0][extension] == data
+
+
 def test_what_does_not_match_is_listed(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {
         "alone.jpg": PHOTO,
@@ -66,7 +79,7 @@ def test_what_does_not_match_is_listed(tmp_path: Path) -> None:
     found = dict(log(tmp_path / "out"))
     expected = {"alone": "no .txt", "lost": "no picture", "two": "'two.jpg', 'two.png'", "latin": "not UTF-8 at byte 3"}
     expected |= {
-        "cut": "damaged header",
+        "cut": "damaged JPEG",
         "out": "a link that leads outside",
         "linked": "a link to a folder",
         "loop": "no .txt",

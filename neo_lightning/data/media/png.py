@@ -56,9 +56,9 @@ def ends_early(data: bytes) -> bool:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, first byte, one past the last byte) of each chunk, its length and checksum included."""
-    at = 8
-    while at + 8 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        yield data[at + 4 : at + 8], at, end
+    """(kind, first byte, one past the last byte) of each chunk to the end mark, its length and checksum included."""
+    at, kind = 8, b""
+    while at + 8 <= len(data) and kind != b"IEND":  # what follows it is no part of the picture
+        end, kind = at + 12 + int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        yield kind, at, end
         at = end

@@ -57,7 +57,7 @@ def _of_turn(turn: Mapping[str, Any], role_key: str, text_key: str) -> Iterator[
                     yield from (f"tool_calls[].function.{name}" for name in _others(function, {"name", "arguments"}))
     else:
         known |= {name for name in ("loss", "weight") if not turn.get(name)}
-        known |= {"tool_call_id"} if turn.get(role_key) == "tool" else set()
+        known |= {"tool_call_id", "name"} if turn.get(role_key) == "tool" else set()
     yield from _others(turn, known)
     parts = turn.get(text_key)
     for part in parts if isinstance(parts, list) else []:
