@@ -11,22 +11,23 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
-from neo_lightning.checkpoint.load import load_model
+from neo_lightning.answering import Answering, Engine, load, write_folder
+from neo_lightning.cli.chat import printable
 from neo_lightning.cli.main import main
 from neo_lightning.data.index import ShardSource, iterate_samples, sample_ids
-from neo_lightning.data.text.serialize import prompt_from_messages
-from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import train_tokenizer
 from neo_lightning.evaluation.questions import open_shards
-from neo_lightning.model.generate import Prompt, generate
-from neo_lightning.types import Message, PixelBudget, VideoBudget
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.types import PixelBudget, VideoBudget
+from tests.cli.test_export_answers import command as options_of
+from tests.evaluation.conftest import random_model
+from tests.forks import Server
 from tests.real.media import collect
 
 HERE = Path(__file__).parent / "real"
-IMAGE = PixelBudget(min_pixels=16384, max_pixels=1048576)
 VIDEO = VideoBudget(fps=None, max_frames=4, min_pixels=4096, max_pixels=230400)
-"""The budgets of recipes/photos.yaml."""
+"""The clips' budget of recipes/photos.yaml."""
 
 
 SMALL = {
@@ -83,20 +84,47 @@ def test_a_model_fine_tuned_on_photographs_answers_about_them(
     monkeypatch.setenv("NEO_MODEL", str(base))
     monkeypatch.setenv("NEO_DATA", str(shards))
     assert main(["run", "photos", f"--run.dir={shards}"]) == 0
-    model, tokenizer = load_model(shards / "export"), Tokenizer.load(shards / "export")
+    model = load(shards / "export")
     wrong = []
     for source in sources(shards):
         for sample in iterate_samples(source):
             for turn, message in enumerate(sample.messages):
                 if message.role == "assistant":
-                    answer = answer_of(model, tokenizer, sample.messages[:turn])
+                    answer = model.answer(sample.messages[:turn], max_new_tokens=40).strip()
                     if answer != "".join(str(part) for part in message.parts):
                         wrong.append((sample.key, answer, message.parts))
     assert not wrong, "trained questions that the model does not answer"
 
 
-def answer_of(model: torch.nn.Module, tokenizer: Tokenizer, asked: tuple[Message, ...]) -> str:
-    sequence, patches = prompt_from_messages(asked, tokenizer, IMAGE, VIDEO)
-    prompt = Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
-    (ids,) = generate(model, [prompt], max_new_tokens=40, stop_ids=[tokenizer.im_end_id])
-    return tokenizer.decode(ids).strip()
+def test_the_recipe_of_photographs_exports_what_answers_as_it_trained(
+    shards: Path, tmp_path: Path, forks: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From random weights that one tiny step leaves as they are: answers hang on every pixel."""
+    words = tmp_path / "words"
+    texts = (p for source in sources(shards) for s in iterate_samples(source) for m in s.messages for p in m.parts)
+    tokenizer = train_tokenizer((text for text in texts if isinstance(text, str)), 400, words)
+    ids = {"image_token_id": tokenizer.context_id, "image_start_token_id": tokenizer.img_start_id}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": False}
+    config = NeoConfig(vocab_size=tokenizer.vocab_size, **heads, **ids, **{**SMALL, "hidden_size": 32})
+    monkeypatch.setenv("NEO_MODEL", str(write_folder(random_model(config, 0), tmp_path / "m", words, Answering())))
+    monkeypatch.setenv("NEO_DATA", str(shards))
+    least, most = 4096, 65536
+    budget = f"--stages.sft.image={{min_pixels: {least}, max_pixels: {most}}}"
+    steps = ["--stages.sft.steps=1", "--stages.sft.lr=1e-12", "--stages.sft.packs_per_step=1", budget]
+    assert main(["run", "photos", f"--run.dir={tmp_path / 'run'}", *steps]) == 0
+    exported = load(tmp_path / "run" / "export")
+    measured = Engine(
+        exported.model, exported.tokenizer, Answering(image=PixelBudget(min_pixels=least, max_pixels=most), video=VIDEO)
+    )
+    usual = Engine(exported.model, exported.tokenizer, Answering.of_config(NeoConfig()))
+    line = ["chat", "--model", str(tmp_path / "run" / "export"), "--max-new-tokens", "8"]
+    chosen = {sample.modality: sample for source in sources(shards) for sample in iterate_samples(source)}
+    assert set(chosen) == {"image", "multi_image", "video"}
+    for kind, sample in chosen.items():
+        messages = sample.messages[:1]
+        answer = measured.answer(messages, max_new_tokens=8)
+        status, said = forks.run("neo_lightning.cli.main:main", [*line, *options_of(messages, tmp_path)])
+        assert status == 0, said
+        assert said == printable(answer) + "\n", kind
+        if kind == "image":
+            assert usual.answer(messages, max_new_tokens=8) != answer, "another size is another answer"

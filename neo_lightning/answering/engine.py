@@ -14,6 +14,7 @@ import torch
 
 from ..data.facts import SampleError, Turn
 from ..data.rows.collate import Document, collate
+from ..data.text.answers import ANSWER_TOKENS, mark_answers
 from ..data.text.serialize import make_outlines, prompt_from_messages
 from ..data.text.tokenizer import Tokenizer
 from ..model.generate import Prompt, generate, stream
@@ -22,6 +23,9 @@ from ..model.sampling import Sampling
 from ..types import Message, TokenSequence
 from .conversation import Conversation, is_one, read_conversation
 from .settings import Answering
+
+_MARKED = tuple(ANSWER_TOKENS)
+"""In what a model has said before, `<think>` or `<box>` is the token again that it was."""
 
 BATCH = 16
 """Conversations that go through the model together, where nothing else is said."""
@@ -272,7 +276,7 @@ class Engine:
 
     def _scores(self, prompts: list[Prompt], answers: list[str]) -> list[Score]:
         """Through the training's own path: the loss of a packed row, of which only the answers are supervised."""
-        turns = [[Turn(role="assistant", parts=(text,))] for text in answers]
+        turns = [mark_answers([Turn(role="assistant", parts=(text,))], _MARKED) for text in answers]
         documents = []
         for prompt, outline in zip(prompts, make_outlines(turns, self.tokenizer), strict=True):
             ids = torch.from_numpy(outline.ids[outline.supervised]).long()
@@ -323,4 +327,4 @@ class Pieces:
 def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if not messages or messages[-1].role == "assistant":
         raise ValueError("the last message must be the user's; an answer to be scored is given as `answers`")
-    return messages
+    return mark_answers(messages, _MARKED)

@@ -24,6 +24,7 @@ from neo_lightning.hub import resolve_folder
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 
+CONFIG = "config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -72,14 +73,15 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
         written = Path(name)
         _write_weights({name: tensors[name] for name in expected}, written, dtype, shard_bytes)
-        (written / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (written / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         if tokenizer_dir is not None:
             _copy_tokenizer(tokenizer_dir, written)
         for name, text in (files or {}).items():
             (written / name).write_text(text, encoding="utf-8")
-        for old in [*target.glob("model*.safetensors"), target / INDEX]:
+        for old in [target / CONFIG, *target.glob("model*.safetensors"), target / INDEX]:
             old.unlink(missing_ok=True)
-        for file in sorted(written.iterdir()):
+        # config.json comes last: where it is, the rest is there, whenever this was ended
+        for file in sorted(written.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
             os.replace(file, target / file.name)
     return target
 

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     words = commands.add_parser("tokenizer", help="give a Qwen3 tokenizer NEO's special tokens, or train a new one")
     source = words.add_mutually_exclusive_group(required=True)
-    source.add_argument("--from", dest="source", help="Qwen3 tokenizer: folder or Hugging Face id")
+    source.add_argument("--from", dest="source", help="Qwen3 tokenizer: folder, or hf://owner/name")
     source.add_argument("--manifest", help="train on the words of this manifest's sources")
     words.add_argument("--vocab-size", type=int, default=VOCABULARY, help="with --manifest")
     words.add_argument("--out", type=Path, required=True)

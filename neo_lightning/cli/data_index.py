@@ -13,7 +13,7 @@ def add_commands(commands: Any) -> None:
     """Add both to the data commands' parser."""
     index = commands.add_parser("index", help="index a manifest's shards: what is new or changed")
     index.add_argument("manifest")
-    index.add_argument("--tokenizer", help="count the tokens of the text, too: a folder or a hub repository")
+    index.add_argument("--tokenizer", help="count the tokens of the text, too: a folder, or hf://owner/name")
     index.add_argument("--workers", type=int, default=None, help="processes; default one a core")
     index.set_defaults(function=_index)
 

@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
 
     stats = commands.add_parser("stats", help="lengths, turns, image sizes and clips of a manifest's samples")
     stats.add_argument("manifest")
-    stats.add_argument("--tokenizer", help="count tokens instead of characters: a folder or a hub repository")
+    stats.add_argument("--tokenizer", help="count tokens instead of characters: a folder, or hf://owner/name")
     stats.set_defaults(function=_stats)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from neo_lightning.report.run import write_report
 
@@ -82,13 +83,24 @@ def export_checkpoint(checkpoint: Path, folder: Path, tokenizer: str | Path, *, 
     Raises:
         ValueError: see `restore`; or the checkpoint does not say how its model is asked.
     """
+    write_folder(restore(checkpoint, dtype=dtype), folder, tokenizer, _answering(checkpoint))
+
+
+def _answering(checkpoint: Path) -> Answering:
+    """How the checkpoint's model is asked; one of an earlier version only names its stage, which the recipe has."""
     noted = about(checkpoint)
-    if "answering" not in noted:
+    if "answering" in noted:
+        return Answering.from_dict(noted["answering"])
+    from .parser import build_stage
+
+    recipe = checkpoint.parent.parent / "recipe.yaml"
+    stages = yaml.safe_load(recipe.read_text(encoding="utf-8"))["stages"] if recipe.is_file() else {}
+    if noted["stage"] not in stages:
         raise ValueError(
-            f"{checkpoint} is of an earlier version, which did not note the pixel budgets of its stage: "
-            "one more step of the same run (a longer last stage) saves a checkpoint that has them"
+            f"{checkpoint} does not note the pixel budgets of its stage {noted['stage']!r}, and {recipe} does not have "
+            "that stage: put the run's recipe there"
         )
-    write_folder(restore(checkpoint, dtype=dtype), folder, tokenizer, Answering.from_dict(noted["answering"]))
+    return Answering.of_stage(build_stage(noted["stage"], stages[noted["stage"]]))
 
 
 def about(checkpoint: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class NeoDataModule(pl.LightningDataModule):
     Args:
         manifest: YAML file that names the sources (see data.manifest).
         stages: the curriculum, by name, in order.
-        tokenizer: folder with a `tokenizer.json`, or a hub repository.
+        tokenizer: folder with a `tokenizer.json`, or `hf://owner/name`.
         num_workers: reading processes; 0 reads in the training process. The rows are the same for any number.
         seed: of the shuffling.
         validation: sources that `validate`, `test` and `predict` read once, under the last stage's budgets.

@@ -163,3 +163,14 @@ def test_scores_of_many_are_those_of_each(engine: Engine, media: Files) -> None:
     assert best.per_token > other.per_token, "the greedy first token is the likeliest"
     with pytest.raises(ValueError, match="5 conversations and 2 answers"):
         engine.score(asked, ["a", "b"])
+
+
+def test_tokens_of_an_answer_are_tokens_in_what_was_said_and_characters_in_a_question(engine: Engine) -> None:
+    box = engine.tokenizer.special["<box>"]
+    said = [{"role": "assistant", "content": "<box>1</box>"}, {"role": "user", "content": "Sure?"}]
+    for question, expected in (("Where?", 1), ("Where is <box>?", 1)):
+        asked = [{"role": "user", "content": question}, *said]
+        (_, ((_, messages),)) = engine._read(asked, (), ())
+        assert engine.prompt(messages).input_ids.tolist().count(box) == expected
+    assert engine.score("Where?", "<box>").tokens == 1
+    assert engine.score("Where?", "<img>").tokens > 1, "no answer has such a token"

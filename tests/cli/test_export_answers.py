@@ -7,12 +7,14 @@ another size of a picture, another frame or another word before a clip is anothe
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neo_lightning.answering import Answering, load, write_folder
 from neo_lightning.cli.main import main
@@ -181,3 +183,18 @@ def test_every_way_to_a_folder_carries_the_last_stage(run: Path, scenes: Path, t
         )
         for file in ("processor_config.json", "generation_config.json", "chat_template.jinja"):
             assert (folder / file).read_text() == (run / "export" / file).read_text()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_asked_as_its_recipe_says(run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "run"
+    shutil.copytree(run, old)
+    (meta,) = (old / "checkpoints").glob("step-00000002/meta.pt")
+    noted = torch.load(meta, weights_only=True)
+    del noted["neo_lightning"]["answering"]
+    torch.save(noted, meta)
+    line = ["model", "export", "--run", str(old), "--out"]
+    assert main([*line, str(tmp_path / "again")]) == 0
+    assert load(tmp_path / "again").answering == load(run / "export").answering
+    (old / "recipe.yaml").write_text("stages: {}\ndata: {tokenizer: x}")
+    assert main([*line, str(tmp_path / "none"), "--tokenizer", str(run / "export")]) == 2
+    assert not (tmp_path / "none").exists()
