@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,7 @@ def test_a_word_that_may_be_a_placeholder_is_one_where_a_medium_has_no_place() -
             ["messages[].content[].image_url.detail"],
         ),
         ({"messages": "no list", "a": 1}, ["a"]),
+        (answered("a", tool_calls=3), []),
         ({"messages": ["no object"]}, []),
     ],
 )
@@ -288,6 +290,26 @@ WORDS = st.sampled_from(
     ["", "a", " b\n", "é <think>x</think>", "<|im_end|>", "<box>1</box>", "<tool_call>", "\r\nc", "<ref>"]
 )
 JSON = st.recursive(st.none() | st.integers(-9, 9) | WORDS, lambda inner: st.dictionaries(WORDS, inner, max_size=2))
+
+
+KINDS = st.sampled_from(["image", "video"])
+KEYS = st.sampled_from(
+    [
+        "messages",
+        "conversations",
+        "role",
+        "from",
+        "content",
+        "value",
+        "type",
+        "text",
+        "caption",
+        "system",
+        "tools",
+        "loss",
+    ]
+    + ["tool_calls", "function", "name", "arguments", "reasoning_content", "weight", "image_url", "label", "objects"]
+)
 
 
 @st.composite
@@ -349,6 +371,23 @@ def test_a_record_is_a_sample_with_every_string_or_has_a_reason(
     for said in strings(tree):
         assert said.replace("\r\n", "\n").strip("\n") in text
     assert sequence.input_ids.tolist().count(used.im_end_id) == len(turns)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(tree=st.dictionaries(KEYS, ANY, max_size=5), turn=st.dictionaries(KEYS, ANY), kinds=st.lists(KINDS, max_size=2))
+def test_a_record_of_any_shape_has_a_reason_at_worst(
+    tree: dict[str, Any], turn: dict[str, Any], kinds: list[str]
+) -> None:
+    for record in (tree, {**tree, "messages": [{"role": "assistant", **turn}]}):
+        assert all(isinstance(name, str) for name in unused(record))
+        with suppress(SampleError):
+            parse_turns(record, None, kinds, literal=False)
 
 
 def source_file(folder: Path, text: str) -> Path:
