@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,17 @@ def test_a_call_without_content_is_an_answer(qwen: Tokenizer) -> None:
     assert text_of(record, qwen).endswith(f"<|im_start|>assistant\n{called}<|im_end|>\n")
 
 
+STAGE = Stage(steps=1, context=1 << 16, packs_per_step=1, mixture={"a": 1.0}, lr=1.0)
+
+
+def planned(turns: Sequence[Turn], tokenizer: Tokenizer, groups: tuple[str, ...]) -> tuple[int, int]:
+    """Tokens and supervised tokens that the plan reckons with."""
+    facts, labels = SampleFacts(key="a", modality="text", turns=tuple(turns)), Labels(tokenizer)
+    table = FactsTable.from_samples([facts], Counting(tokenizer=tokenizer, answer_tokens=groups).count([turns]))
+    measures = measure(ShardPartShapes.of(table, labels), labels, STAGE)
+    return int(measures.length[0]), int(measures.supervised[0])
+
+
 @pytest.mark.parametrize("said", [{"loss": False}, {"loss": 0}, {"weight": 0}, {"weight": 0.0, "loss": False}])
 def test_a_turn_without_weight_is_shown_and_not_learnt(qwen: Tokenizer, said: dict[str, Any]) -> None:
     tree = openai(("user", "a"), ("assistant", "first"), ("user", "b"), ("assistant", "second"))
@@ -157,6 +169,8 @@ def test_a_turn_without_weight_is_shown_and_not_learnt(qwen: Tokenizer, said: di
     found = outline(tree, qwen)
     assert np.array_equal(found.ids, whole.ids)
     assert qwen.decode(found.ids[found.supervised].tolist(), skip_special_tokens=False) == "second<|im_end|>\n"
+    turns = parse_turns(tree, None, [], literal=False)
+    assert planned(turns, qwen, ()) == (len(found.ids), found.supervised.sum())
 
 
 @pytest.mark.parametrize(
@@ -359,14 +373,9 @@ def test_a_record_is_a_sample_with_every_string_or_has_a_reason(
     except SampleError as error:
         assert str(error)  # noqa: PT017
         return
-    facts = SampleFacts(key="a", modality="text", turns=turns)
-    table = FactsTable.from_samples([facts], Counting(tokenizer=used, answer_tokens=tuple(groups)).count([turns]))
-    labels, stage = Labels(used), Stage(steps=1, context=1 << 16, packs_per_step=1, mixture={"a": 1.0}, lr=1.0)
-    planned = measure(ShardPartShapes.of(table, labels), labels, stage)
     (found,) = make_outlines([turns], used)
-    sequence = build_sequence(fitted_layout(found, [], used, stage)[0], used)
-    assert planned.length.tolist() == [sequence.input_ids.numel()]
-    assert planned.supervised.tolist() == [int(sequence.supervised.sum())]
+    sequence = build_sequence(fitted_layout(found, [], used, STAGE)[0], used)
+    assert planned(turns, used, tuple(groups)) == (sequence.input_ids.numel(), int(sequence.supervised.sum()))
     text = used.decode(sequence.input_ids.tolist(), skip_special_tokens=False)
     for said in strings(tree):
         assert said.replace("\r\n", "\n").strip("\n") in text
@@ -445,6 +454,8 @@ def test_further_members_are_passed_over_where_the_source_says_so(tmp_path: Path
         open_source(source_file(tmp_path, "modality: image, ignore: [cls]"), "s")
     source = open_source(source_file(tmp_path, "modality: image, ignore: [cls, detail.json]"), "s")
     assert [sample.key for sample in iterate_samples(source)] == ["a"]
+    without_text = open_source(source_file(tmp_path, "modality: image, ignore: [cls, txt, detail.json]"), "s")
+    assert [key for key, _ in without_text.skipped] == ["a"], "another list, another index"
     with pytest.raises(ValueError, match="'a\\.cls'"):  # and no index of another mind answers for it
         open_source(source_file(tmp_path, "modality: image"), "s")
 
