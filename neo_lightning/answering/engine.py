@@ -14,6 +14,7 @@ import torch
 
 from ..data.facts import SampleError, Turn
 from ..data.rows.collate import Document, collate
+from ..data.text.answers import ANSWER_TOKENS, mark_answers
 from ..data.text.serialize import make_outlines, prompt_from_messages
 from ..data.text.tokenizer import Tokenizer
 from ..model.generate import Prompt, generate, stream
@@ -22,6 +23,9 @@ from ..model.sampling import Sampling
 from ..types import Message, TokenSequence
 from .conversation import Conversation, is_one, read_conversation
 from .settings import Answering
+
+_SPELT = tuple(ANSWER_TOKENS)
+"""Tokens that answers in a conversation may use: what was said comes back as what was decoded."""
 
 BATCH = 16
 """Conversations that go through the model together, where nothing else is said."""
@@ -248,7 +252,7 @@ class Engine:
 
     def _prompt_of(self, name: str, messages: tuple[Message, ...]) -> Prompt:
         try:
-            return self.prompt(messages)
+            return self.prompt(mark_answers(messages, _SPELT))
         except SampleError as error:
             raise ValueError(f"{name}{error}") from error
 
@@ -272,7 +276,7 @@ class Engine:
 
     def _scores(self, prompts: list[Prompt], answers: list[str]) -> list[Score]:
         """Through the training's own path: the loss of a packed row, of which only the answers are supervised."""
-        turns = [[Turn(role="assistant", parts=(text,))] for text in answers]
+        turns = [mark_answers([Turn(role="assistant", parts=(text,))], _SPELT) for text in answers]
         documents = []
         for prompt, outline in zip(prompts, make_outlines(turns, self.tokenizer), strict=True):
             ids = torch.from_numpy(outline.ids[outline.supervised]).long()

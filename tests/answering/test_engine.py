@@ -13,6 +13,7 @@ from PIL import Image
 
 import neo_lightning
 from neo_lightning.answering import Engine
+from neo_lightning.answering.conversation import read_conversation
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.types import Message
 from tests.forks import clean_environment
@@ -163,3 +164,11 @@ def test_scores_of_many_are_those_of_each(engine: Engine, media: Files) -> None:
     assert best.per_token > other.per_token, "the greedy first token is the likeliest"
     with pytest.raises(ValueError, match="5 conversations and 2 answers"):
         engine.score(asked, ["a", "b"])
+
+
+def test_an_answers_own_tokens_go_back_as_they_came(engine: Engine) -> None:
+    boxed = engine.score("Where?", "<box>1</box>").tokens
+    assert boxed == engine.score("Where?", "1").tokens + 2, "one id each"
+    said = [{"role": "user", "content": "<box>"}, {"role": "assistant", "content": "<box>"}]
+    prompt = engine._prompt_of("", read_conversation([*said, {"role": "user", "content": "?"}]))
+    assert prompt.input_ids.tolist().count(engine.tokenizer.special["<box>"]) == 1, "the assistant's, not the user's"
