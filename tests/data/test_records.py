@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from neo_lightning.data.facts import SampleError, SampleFacts, Turn
 from neo_lightning.data.index import iterate_samples, open_source, sample_ids
+from neo_lightning.data.index.adapted import AdaptedSource
 from neo_lightning.data.index.table import Columns, FactsTable, parse_content
 from neo_lightning.data.index.tokens import Counting
 from neo_lightning.data.manifest import ManifestError
@@ -27,7 +28,7 @@ from neo_lightning.data.text.lengths import Labels, ShardPartShapes, fitted_layo
 from neo_lightning.data.text.serialize import build_sequence, make_outlines
 from neo_lightning.data.text.tokenizer import Tokenizer, add_special_tokens
 from neo_lightning.data.text.unused import unused
-from neo_lightning.types import Mark, Stage
+from neo_lightning.types import Mark, Message, Sample, Stage
 
 ALL = tuple(ANSWER_TOKENS)
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "für Städte", "parameters": {}}}
@@ -433,6 +434,36 @@ def test_a_source_says_what_its_answers_may_use(tmp_path: Path, qwen: Tokenizer,
         open_source(source_file(tmp_path, "modality: text, answer_tokens: [thinking]"), "s")
     with pytest.raises(ManifestError, match="`answer_tokens` must be a list"):
         open_source(source_file(tmp_path, "modality: text, answer_tokens: think"), "s")
+
+
+class Thinker:
+    """A source of one's own, whose answers think."""
+
+    modality = "text"
+
+    def __len__(self) -> int:
+        return 1
+
+    def facts(self, index: int) -> SampleFacts:
+        turns = (Turn(role="user", parts=("<think>",)), Turn(role="assistant", parts=("<think>a</think>b",)))
+        return SampleFacts(key="a", modality="text", turns=turns)
+
+    def read(self, index: int) -> Sample:
+        messages = tuple(Message(role=turn.role, parts=turn.parts) for turn in self.facts(0).turns)  # type: ignore[arg-type]
+        return Sample(key="a", modality="text", messages=messages)
+
+
+def test_a_class_of_ones_own_says_it_too(qwen: Tokenizer) -> None:
+    lengths = []
+    for groups, wanted in ((("think",), [Mark, str, Mark, str]), ((), [str])):
+        source = AdaptedSource("mine", Thinker(), qwen, groups)
+        shown, said = source.facts(0, 0).turns[-1].parts, source.read(0, 0).messages
+        assert [type(part) for part in shown] == [type(part) for part in said[-1].parts] == wanted
+        assert said[0].parts == ("<think>",)
+        (found,) = make_outlines([source.facts(0, 0).turns], qwen)
+        assert source.shard_part_facts(0).text_tokens.tolist() == [len(found.ids)]
+        lengths.append(len(found.ids))
+    assert lengths[0] < lengths[1]
 
 
 def test_the_index_counts_what_is_unused_by_name(tmp_path: Path) -> None:
