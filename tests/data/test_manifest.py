@@ -98,3 +98,9 @@ def test_names_and_patterns_of_braces_together(tmp_path: Path) -> None:
     outer.write_text("sources: {a: {modality: text, shards: 'train [2024]'}}")
     with pytest.raises(ManifestError, match=r"is a folder; name its shards, as in train \[2024\]/\*\.tar"):
         load_manifest(outer)
+
+
+def test_what_a_url_escapes_is_no_pattern(tmp_path: Path) -> None:
+    outer = write(tmp_path, f"sources: {{a: {{modality: text, shards: 'file://{tmp_path}/s-%2A.tar'}}}}")
+    with pytest.raises(ManifestError, match="matches no file"):
+        load_manifest(outer)
