@@ -28,6 +28,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from neo_lightning.data.text.tokenizer import Tokenizer
@@ -42,12 +43,13 @@ def _index(args: argparse.Namespace) -> None:
     manifest = load_manifest(args.manifest)
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
     store, started = Store(manifest.store), time.perf_counter()
-    table = Table(title=f"Index of {args.manifest}", title_justify="left")
+    table = Table(title=escape(f"Index of {args.manifest}"), title_justify="left")
     for column in ("source", "shards", "GB", "samples", "left out", "by modality"):
         table.add_column(column, justify="left" if column in ("source", "by modality") else "right")
     for spec in manifest.sources.values():
         if spec.class_path:
-            table.add_row(spec.name, "-", "-", "-", "-", f"your own class {spec.class_path}: nothing to index")
+            own = f"your own class {spec.class_path}: nothing to index"
+            table.add_row(escape(spec.name), "-", "-", "-", "-", escape(own))
             continue
         with ProgressBar(spec.name) as progress:
             counting = counting_of(manifest, spec.name, tokenizer) if tokenizer else None
@@ -57,7 +59,7 @@ def _index(args: argparse.Namespace) -> None:
             if index.unused:
                 progress.note(f"source {spec.name!r}: what samples say without effect: {counted(index.unused)}")
         table.add_row(
-            spec.name,
+            escape(spec.name),
             f"{len(index.shards):,}",
             f"{sum(s.size for s in index.summaries) / 1e9:.2f}",
             f"{index.samples:,}",

@@ -118,7 +118,11 @@ class Store:
                 _info(url, limit)
                 return [url]
             system, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
-            return sorted(system.unstrip_protocol(path) for path in _ask(url, "glob", limit))
+            found = sorted(system.unstrip_protocol(path) for path in _ask(url, "glob", limit))
+            if not found and "*" not in url:  # a name with brackets in it
+                _info(url, limit)
+                return [url]
+            return found
 
         try:
             return self._retried(url, ask, fatal=(FileNotFoundError, ImportError))

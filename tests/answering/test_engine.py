@@ -13,6 +13,7 @@ from PIL import Image
 
 import neo_lightning
 from neo_lightning.answering import Engine
+from neo_lightning.answering.conversation import read_conversation
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.types import Message
 from tests.forks import clean_environment
@@ -71,7 +72,6 @@ def test_a_photograph_lies_as_a_viewer_shows_it(engine: Engine, tmp_path: Path) 
 
 
 def message_of(engine: Engine, image: Any) -> tuple[Message, ...]:
-    from neo_lightning.answering.conversation import read_conversation
 
     return read_conversation("What?", images=[image])
 
@@ -144,7 +144,6 @@ def test_a_score_is_the_log_probability_of_the_answers_tokens(engine: Engine, me
 
 
 def messages_of(conversation: Any) -> tuple[Message, ...]:
-    from neo_lightning.answering.conversation import read_conversation
 
     return read_conversation(conversation)
 

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
+from tokenizers import AddedToken
 
 from neo_lightning.data.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -110,3 +111,12 @@ def textured(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(window, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def make_qwen_tokenizer(folder: Path) -> Tokenizer:
+    """A small tokenizer with Qwen3's tokens of thinking and tools, which are not special there, and NEO's."""
+    backend = make_tokenizer(folder).backend
+    names = [f"<{slash}{name}>" for name in ("tool_call", "tool_response", "think") for slash in ("", "/")]
+    backend.add_tokens([AddedToken(name, normalized=False) for name in names])
+    backend.save(str(folder / "tokenizer.json"))
+    return Tokenizer.load(folder)

@@ -258,6 +258,10 @@ def test_another_plan_is_refused_with_the_difference(manifest: Path, tokenizer_f
         (tmp_path / shard.name).write_bytes(shard.read_bytes())
     with pytest.raises(PlanError, match="source image: was"):
         module(other, tokenizer_folder).load_state_dict(state)
+    other.write_text(manifest.read_text().replace("'image-{0..1}.tar'", "'image-{0..1}.tar', answer_tokens: [box]"))
+    with pytest.raises(PlanError, match="answer_tokens: image was think tool_call, is box") as error:
+        module(other, tokenizer_folder).load_state_dict(state)
+    assert "source image" not in str(error.value), "the shards are the same"
     with pytest.raises(PlanError, match="version"):
         module(manifest, tokenizer_folder).load_state_dict({**state, "version": 0})
 

@@ -322,6 +322,23 @@ def test_the_index_and_check_commands(
     assert main(["data", "index", str(manifest)]) == 2
 
 
+def test_check_names_what_is_unused_and_counts_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trees = [chat("?", "a", objects={"bbox": [1]}), chat("?", "a", objects={"bbox": [2]}), chat("?", "a")]
+    write_tar(tmp_path / "s.tar", {f"{i}.json": tree for i, tree in enumerate(trees)} | {"0.cls": b"1"})
+    manifest = tmp_path / "m.yaml"
+    manifest.write_text(
+        "sources:\n  s: {modality: text, shards: s.tar, ignore: [cls]}\n"
+        "  mine: {class_path: my_source.Squares, init_args: {count: 7}}\n"
+    )
+    assert main(["data", "check", str(manifest)]) == 0
+    printed = capsys.readouterr().out
+    assert "s: what samples say without effect: objects (2 samples)" in printed
+    assert "10 samples can be used" in printed
+    assert main(["data", "check", str(manifest), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert (reports["s"]["unused"], reports["mine"]["samples"]) == ({"objects": 2}, 7)
+
+
 def test_all_bad_shards_are_named_at_once(manifest: Path) -> None:
     for shard in (0, 2):
         (manifest.parent / f"a-{shard}.tar").write_bytes(b"x" * 2000)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from data_helpers import chat, encoded, picture, write_tar
 from shard_server import ShardServer
@@ -187,3 +188,10 @@ def test_shards_in_s3(server: ShardServer, tmp_path: Path, monkeypatch: pytest.M
         list(iterate_samples(pickle.loads(pickle.dumps(source))))
     with pytest.raises(ManifestError, match="matches no file"):
         load_manifest(manifest(tmp_path, "s3://bucket/b-*.tar"))
+
+
+def test_a_name_with_brackets_is_found_where_the_pattern_finds_nothing() -> None:
+    fsspec.filesystem("memory").pipe({"/photos [2024]/a.tar": b"a", "/photos 2/b.tar": b"b"})
+    assert Store().find("memory://photos [2024]/a.tar") == ["memory://photos [2024]/a.tar"]
+    assert Store().find("memory://photos [0-9]/*.tar") == ["memory:///photos 2/b.tar"]
+    assert Store().find("memory://photos [2024]/c.tar") == []

@@ -233,6 +233,8 @@ def test_every_character_of_a_token_is_visible(tokenizer: Tokenizer) -> None:
     assert "".join(shown).endswith("&lt;")
     assert all("\ufffd" not in text for text in shown)
     assert words.html(tokenizer.img_start_id) == "&lt;img&gt;"
+    assert words.html(tokenizer.special["<box>"]) == "&lt;box&gt;"
+    assert tokenizer.special["<box>"] in words.special
     assert words.html(10**9) == "‹no token 1000000000›"
     assert plain("\ud800\x00\t") == "‹U+D800›‹U+0000›⇥\t"
 

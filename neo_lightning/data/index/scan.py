@@ -199,7 +199,7 @@ def sample_facts(sample: tar.TarSample, modality: str) -> tuple[SampleFacts, lis
         if not kind:
             text = _text(member.data, member.name)
             if member.extension == "txt":
-                caption = text
+                caption = text.strip()
             else:
                 tree = _json(text, member.name)
             continue

@@ -67,11 +67,10 @@ def parse_turns(tree: Mapping[str, Any], caption: str | None, kinds: Sequence[st
     if caption is not None and any(key in tree for key in CONVERSATIONS):
         raise SampleError("both a conversation in the JSON and a caption in the .txt")
     turns = _turns(tree, caption, literal)
-    if not literal:
-        placed = any(kind in _MEDIA for turn in turns for kind, _ in turn.parts)
-        texts = [text for turn in turns for kind, text in turn.parts if kind == "text"]
-        if reason := misplaced(texts, tree, placed=placed, media=len(kinds)):
-            raise SampleError(reason)
+    placed = literal or any(kind in _MEDIA for turn in turns for kind, _ in turn.parts)
+    texts = [text for turn in turns for kind, text in turn.parts if kind == "text"]
+    if reason := misplaced(texts, tree, placed=placed, media=len(kinds)):
+        raise SampleError(reason)
     _place(turns, kinds)
     return _numbered(turns, len(kinds))
 

@@ -42,7 +42,7 @@ def misplaced(texts: list[str], tree: Mapping[str, Any], *, placed: bool, media:
     """Why a record cannot be used: a placeholder in its texts stands for something. Empty where none does.
 
     Args:
-        placed: places of our own kind are there, so that the media have theirs.
+        placed: places of our own kind are there, so that the media have theirs, or none are wanted.
         media: number of the sample's media.
     """
     for keys, pattern in _OF_KEYS.items():

@@ -50,7 +50,8 @@ def _of_turn(turn: Mapping[str, Any], role_key: str, text_key: str) -> Iterator[
     known = {role_key, text_key}
     if turn.get(role_key) in ("assistant", "gpt"):
         known |= {"tool_calls", "reasoning_content", "loss", "weight"}
-        for call in turn.get("tool_calls") or []:
+        tool_calls = turn.get("tool_calls")
+        for call in tool_calls if isinstance(tool_calls, list) else []:
             if isinstance(call, dict):
                 yield from (f"tool_calls[].{name}" for name in _others(call, _CALL))
                 if isinstance(function := call.get("function"), dict):

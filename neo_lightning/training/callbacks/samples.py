@@ -53,7 +53,7 @@ class _Shown:
 
 
 def _text(message: Message) -> str:
-    return " ".join(part if isinstance(part, str) else f"[{part.kind}]" for part in message.parts)
+    return "".join(part if isinstance(part, str) else f" [{part.kind}] " for part in message.parts).strip()
 
 
 def picture(patches: Tensor, grids: Tensor) -> Tensor:
