@@ -76,8 +76,9 @@ def count(batches: Sequence[PackedBatch]) -> Tensor:
 
 def modality_losses(batch: PackedBatch, nll: Tensor, index: Tensor) -> Tensor:
     """Weighted sums of the `nll` at places `index` per modality: [len(MODALITIES)] float32 on the device."""
-    sums = torch.zeros(len(MODALITIES), device=nll.device)
-    return sums.index_add_(0, batch.modality[index], batch.weights[index] * nll.float())
+    # one sum for each: a device adds scattered values in whatever order they come
+    of_kind = batch.modality[index] == torch.arange(len(MODALITIES), device=nll.device)[:, None]
+    return torch.where(of_kind, batch.weights[index] * nll.float(), 0.0).sum(1)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -107,10 +108,11 @@ def average_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGro
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale gradients so that their norm over all ranks is at most `limit` (0: leave them); returns the norm before."""
+    parameters = list(parameters)
     holders = [p for p in parameters if p.grad is not None]
     grads = [p.grad for p in holders if p.grad is not None]
     if not grads:
-        return torch.zeros(())
+        return torch.zeros((), device=parameters[0].device)
     norm = torch.nn.utils.get_total_norm(grads)
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()
