@@ -67,9 +67,9 @@ def count(batches: Sequence[PackedBatch]) -> Tensor:
         supervised = (batch.targets != IGNORE).sum().item() if info is None else info.supervised
         documents, tombstones = (0, 0) if info is None else (len(info.keys), len(info.tombstones))
         filled = tokens if info is None else info.tokens
-        row = (filled, tokens, supervised, pairs, visual, batch.patches.shape[0], documents, tombstones)
+        numbers = (filled, tokens, supervised, pairs, visual, batch.patches.shape[0], documents, tombstones)
         sums[0] += weights.sum()
-        sums[1 : len(COUNTS)] += torch.tensor(row, dtype=torch.float64)
+        sums[1 : len(COUNTS)] += torch.tensor(numbers, dtype=torch.float64)
         sums[len(COUNTS) :].index_add_(0, batch.modality, weights)
     return sums
 
