@@ -96,7 +96,7 @@ def compile_layer(block: nn.Module) -> None:
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
-    """FSDP2 over a one-dimensional mesh: each block is gathered alone, the rest (tied embedding, head) with the root."""
+    """FSDP2 over a one-dimensional mesh: each block is gathered alone, the rest (embedding, head) with the root."""
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
