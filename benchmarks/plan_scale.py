@@ -99,7 +99,7 @@ def measure(samples: int, lanes: int, packs: int, start: dict[str, object] | Non
 def position_at(samples: int, lanes: int, pack: int) -> dict[str, object]:
     """A position near a pack that nobody has walked to: bundles of the mean size."""
     plan = make_plan(samples, lanes)
-    per_bundle = 1.005 * plan.bundle_rows()[0]
+    per_bundle = 1.005 * plan.mixtures[0].rows
     done = np.full(lanes, pack // lanes)
     lanes_at = np.stack([done // per_bundle, np.zeros(lanes)])[None].astype(np.int64)
     return Position(pack // PACKS_PER_STEP, pack, lanes_at).to_state()

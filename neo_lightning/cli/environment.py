@@ -9,7 +9,7 @@ process its word holds, or each process would start a training of its own. The c
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 
 def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
@@ -25,6 +25,16 @@ def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
             if value is not None and not (name == "strategy" and value == "auto"):
                 given[name] = value
     return [f"--trainer.{name}={value}" for name, value in given.items()]
+
+
+def let_segments_grow(environ: MutableMapping[str, str]) -> None:
+    """Have CUDA's allocator extend its segments instead of leaving gaps between them, unless the user says otherwise.
+
+    Rows of several lengths, and layers that are gathered and freed, otherwise cost fragments. To be called before torch
+    is imported, which reads it once; processes that are started later inherit it.
+    """
+    if not any(f"PYTORCH_{kind}ALLOC_CONF" in environ for kind in ("", "CUDA_", "HIP_")):
+        environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def share_cores(processes: int) -> None:

@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 
 from .. import __version__
+from .environment import let_segments_grow
 from .errors import TRY_AGAIN, USER_ERROR, UserError, nearest
 
 COMMANDS = {
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     command, *rest = args
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own callbacks, sources and loggers by dotted path
+    let_segments_grow(os.environ)
     data = os.environ.get("NEO_DATA", "")
     if data and "://" not in data:
         # manifests count relative paths from their own folder; what a user exports counts from the working directory

@@ -3,7 +3,8 @@
 The state is the position in the plan behind the steps that were done, which a training callback counts (`next_step`);
 what workers have read ahead is no part of it. It is saved with the checkpoint together with a fingerprint of everything
 that the plan depends on, and a resume under another manifest, tokenizer, seed or curriculum is refused with the
-difference. Planning happens in the main process, on every rank alike; workers are handed lists of samples.
+difference. Planning happens in the main process, on every rank alike, with workers in a thread that is a step ahead of
+them; workers are handed lists of samples.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from neo_lightning.data.index import Source, open_source
 from neo_lightning.data.index.progress import ProgressBar
 from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
 from neo_lightning.data.plan import Plan, PlanError, Position, StepSpec, one_pass
+from neo_lightning.data.rows.ahead import OneAhead
 from neo_lightning.data.rows.dataset import StepDataset, StepSampler
 from neo_lightning.data.rows.loader import WatchedLoader
+from neo_lightning.data.skipped import Skipped
 from neo_lightning.data.text.lengths import ShardPartLengths
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import PackedBatch, Stage
@@ -77,11 +80,14 @@ class NeoDataModule(pl.LightningDataModule):
         self.lanes, self.skip = lanes, _ranges(skip or [])
         self.next_step = 0
         """Steps done."""
-        self.skipped: list[tuple[str, str]] = []
-        """(`source/key`, reason) of what was left out or shrunk: by the index, and in every unit measured so far."""
+        self.skipped = Skipped()
+        """What was left out or shrunk: by the index, and in every shard part measured so far. Of rank 0 alone, as the
+        others would have the same list."""
         self._tokenizer: Tokenizer | None = None
         self._sources: dict[str, Source] = {}
         self._plan: Plan | None = None
+        self._ahead: OneAhead[tuple[StepSpec, Position]] | None = None
+        self._validation_noted = False
         self._positions: dict[int, Position] = {}  # by steps done: where we started, and what was handed to the loader
 
     @property
@@ -113,7 +119,7 @@ class NeoDataModule(pl.LightningDataModule):
         names_of = {id(stage_): name for name, stage_ in self.stages.items()}
 
         def note(sample: str, stage_: Stage, reason: str) -> None:
-            self.skipped.append((sample, f"stage {names_of[id(stage_)]}: {reason}"))
+            self._skip(sample, f"stage {names_of[id(stage_)]}: {reason}")
 
         lengths_of = ShardPartLengths(self._sources, self.tokenizer, note)
         self._plan = Plan(self.stages, self._sources, lengths_of, self.seed, lanes=self.lanes, skip=self.skip)
@@ -141,9 +147,14 @@ class NeoDataModule(pl.LightningDataModule):
     def _open(self, manifest: Manifest, name: str) -> Source:
         with ProgressBar(name) as progress:
             source = open_source(manifest, name, tokenizer=self.tokenizer, progress=progress)
-        if self._rank_and_world()[0] == 0:  # the other ranks would have the same list
-            self.skipped += [(f"{name}/{key}", reason) for key, reason in source.skipped]
+        if self._rank_and_world()[0] == 0:
+            for key, reason in source.skipped:
+                self._skip(f"{name}/{key}", reason)
         return source
+
+    def _skip(self, sample: str, reason: str) -> None:
+        if self._rank_and_world()[0] == 0:
+            self.skipped.add(sample, reason)
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -153,12 +164,14 @@ class NeoDataModule(pl.LightningDataModule):
     def sources(self, *, validation: bool) -> dict[str, Source]:
         """The indexed sources, by name: those of the validation, or those that the stages name."""
         self.setup()
+        self._settle()
         names = self.validation if validation else self._trained()
         return {name: self._sources[name] for name in names}
 
     def position(self) -> Position:
         """Behind the steps that were done."""
         plan = self.plan
+        self._settle()
         known = [step for step in self._positions if step <= self.next_step]
         position = plan.at(self.next_step, self._positions[max(known)] if known else plan.start())
         self._positions[self.next_step] = position
@@ -166,11 +179,28 @@ class NeoDataModule(pl.LightningDataModule):
 
     def steps(self, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
         """The plan as one rank sees it, from `next_step` as it stands when iteration begins; endless."""
-        for spec, position in self.plan.steps(self.position(), rank, world):
-            done = max((step for step in self._positions if step <= self.next_step), default=0)
-            self._positions = {step: known for step, known in self._positions.items() if step >= done}
-            self._positions[position.step] = position
-            yield spec
+        walk = self.plan.steps(self.position(), rank, world)
+        if not self.num_workers:  # this thread reads as well, from the sources that planning looks at
+            yield from (self._handed_out(*step) for step in walk)
+            return
+        self._ahead = ahead = OneAhead(walk)
+        try:
+            for step in ahead:
+                yield self._handed_out(*step)
+        finally:
+            ahead.close()
+
+    def _handed_out(self, spec: StepSpec, position: Position) -> StepSpec:
+        """Remember the position behind a step that the loader gets; those in front of what is done are not needed."""
+        done = max((step for step in self._positions if step <= self.next_step), default=0)
+        self._positions = {step: known for step, known in self._positions.items() if step >= done}
+        self._positions[position.step] = position
+        return spec
+
+    def _settle(self) -> None:
+        """Wait until nobody plans: plan and sources are not made for two threads."""
+        if self._ahead is not None:
+            self._ahead.settle()
 
     def train_dataloader(self) -> WatchedLoader:
         """Endless; starts at `next_step` as it stands when iteration begins."""
@@ -187,11 +217,12 @@ class NeoDataModule(pl.LightningDataModule):
 
     def _validation_steps(self, rank: int, world: int) -> list[StepSpec]:
         name, stage = list(self.stages.items())[-1]
-        known = set(self.skipped)
+        known, self._validation_noted = self._validation_noted, True
+        self._settle()
 
         def note(sample: str, _: Stage, reason: str) -> None:
-            if (entry := (sample, f"validation: {reason}")) not in known:
-                self.skipped.append(entry)
+            if not known:
+                self._skip(sample, f"validation: {reason}")
 
         sources = {source: self._sources[source] for source in self.validation}
         return one_pass(name, stage, sources, ShardPartLengths(sources, self.tokenizer, note), rank, world)
@@ -211,13 +242,15 @@ class NeoDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def _loader(self, specs: Iterable[StepSpec]) -> WatchedLoader:
+        # the run's device: a run on the CPU of a GPU machine does not touch the GPU
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return WatchedLoader(
             StepDataset(self._sources, self.stages, self.tokenizer),
             specs,
             workers=self.num_workers,
             timeout=self.loader_timeout,
             ahead=self.prefetch,
-            finish=partial(_pinned, torch.cuda.current_device()) if torch.cuda.is_available() else None,
+            finish=partial(_pinned, device) if device.type == "cuda" else None,
         )
 
     def digest(self) -> dict[str, Any]:
@@ -276,7 +309,7 @@ def check_reachable(name: str, stage: Stage, modalities: Mapping[str, str]) -> N
             )
 
 
-def _pinned(device: int, rows: Sequence[PackedBatch]) -> list[PackedBatch]:
+def _pinned(device: torch.device, rows: Sequence[PackedBatch]) -> list[PackedBatch]:
     """In page-locked memory, from where copies to the device run beside the model."""
     with torch.cuda.device(device):  # the loader's threads would begin to use the first one
         return [row.pin_memory() for row in rows]

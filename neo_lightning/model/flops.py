@@ -16,10 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
-from neo_lightning.model.neo import Neo
 
 _CONV1 = "vision_model.embeddings.patch_embedding."
 _CONV2 = "vision_model.embeddings.dense_embedding."
@@ -85,12 +82,6 @@ def backward_flops(
     upstream = upstream or trained("language_model.model.norm.weight")
     head = _EMBEDDINGS if config.tie_word_embeddings else "language_model.lm_head.weight"
     return total + _head(config, supervised) * (trained(head) + upstream)
-
-
-def parameter_count(config: NeoConfig) -> int:
-    """Parameters; tied embeddings count once."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in Neo(config).parameters())
 
 
 _INPUTS = tuple(f"self_attn.{name}.weight" for name in ("q_proj", "q_proj_hw", "k_proj", "k_proj_hw", "v_proj"))

@@ -12,7 +12,8 @@ import torch
 RESERVE = 1.6
 """GiB of a GPU that tensors do not get: CUDA context, NCCL's buffers, workspaces of kernels. An assumption."""
 ROUNDING = 1.05
-"""The allocator's share for what it rounds up and cannot reuse, on top of the tensors. An assumption."""
+"""The allocator's share for what it rounds up and for fragments, on top of the tensors. An assumption for segments that
+grow, as the command line has them (`cli.environment`); with a PYTORCH_ALLOC_CONF of one's own it may be more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ A step's memory is highest at one of these moments, and all of them are computed
     the last layer is through   all layers' gradients, the patch embedding's activations
     the root's are reduced      all gradients, those of embeddings and head twice
 
-Left out: what an allocator loses to fragments, buffers of NCCL, the CUDA context, workspaces of kernels (some GiB in
-all: `devices.RESERVE`). Compiled layers are counted as eager ones.
+Left out: what an allocator loses to fragments (`devices.ROUNDING`); buffers of NCCL, the CUDA context and workspaces of
+kernels (`devices.RESERVE`). Compiled layers are counted as eager ones.
 """
 
 from __future__ import annotations
@@ -22,18 +22,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
+from neo_lightning.ops.interval_attention.tiled import KEPT_BIAS, KEPT_SCORES, ROWS
+from neo_lightning.ops.linear_cross_entropy import CHUNK
 from neo_lightning.training.parallel import ActivationCheckpointing
 
 FLOAT = 4
 """Bytes of float32: masters, moments, reduced gradients, statistics of norms."""
-CHUNK = 2048
-"""Rows of logits at a time; `ops.linear_cross_entropy`."""
-KEPT_BIAS = 1 << 22
-"""Elements up to which the `tiled` attention keeps its masks; `ops.interval_attention.tiled`."""
-KEPT_SCORES = 2
-"""Times the size of q, k and v up to which it keeps its float32 probabilities too."""
-TILE = 128
-"""Rows of a tile there; half of a tile is masked at its right end."""
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
 _PATCHES = "vision_model.embeddings."
 _LAYERS = "language_model.model.layers."
@@ -231,7 +225,8 @@ def _whole_layer(config: NeoConfig, trained: Callable[[str], bool], layer: int, 
     numbers += w.mlp * (2 + eager)  # gate, up; torch keeps silu(gate) too
     numbers += w.mlp * on("mlp.down_proj")
     floats = 4 * w.heads + 2 if eager else config.num_attention_heads  # inverse lengths; log-sum-exp
-    scores = config.num_attention_heads * (row.pairs + row.tokens * TILE // 2)
+    # half of a tile of the `tiled` attention is masked at its right end
+    scores = config.num_attention_heads * (row.pairs + row.tokens * ROWS // 2)
     kept = eager and not layout.bf16 and scores <= KEPT_SCORES * row.tokens * (2 * w.q + 3 * w.kv)
     return row.tokens * (layout.width * numbers + FLOAT * floats) + FLOAT * scores * kept
 
@@ -271,7 +266,7 @@ def shared_activations(config: NeoConfig, row: RowCounts, layout: Layout) -> int
         ids = 8 + 12 + 4 + 4 + 8 + 4 + 8  # a token's fields in PackedBatch
         return rotations + row.tokens * (ids + 2 * FLOAT) + row.visual * (8 + 4 * PATCH_CHANNELS)
     group = config.num_attention_heads // config.num_key_value_heads
-    masks = row.pairs + row.tokens * TILE // 2
+    masks = row.pairs + row.tokens * ROWS // 2
     return rotations + FLOAT * group * masks * (masks <= KEPT_BIAS)
 
 

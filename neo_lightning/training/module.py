@@ -314,10 +314,11 @@ class NeoModule(LightningModule):
         scores: list[dict[str, Any]] = []
         for micro_batch in batch:
             on_device = micro_batch.to(self.device, non_blocking=True)
-            _, nll, places = self.model(on_device)
-            starts, owner = on_device.start.unique(return_inverse=True)
-            counts = torch.bincount(owner[places], minlength=starts.numel())
-            sums = torch.zeros(starts.numel(), device=nll.device).index_add_(0, owner[places], nll.float())
+            nll = self.model(on_device).nll.float().cpu()  # added up here: a device's order is not always the same
+            starts, owner = micro_batch.start.unique(return_inverse=True)
+            owner = owner[micro_batch.places]
+            counts = torch.bincount(owner, minlength=starts.numel())
+            sums = torch.zeros(starts.numel()).index_add_(0, owner, nll)
             keys = micro_batch.info.keys if micro_batch.info else ()
             means = zip(keys, counts.tolist(), (sums / counts).tolist(), strict=False)  # the last may be padding
             scores += [{"key": key, "supervised": count, "nll": mean} for key, count, mean in means]

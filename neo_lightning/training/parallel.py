@@ -96,7 +96,7 @@ def compile_layer(block: nn.Module) -> None:
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
-    """FSDP2 over a one-dimensional mesh: each block is a unit, everything else (tied embedding, head) the root's."""
+    """FSDP2 over a one-dimensional mesh: each block is gathered alone, the rest (embedding, head) with the root."""
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
@@ -121,7 +121,7 @@ def parallelise(
 
     Args:
         model: on the meta device (or materialised).
-        blocks: its layers, each of which becomes one unit.
+        blocks: its layers, each of which is gathered by itself.
         mesh: one-dimensional mesh of the ranks that share the parameters; None leaves the model whole.
         bf16: compute in bfloat16 with float32 master weights. Needs a mesh, of one rank if need be.
         activation_checkpointing: what the backward repeats.

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol
 
 from torch import nn
 
@@ -32,10 +31,6 @@ GROUPS: dict[str, str] = {
 
 _HW = ("q_proj_hw", "k_proj_hw", "q_norm_h", "q_norm_w", "k_norm_h", "k_norm_w")
 _LAYERS = "language_model.model.layers."
-
-
-class _HasDepth(Protocol):
-    num_pre_buffer_layers: int
 
 
 def total_steps(stages: Mapping[str, Stage]) -> int:

@@ -67,17 +67,18 @@ def count(batches: Sequence[PackedBatch]) -> Tensor:
         supervised = (batch.targets != IGNORE).sum().item() if info is None else info.supervised
         documents, tombstones = (0, 0) if info is None else (len(info.keys), len(info.tombstones))
         filled = tokens if info is None else info.tokens
-        row = (filled, tokens, supervised, pairs, visual, batch.patches.shape[0], documents, tombstones)
+        numbers = (filled, tokens, supervised, pairs, visual, batch.patches.shape[0], documents, tombstones)
         sums[0] += weights.sum()
-        sums[1 : len(COUNTS)] += torch.tensor(row, dtype=torch.float64)
+        sums[1 : len(COUNTS)] += torch.tensor(numbers, dtype=torch.float64)
         sums[len(COUNTS) :].index_add_(0, batch.modality, weights)
     return sums
 
 
 def modality_losses(batch: PackedBatch, nll: Tensor, index: Tensor) -> Tensor:
     """Weighted sums of the `nll` at places `index` per modality: [len(MODALITIES)] float32 on the device."""
-    sums = torch.zeros(len(MODALITIES), device=nll.device)
-    return sums.index_add_(0, batch.modality[index], batch.weights[index] * nll.float())
+    # one sum for each: a device adds scattered values in whatever order they come
+    of_kind = batch.modality[index] == torch.arange(len(MODALITIES), device=nll.device)[:, None]
+    return torch.where(of_kind, batch.weights[index] * nll.float(), 0.0).sum(1)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -107,10 +108,11 @@ def average_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGro
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale gradients so that their norm over all ranks is at most `limit` (0: leave them); returns the norm before."""
+    parameters = list(parameters)
     holders = [p for p in parameters if p.grad is not None]
     grads = [p.grad for p in holders if p.grad is not None]
     if not grads:
-        return torch.zeros(())
+        return torch.zeros((), device=parameters[0].device)
     norm = torch.nn.utils.get_total_norm(grads)
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()

@@ -1,7 +1,7 @@
 """Lightning strategy: data parallel over all ranks with FSDP2, checkpoints that are whole or absent.
 
-In: Lightning's calls. Out: the same code path for one CPU, one GPU or many. The ranks form a grid: those of a row share
-one copy of the model, every row holds a copy. Sharding saves memory and costs gathers of every layer twice a
+In: Lightning's calls. Out: the same code path for one CPU, one GPU or many. The ranks form a grid: those of a line
+share one copy of the model, every line holds a copy. Sharding saves memory and costs gathers of every layer twice a
 micro-batch; copies cost one sum of the gradients a step.
 
              shard 0   shard 1

@@ -96,7 +96,7 @@ def assert_same(a: list[list[PackedBatch]], b: list[list[PackedBatch]]) -> None:
 def test_a_step_is_a_list_of_rows_of_the_stages_shape(manifest: Path, tokenizer_folder: Path) -> None:
     data = module(manifest, tokenizer_folder)
     steps = take(data, 9)
-    assert data.skipped == []
+    assert data.skipped.take() == []
     assert [len(rows) for rows in steps] == [2] * 3 + [4] * 3 + [3] * 3
     assert [rows[0].input_ids.numel() for rows in steps] == [128] * 3 + [256] * 3 + [512] * 3
     indices = [row.info.index for rows in steps for row in rows if row.info]
@@ -294,7 +294,9 @@ def test_validation_lists_what_it_leaves_out_and_is_no_part_of_the_plan(manifest
     data = module(manifest, tokenizer_folder, stages=short, validation=["image"])
     data.setup()
     shown = {k for rows in data.val_dataloader() for row in rows for k in (row.info.keys if row.info else ())}
-    left_out = {key for key, reason in data.skipped if key.startswith("image/") and reason.startswith("validation: ")}
+    left_out = {
+        key for key, reason in data.skipped.take() if key.startswith("image/") and reason.startswith("validation: ")
+    }
     assert len(shown | left_out) == 40
     assert not shown & left_out
     data.load_state_dict(module(manifest, tokenizer_folder, stages=short).state_dict())
@@ -329,7 +331,7 @@ def test_bad_samples_are_listed_and_never_replaced(tmp_path: Path, tokenizer_fol
     (tmp_path / "m.yaml").write_text("sources: {a: {modality: image, shards: a.tar}}")
     data = module(tmp_path / "m.yaml", tokenizer_folder, stages={"only": stage(mixture={"a": 1}, context=128)})
     rows = [row for step in take(data, 2) for row in step]
-    reasons = dict(data.skipped)
+    reasons = dict(data.skipped.take())
     expected = {
         "empty": "zero bytes",
         "noimage": "places for 1 image, the sample holds no media",
@@ -366,7 +368,7 @@ def test_too_long_samples_can_be_rescaled(tmp_path: Path, tokenizer_folder: Path
     assert row.info is not None
     assert row.info.keys == ("a/big",)
     assert 16 <= row.visual_index.numel() < 96
-    assert "halved" in dict(data.skipped)["a/big"]
+    assert "halved" in dict(data.skipped.take())["a/big"]
 
 
 def test_unreachable_context_is_refused_with_numbers(manifest: Path, tokenizer_folder: Path) -> None:

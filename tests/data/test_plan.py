@@ -118,7 +118,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(stages: dict[str, Stage], lanes
     for source in final.mixture:
         by_epoch = Counter(epoch for name, epoch, _, _ in seen if name == source)
         fits = int((SOURCES[source].lengths <= min(s.context for s in stages.values())).sum())
-        ahead = plan.bundle_rows()[-1] * final.context * lanes // 8 // fits + lanes + 1
+        ahead = plan.mixtures[-1].rows * final.context * lanes // 8 // fits + lanes + 1
         late = max(by_epoch, default=0) - ahead
         assert all(by_epoch[epoch] >= fits for epoch in range(late)), (source, by_epoch)
 

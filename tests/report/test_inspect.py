@@ -20,7 +20,7 @@ from neo_lightning.data.media.image import patchify
 from neo_lightning.data.plan import PlanError
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.report.inspect import Inspected, collect, render
-from neo_lightning.report.inspect.columns import pack_runs, unpack_runs
+from neo_lightning.report.inspect.columns import pack_runs
 from neo_lightning.report.inspect.mask import mask_svg
 from neo_lightning.report.inspect.pictures import Album
 from neo_lightning.report.inspect.rows import spans_of
@@ -32,6 +32,12 @@ from tests.report.browser import Browser, headless, installed
 HOSTILE = "</i></script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>\u202e<|im_end|>'\""
 HOSTILE_KEY = "\"><img src=x onerror=pwned=1>'"
 SMALL = PixelBudget(min_pixels=32 * 32, max_pixels=128 * 128)
+
+
+def unpack_runs(text: str) -> list[int]:
+    """What the page's script does."""
+    runs = (map(int, run.split(",")) for run in text.split(";") if run)
+    return [first + step * i for first, step, count in runs for i in range(count)]
 
 
 @pytest.fixture(scope="module")

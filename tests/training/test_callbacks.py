@@ -106,7 +106,7 @@ class _BadRows(TinyData):
                 row = make_row(step)
                 assert row.info is not None
                 if step == 7:  # the plan comes to a unit that it had not measured before
-                    self.skipped.append(("x/late", "too late for this"))
+                    self.skipped.add("x/late", "too late for this")
                 bad = ((f"x/{step}\udce9", 'says "it\'s [/b]"'),) if step % 5 == 0 else ()
                 yield [replace(row, info=replace(row.info, tombstones=bad))]
                 step += 1
@@ -116,10 +116,10 @@ class _BadRows(TinyData):
 
 def test_left_out_samples_are_listed_once(tmp_path: Path) -> None:
     data = _BadRows(stages())
-    data.skipped = [("x/long", "longer than the context")]
+    data.skipped.add("x/long", "longer than the context")
     fit(tmp_path, steps=11, data=data)
     again = _BadRows(stages())
-    again.skipped = [("x/long", "longer than the context")]
+    again.skipped.add("x/long", "longer than the context")
     own = fit(tmp_path, resume=tmp_path / "checkpoints/step-00000009", data=again)
     listed = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert listed[0] == {"step": None, "sample": "x/long", "reason": "longer than the context"}

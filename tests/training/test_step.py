@@ -11,10 +11,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from neo_lightning.training.module import NeoModule, NonFiniteError
-from neo_lightning.training.step import COUNTS, count, reason_to_skip
+from neo_lightning.training.step import COUNTS, clip_gradients, count, modality_losses, reason_to_skip
 from neo_lightning.types import IGNORE, MODALITIES, PackedBatch
 
 from .tiny import TinyData, make_row, module, stage, stages, trainer, without_info
@@ -236,3 +237,35 @@ def test_reasons_to_skip() -> None:
     assert "gradient" in reason_to_skip(weight=1.0, loss=2.0, grad_norm=float("inf"))
     assert "loss" in reason_to_skip(weight=1.0, loss=float("nan"), grad_norm=float("nan"))
     assert "weight is nan" in reason_to_skip(weight=float("nan"), loss=float("nan"), grad_norm=1.0)
+
+
+def test_a_norm_of_no_gradient_lies_where_the_others_do() -> None:
+    frozen = torch.nn.Linear(2, 2, device="meta").requires_grad_(False)
+    assert clip_gradients(frozen.parameters(), 1.0).device == torch.device("meta")
+
+
+class _Operators(TorchDispatchMode):
+    """Names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_losses_by_modality_are_added_in_a_fixed_order() -> None:
+    """On a device scattered additions are atomic, and their order is another each time."""
+    row = make_row(0, images=1)
+    places = row.places
+    nll = torch.rand(places.numel(), generator=torch.Generator().manual_seed(0))
+    nll[-1] = float("nan")  # of the text document, the second
+    with _Operators() as operators:
+        found = modality_losses(row, nll, places)
+    assert not [name for name in operators.names if "scatter" in name or "index_add" in name or "put" in name]
+    image = row.modality[places] == MODALITIES.index("image")
+    assert found[MODALITIES.index("image")] == pytest.approx(float((row.weights[places] * nll)[image].sum()))
+    assert torch.isnan(found[MODALITIES.index("text")])
+    assert found[MODALITIES.index("video")] == 0

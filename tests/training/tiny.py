@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from neo_lightning.data.skipped import Skipped
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.training.callbacks import CommitCheckpoint, Curriculum, DataPosition
@@ -138,7 +139,7 @@ class TinyData(LightningDataModule):
     def __init__(self, run: dict[str, Stage], num_workers: int = 0) -> None:
         super().__init__()
         self.run, self.num_workers, self.next_step = run, num_workers, 0
-        self.skipped: list[tuple[str, str]] = []
+        self.skipped = Skipped()
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None

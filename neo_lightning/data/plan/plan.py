@@ -59,7 +59,8 @@ class Plan:
         self._names = list(dict.fromkeys(source for stage in stages.values() for source in stage.mixture))
         self.sources = {name: Stream(name, sources[name], seed, lanes) for name in self._names}
         """Streams of the stages' sources, by name."""
-        self._mixtures = [Mixture(name, stage, self.sources, lengths_of) for name, stage in self._stages]
+        self.mixtures = [Mixture(name, stage, self.sources, lengths_of) for name, stage in self._stages]
+        """What a bundle of each stage draws."""
         self._ends = np.cumsum([stage.steps for _, stage in self._stages])
         self._bundles: dict[int, tuple[int, int, Bundle]] = {}  # lane -> stage, number, its latest bundle
 
@@ -96,10 +97,6 @@ class Plan:
         while position.step < step:
             _, position = next(walk)
         return position
-
-    def bundle_rows(self) -> list[int]:
-        """Rows' worth of tokens in a bundle, by stage."""
-        return [mixture.rows for mixture in self._mixtures]
 
     def _stage_at(self, step: int) -> int:
         return min(int(np.searchsorted(self._ends, step, side="right")), len(self._stages) - 1)
@@ -138,8 +135,8 @@ class Plan:
         """Samples [n, 5] that a bundle takes from the streams."""
         parts = [_NONE]
         for source in self._stages[stage][1].mixture:
-            before = sum(self._mixtures[s].drawn(source, lane, int(lanes[s, BUNDLE, lane]) + 1) for s in range(stage))
-            first, last = (before + self._mixtures[stage].drawn(source, lane, number + i) for i in (0, 1))
+            before = sum(self.mixtures[s].drawn(source, lane, int(lanes[s, BUNDLE, lane]) + 1) for s in range(stage))
+            first, last = (before + self.mixtures[stage].drawn(source, lane, number + i) for i in (0, 1))
             taken = self.sources[source].take(lane, first, last)
             table = np.zeros((len(taken), 5), dtype=np.int64)
             table[:, SOURCE], table[:, SOURCE + 1 : LENGTH] = self._names.index(source), taken

@@ -31,7 +31,7 @@ class SourceReport:
     """One source in a stage."""
 
     asked: float
-    """Share of the mixture that the recipe asks for, in its unit."""
+    """Share of the mixture that the recipe asks for, of samples or tokens (`Stage.mixture_unit`)."""
     samples: float
     """Share of the planned samples."""
     tokens: float

@@ -37,6 +37,7 @@ import torch
 
 from neo_lightning.data.facts import RetryError
 from neo_lightning.data.rows import parcel
+from neo_lightning.data.rows.ahead import UNDISTURBED
 
 _Jobs = queue.SimpleQueue[tuple[Any, Future[Any]] | None]
 """Specifications, each with the place for its item."""
@@ -169,8 +170,6 @@ def _end_all() -> None:
 class _Reader:
     """A process that reads, and the thread that hands it specifications and takes its items."""
 
-    _starting = threading.Lock()
-
     def __init__(self, dataset: Items, jobs: _Jobs, finish: Callable[[Any], Any]) -> None:
         self._dataset, self._jobs, self._finish = dataset, jobs, finish
         self.ending = False
@@ -178,7 +177,7 @@ class _Reader:
         self._begin()
 
     def _begin(self) -> None:
-        with self._starting:  # a process that is forked now would keep `theirs` open, and its death hidden
+        with UNDISTURBED:  # another that is forked now would also keep `theirs` open, and its death hidden
             self._pipe, theirs = multiprocessing.Pipe()
             self.process = multiprocessing.Process(target=_serve, args=(self._dataset, theirs), daemon=True)
             self.process.start()

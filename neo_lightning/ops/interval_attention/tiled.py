@@ -28,6 +28,9 @@ ROWS_ON_DEVICE = 512
 KEPT_BIAS = 1 << 22
 """Mask elements of a batch up to which the tiles' masks are kept for all layers; above, each layer makes them again."""
 
+KEPT_SCORES = 2
+"""Times the size of queries, keys and values up to which a layer keeps its probabilities for the backward pass."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tile:
@@ -107,7 +110,7 @@ class _TiledInterval(torch.autograd.Function):
         q, o = (_grouped(x, k_TKD.shape[1]) for x in (q_THD, o_THE))
         k, v = k_TKD.transpose(0, 1), v_TKE.transpose(0, 1)
         scores = sum((tile.b - tile.a) * (tile.hi - tile.lo) for tile in tiles) * q_THD.shape[1]
-        keep = scores <= 2 * (q.numel() + k.numel() + v.numel()) and v.dtype in (torch.float32, torch.float64)
+        keep = scores <= KEPT_SCORES * (q.numel() + k.numel() + v.numel()) and v.dtype in (torch.float32, torch.float64)
         kept = []
         for tile in tiles:
             keys = slice(tile.lo, tile.hi)

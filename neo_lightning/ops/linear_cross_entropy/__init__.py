@@ -13,11 +13,14 @@ from torch import Tensor
 from neo_lightning.ops.linear_cross_entropy.chunked import ChunkedLinearCrossEntropy
 from neo_lightning.ops.linear_cross_entropy.reference import linear_cross_entropy_reference
 
-__all__ = ["linear_cross_entropy", "linear_cross_entropy_reference"]
+__all__ = ["CHUNK", "linear_cross_entropy", "linear_cross_entropy_reference"]
+
+CHUNK = 2048
+"""Rows of logits at a time."""
 
 
 def linear_cross_entropy(
-    hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, weights_N: Tensor, *, chunk: int = 2048
+    hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, weights_N: Tensor, *, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """sum_n weights_n * -log softmax(weight hidden_n)[target_n].
 

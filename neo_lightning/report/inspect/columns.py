@@ -26,9 +26,3 @@ def pack_runs(values: Tensor) -> str:
         parts.append(f"{array[at]},{steps[at]},{last - at + 1}")
         at = last + 1
     return ";".join(parts)
-
-
-def unpack_runs(text: str) -> list[int]:
-    """What the page's script does."""
-    runs = (map(int, run.split(",")) for run in text.split(";") if run)
-    return [first + step * i for first, step, count in runs for i in range(count)]

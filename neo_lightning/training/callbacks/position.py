@@ -22,6 +22,7 @@ from rich.table import Table
 from neo_lightning.console import table_console
 from neo_lightning.data.facts import reason_kind
 from neo_lightning.data.files import replacing
+from neo_lightning.data.skipped import Skipped
 from neo_lightning.types import PackedBatch
 
 
@@ -34,8 +35,7 @@ class DataPosition(Callback):
         self.reasons: Counter[str] = Counter()
         """Kind of reason -> samples left out, on this rank, in this process."""
         self._path: Path | None = None
-        self._listed = 0  # entries of the data module's list that were seen
-        self._known: set[tuple[str, str]] = set()  # (sample, reason) of entries without a step
+        self._known: set[int] = set()  # hashes of (sample, reason) of entries without a step
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Open the list: entries of steps that are about to be repeated go."""
@@ -44,8 +44,7 @@ class DataPosition(Callback):
         self._path = Path(trainer.default_root_dir) / f"{stem}{rank}{suffix}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         entries = _entries(self._path, trainer.global_step)
-        self._known = {(str(e.get("sample")), str(e.get("reason"))) for e in entries if e.get("step") is None}
-        self._listed = 0
+        self._known = {hash((str(e.get("sample")), str(e.get("reason")))) for e in entries if e.get("step") is None}
         entries += self._newly_left_out(trainer)
         self.reasons = Counter(reason_kind(str(entry["reason"])) for entry in entries)
         _write(self._path, entries)
@@ -61,12 +60,11 @@ class DataPosition(Callback):
                 _write(path, _entries(path, trainer.global_step))
 
     def _newly_left_out(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """Entries for what the data module left out since the last look; on rank 0, as all ranks plan alike."""
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        found = () if trainer.global_rank else getattr(datamodule, "skipped", ())
-        new = [pair for pair in dict.fromkeys(found[self._listed :]) if pair not in self._known]
-        self._listed = len(found)
-        self._known.update(new)
+        """Entries for what the data module left out since the last look."""
+        skipped: Skipped | None = getattr(trainer.datamodule, "skipped", None)  # type: ignore[attr-defined]
+        found = dict.fromkeys(skipped.take() if skipped is not None else ())
+        new = [pair for pair in found if hash(pair) not in self._known]
+        self._known.update(map(hash, new))
         return [{"step": None, "sample": sample, "reason": reason} for sample, reason in new]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
