@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from itertools import pairwise
@@ -31,7 +32,7 @@ def describe(kind: Any, path: str = "") -> Iterator[str]:
             continue
         needed = field.default is MISSING and field.default_factory is MISSING
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        value = "required" if needed else f"default {list(default) if isinstance(default, tuple) else default}"
+        value = "required" if needed else f"default {json.dumps(default)}"
         yield f"  {path}{field.name}: {field.type}, {value}"
         yield fill(documented[field.name], 110, initial_indent="      ", subsequent_indent="      ")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -10,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import IO, Any
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from neo_lightning.data.facts import reason_kind
+from neo_lightning.data.owner import OwnedError, owned
 from neo_lightning.importers.convert import Converted
 from neo_lightning.importers.formats import FORMATS
 from neo_lightning.importers.found import Found, count_layout, layout_lines
@@ -102,12 +103,12 @@ class Import:
         if not (out / "import.json").exists() and any(out.glob("*.tar")):
             raise RecordError(f"{out}: holds shards already; name another folder")
         out.mkdir(parents=True, exist_ok=True)
-        self._log: IO[bytes] = (out / "import.log").open("ab")
+        self._owner = ExitStack()
         try:
-            fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._log.close()
-            raise RecordError(f"{out}: another import writes to this folder") from error
+            self._owner.enter_context(owned(out / "import.lock", what=f"the import to {out}"))
+        except OwnedError as error:
+            raise RecordError(str(error)) from error
+        self._log: IO[bytes] = (out / "import.log").open("ab")
         self._notes: IO[bytes] = (out / "import.media").open("ab")
         try:
             if self._again:
@@ -127,6 +128,7 @@ class Import:
         except BaseException:
             self._log.close()
             self._notes.close()
+            self._owner.close()
             raise
         self._committed = time.monotonic()
         return self
@@ -137,6 +139,7 @@ class Import:
         self._chains.close()
         self._log.close()
         self._notes.close()
+        self._owner.close()
 
     def run(self, inputs: list[Path], total: int | None, workers: int) -> ImportReport:
         """Import what has not been imported yet; a bar shows the part of `total`, where that is given.

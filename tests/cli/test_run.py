@@ -170,12 +170,3 @@ def test_held_out_shards_that_match_nothing_are_refused_before_the_training(
     assert main(["run", str(micro), f"--evaluation={none}"]) == 2
     assert "none-*.tar" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_lightnings_own_evaluation_loops(
-    command: str, micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([command, "--config", str(micro), "--data.validation=[image]"]) == 0
-    if command != "predict":
-        assert {"validate": "val_loss", "test": "test_loss"}[command] in capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 
 from neo_lightning.cli.main import main
 from tests.cli.test_run import losses
-from tests.data.test_owner import holder
+from tests.owners import holder
 
 LOGGER = """
 import json

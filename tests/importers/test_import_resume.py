@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from importer_helpers import CLIP, DRAWING, PHOTO, digests, lines, llava, log, m
 
 from neo_lightning.cli.main import main
 from neo_lightning.importers import RecordError, import_dataset
+from tests.owners import holder
 
 RECORDS = 330
 
@@ -189,11 +189,10 @@ def test_a_folder_that_changed_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_one_import_a_folder(tmp_path: Path) -> None:
     file = lines(tmp_path / "f.jsonl", [llava("a")])
-    (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / "import.log").open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(RecordError, match="another import writes"):
+    with holder(tmp_path / "out" / "import.lock") as other:
+        with pytest.raises(RecordError, match=rf"the import to .*out is in use by .*pid {other.pid}"):
             import_dataset("llava", [file], tmp_path / "out")
+        other.kill()  # leaves its file behind
     assert import_dataset("llava", [file], tmp_path / "out").samples == {"text": 1}
 
 
