@@ -252,7 +252,7 @@ class Engine:
 
     def _prompt_of(self, name: str, messages: tuple[Message, ...]) -> Prompt:
         try:
-            return self.prompt(mark_answers(messages, _SPELT))
+            return self.prompt(messages)
         except SampleError as error:
             raise ValueError(f"{name}{error}") from error
 
