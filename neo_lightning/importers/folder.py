@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from neo_lightning.data.files import decode_text
 from neo_lightning.data.index.tar import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from neo_lightning.importers import json_records
 from neo_lightning.importers.columns import COLUMNS
@@ -136,7 +137,7 @@ def _pair(media: list[str], captions: list[str], job: Job) -> dict[str, Any] | R
         )
         return RecordError(f"expected one picture or clip and one .txt of this name, found {found}")
     try:
-        caption = read_file(captions[0], job.media).decode("utf-8-sig").strip()
+        caption = decode_text(read_file(captions[0], job.media)).strip()
         return {"file_name": media[0], job.reading.columns.get("text", "text"): caption}
     except UnicodeDecodeError as error:
         return RecordError(f"{captions[0]!r}: not UTF-8 at byte {error.start}")
