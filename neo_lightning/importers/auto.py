@@ -16,7 +16,8 @@ from neo_lightning.importers.task import Format, Job, Listing, Row, Task, digest
 _READERS: dict[str, Format] = {"parquet": parquet, "records": json_records}
 _PATTERNS = (*json_records.PATTERNS, "*.parquet")
 _NOT_RECORDS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""What tools write beside records."""
+"""What tools write beside records in a folder."""
+_SHARDS = "shards are named in a manifest as they are; --format webdataset reads those with members of other kinds"
 _TELLING = {
     b"PK\x03\x04": "a ZIP archive; unpack it first",
     b"ARROW1": "an Arrow file; save it as Parquet (`datasets`: to_parquet)",
@@ -27,12 +28,18 @@ _TELLING = {
 
 
 def format_of(inputs: list[Path]) -> str:
-    """`auto`, or `folder` where one folder holds media with their captions."""
+    """`auto`, or `folder` where one folder holds media with their captions.
+
+    Raises:
+        RecordError: a folder of shards.
+    """
     if len(inputs) != 1 or not inputs[0].is_dir():
         return "auto"
     found = [path.name.lower() for pattern in _PATTERNS for path in inputs[0].rglob(pattern)]
     records = [name for name in found if name not in folder.METADATA and name not in _NOT_RECORDS]
-    return "auto" if records or any(inputs[0].rglob("*.tar")) else "folder"
+    if not records and any(inputs[0].rglob("*.tar")):
+        raise RecordError(f"{inputs[0]}: {_SHARDS}")
+    return "auto" if records else "folder"
 
 
 def listing(inputs: list[Path]) -> Listing:
@@ -64,7 +71,8 @@ def rows(task: Task, job: Job) -> Iterator[Row]:
 
 
 def _files(inputs: list[Path]) -> list[Path]:
-    return [file for file in find_files(inputs, _PATTERNS) if file.name not in _NOT_RECORDS]
+    found = find_files(inputs, _PATTERNS)
+    return [file for file in found if file in inputs or file.name not in _NOT_RECORDS]
 
 
 def _kind(file: Path) -> str:
@@ -73,7 +81,7 @@ def _kind(file: Path) -> str:
         RecordError: it is a file that holds no records, and what to do with it.
     """
     if file.suffix.lower() == ".tar":
-        raise RecordError(f"{file}: shards are named in a manifest as they are; --format webdataset reads any others")
+        raise RecordError(f"{file}: {_SHARDS}")
     try:
         with file.open("rb") as opened:
             head = opened.read(8)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from importer_helpers import CLIP, PHOTO, blobs, lines, llava, log, members, read, text
 
+from neo_lightning.cli.main import main
 from neo_lightning.importers import RecordError, import_dataset
 
 CASES = Path(__file__).parents[1] / "cases" / "records"
@@ -130,12 +131,44 @@ def test_a_folder_of_pictures_is_found(tmp_path: Path) -> None:
         ("f.json", b'{"data": [{"text": "x"}, {"text": ]}', r"f\.json\.data\[1\], line 1"),
         ("f.json", b'{\n"text": "x"\n}\n{\n"text" "y"\n}', r"f\.json\[1\], line 4"),
         ("f.csv", b"a,a\n1,2\n", "names a column twice"),
-        ("f.json.gz", gzip.compress(b'{"text": "x"}')[:-9], "f.json.gz"),
+        ("f.json.gz", gzip.compress(b'{"text": "x"}', mtime=0)[:-9], "f.json.gz"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     with pytest.raises(RecordError, match=message):
         imported(tmp_path, name, data)
+
+
+def test_a_folder_of_shards_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.tar").write_bytes(b"")
+    with pytest.raises(RecordError, match="--format webdataset"):
+        import_dataset("auto", [tmp_path / "in"], tmp_path / "out")
+
+
+def test_a_map_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's command: auto, a map of columns and roles, keys to keep."""
+    monkeypatch.chdir(tmp_path)
+    turns = [{"speaker": "customer", "said": "Ask"}, {"speaker": "agent", "said": "Say"}]
+    lines(tmp_path / "calls.jsonl", [{"dialog": turns, "mood": "fine"}] * 2)
+    line = ["data", "import", "--input", "calls.jsonl", "--out", "out", "--strict"]
+    columns = ["--columns", "messages=dialog,role=speaker,content=said"]
+    assert main([*line, *columns, "--roles", "user=customer,assistant=agent"]) == 2
+    assert "mood is neither learned nor kept; --keep KEY" in capsys.readouterr().err
+    line = [*line[:5], "kept", "--strict", *columns, "--keep", "mood"]
+    assert main([*line, "--roles", "user=customer"]) == 2
+    assert "--roles ROLE=agent says which it is" in capsys.readouterr().err
+    line[5] = "right"
+    assert main([*line, "--roles", "user=customer,assistant=agent"]) == 0
+    assert (
+        "found JSON Lines, `dialog` of speaker, said; 2 records in calls.jsonl: `dialog` (2)" in capsys.readouterr().out
+    )
+    assert questions(tmp_path / "right") == ["Ask", "Ask"]
+    for wrong in ("messages", "mesages=x"):
+        assert main([*line[:5], "wrong", "--columns", wrong]) == 2
+        assert "mess" in capsys.readouterr().err
 
 
 def case(tmp_path: Path, name: str, modality: str, **more: Any) -> list[dict[str, Any]]:

@@ -29,16 +29,17 @@ def peak() -> Iterator[list[int]]:
 
 
 def test_a_large_array_is_split_in_constant_memory(tmp_path: Path, peak: list[int]) -> None:
-    """20 MB on one line and 20 MB indented: the window holds about a megabyte."""
+    """12 MB in each form: the window holds about a megabyte."""
     record = llava("What is it? " * 40, "A long answer. " * 40)
-    for indent in (None, 1):
+    forms = ((None, "[", ",\n", "]"), (1, "[", ",\n", "]"), (1, '{\n"data": [', ",\n", "]}"), (1, "", "\n", ""))
+    for indent, head, between, end in forms:
         one = json.dumps(record, indent=indent)
-        count = 20 * MEGABYTE // len(one)
+        count = 12 * MEGABYTE // len(one)
         with (tmp_path / "f.json").open("w") as file:
-            file.write("[" + one)
+            file.write(head + one)
             for _ in range(count - 1):
-                file.write(",\n" + one)
-            file.write("]")
+                file.write(between + one)
+            file.write(end)
         tracemalloc.reset_peak()
         found = last = 0
         for task in json_records.split([tmp_path / "f.json"]):
