@@ -13,6 +13,8 @@ SEED ?= 0
 # any Python >= 3.11, the plain name first; PYTHON=... chooses one
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+NEEDS_PYTHON = @test -n "$(PYTHON)" || \
+	{ echo "no Python >= 3.11 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo-$(SEED)
@@ -22,7 +24,7 @@ RUN := runs/demo-$(SEED)
 install: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py
-	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(NEEDS_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -e '.[dev]'
@@ -46,10 +48,10 @@ lowest: $(LOWEST)/.installed
 	NEO_LOWEST=1 $(LOWEST)/bin/python -m pytest -m "not slow"
 
 $(LOWEST)/.installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(NEEDS_PYTHON)
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv    # pip has no way to take the lowest versions
-	$(LOWEST)/bin/python -m uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	$(LOWEST)/bin/python -m uv pip install --python $(LOWEST)/bin/python --upgrade --resolution lowest-direct -e '.[dev]'
 	touch $@
 
 format: $(STAMP)

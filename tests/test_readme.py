@@ -67,7 +67,7 @@ PROMISES = {
     r"lightning chat ": says("/image", "/quit"),
     r"data import --format llava": six_samples,
     r"data check my_data": says("samples can be used", "0 are left out"),
-    r"data stats my_data": says("cats", "clips", "tokens"),
+    r"data stats my_data": says("cats", "clips", "turns", "megapixels", "seconds"),
     r"data plan my_recipe": says("fill", "cats", "clips", "left out"),
     r"data inspect my_recipe": loads_nothing_from_outside,
     r"lightning run finetune_small": exists("runs/finetune_small/export/*", "runs/finetune_small/recipe.yaml"),
