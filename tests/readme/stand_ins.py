@@ -44,23 +44,10 @@ stages: {sft: {steps: 2, context: 512, packs_per_step: 1, image: {min_pixels: 40
 model: {compile_blocks: false}
 trainer: {accelerator: cpu, precision: 32-true}
 """
-RECIPE = """\
-run: {name: mine, dir: 'runs/${run.name}'}
-stages:
-  one:
-    steps: 4
-    context: 512
-    packs_per_step: 1
-    mixture: {cats: 1, clips: 1}
-    lr: 1.0e-3
-    image: {min_pixels: 4096, max_pixels: 16384}
-    video: {fps: 1.0, max_frames: 4, min_pixels: 4096, max_pixels: 9216}
-model:
-  model: {vocab_size: 448, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, extra_num_layers: 1,
-          num_attention_heads: 2, num_key_value_heads: 1, head_dim: 16, patch_hidden_size: 16}
-data: {manifest: my_data.yaml, tokenizer: runs/demo-0/scenes/tokenizer}
-trainer: {accelerator: cpu, devices: 1}
-"""
+CALLS = [
+    {"dialog": [{"speaker": "customer", "said": "Hello?"}, {"speaker": "agent", "said": f"Line {n}, hello."}]}
+    for n in range(4)
+]
 
 
 def clone(folder: Path) -> None:
@@ -82,7 +69,7 @@ def clone(folder: Path) -> None:
         picture(folder / PHOTOS / f"{n}.jpg", n)
     (folder / "instructions.json").write_text(json.dumps(RECORDS), encoding="utf-8")
     (folder / "my_changes.yaml").write_text(CHANGES, encoding="utf-8")
-    (folder / "my_recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    (folder / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in CALLS), encoding="utf-8")
     qwen3_tokenizer(folder / "models" / "Qwen3-1.7B-Base")
 
 
