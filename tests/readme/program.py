@@ -7,6 +7,7 @@ Nothing of a command of the README is changed: the last word on a key counts, so
 
 from __future__ import annotations
 
+import os
 import sys
 
 SCENES = "--train text=60,image=40,multi_image=12,video=4 --held-out 1 --vocab-size 448 --workers 0"
@@ -33,7 +34,16 @@ def smaller(arguments: list[str]) -> list[str]:
     return arguments + APPENDED.get((*arguments[:2],), "").split()
 
 
-if __name__ == "__main__":
-    from neo_lightning.cli.main import main
+def main(*arguments: str) -> int:
+    """The program's exit status; nobody types anything."""
+    from neo_lightning.cli.main import main as program
 
-    sys.exit(main(smaller(sys.argv[1:])))
+    with open(os.devnull) as sys.stdin:
+        try:
+            return program(smaller(list(arguments)))
+        except SystemExit as end:  # of argparse, after --help and the like
+            return int(end.code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

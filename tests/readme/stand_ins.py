@@ -74,11 +74,11 @@ def clone(folder: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """This process's, with the clone's programs first, and the folders that the recipes' headers ask for."""
+    """What is set for a command: the clone's programs come first, and the folders that the recipes' headers ask for."""
     path = f"{folder}/.venv/bin{os.pathsep}{os.environ['PATH']}"
     mine = {"NEO_DATA": str(folder / "shards"), "NEO_MODEL": str(folder / "runs/demo-0/export")}
     quiet = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    return {**os.environ, **mine, **quiet, "PATH": path, "PYTHONPATH": str(folder)}
+    return {**mine, **quiet, "PATH": path, "PYTHONPATH": str(folder)}
 
 
 def after_the_demo(folder: Path) -> None:
