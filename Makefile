@@ -2,25 +2,29 @@
 # make demo      draw scenes, train the demo model on them, report (SEED=1 for another seed)
 # make check     format, lint, types, fast tests
 # make test      the whole test suite
+# make lowest    the fast tests with the oldest packages that pyproject.toml allows (an environment of its own, 3 GB to fetch)
 # make format    rewrite the sources in the project's format
 # make bench     the benchmarks of single parts, one table each (the demo's is benchmarks/demo_seeds.py)
 # make bench-gpu those that run on a GPU, and whole training steps of the 2B (one H100 or more memory)
 
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 SEED ?= 0
 # any Python >= 3.11, the plain name first; PYTHON=... chooses one
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+NEEDS_PYTHON = @test -n "$(PYTHON)" || \
+	{ echo "no Python >= 3.11 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo-$(SEED)
 
-.PHONY: install demo check test format bench bench-gpu
+.PHONY: install demo check test lowest format bench bench-gpu
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py
-	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(NEEDS_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -e '.[dev]'
@@ -39,6 +43,16 @@ check: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+lowest: $(LOWEST)/.installed
+	NEO_LOWEST=1 $(LOWEST)/bin/python -m pytest -m "not slow"
+
+$(LOWEST)/.installed: pyproject.toml
+	$(NEEDS_PYTHON)
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv    # pip has no way to take the lowest versions
+	$(LOWEST)/bin/python -m uv pip install --python $(LOWEST)/bin/python --upgrade --resolution lowest-direct -e '.[dev]'
+	touch $@
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -105,6 +106,14 @@ def test_every_module_imports_only_what_stands_before_it() -> None:
         for line in violations(path.read_text(encoding="utf-8"), name, is_package=path.name == "__init__.py")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_of_the_document_is_this_one() -> None:
+    document = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|.*\| ([^|]+) \|$", document, re.MULTILINE)
+    table = {room: set(ROOMS if may == "all" else re.split(r"\W+", may)) & set(ROOMS) - {room} for room, may in rows}
+    assert table.pop("cli") == set(ROOMS) - {"cli"}
+    assert table == {room: may for room, may in ROOMS.items() if room not in ("cli", "__main__")}
 
 
 @pytest.mark.parametrize(
