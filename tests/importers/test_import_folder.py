@@ -79,7 +79,7 @@ def test_what_does_not_match_is_listed(tmp_path: Path) -> None:
     found = dict(log(tmp_path / "out"))
     expected = {"alone": "no .txt", "lost": "no picture", "two": "'two.jpg', 'two.png'", "latin": "not UTF-8 at byte 3"}
     expected |= {
-        "cut": "damaged JPEG",
+        "cut": "damaged header",
         "out": "a link that leads outside",
         "linked": "a link to a folder",
         "loop": "no .txt",
