@@ -36,6 +36,7 @@ from neo_lightning.training.step import (
     modality_losses,
     reason_to_skip,
     sum_over_ranks,
+    sums_by_kind,
 )
 from neo_lightning.types import MODALITIES, PackedBatch, Stage
 
@@ -282,7 +283,8 @@ class NeoModule(LightningModule):
                 padding = [0] * (len(starts) - len(named))  # nothing of it is supervised
                 source = torch.tensor(named + padding, device=self.device)[owner[places]]
                 weights = on_device.weights[places]
-                self._validation.index_add_(0, source, torch.stack([weights * nll.float(), weights], dim=1).double())
+                for column, values in enumerate((weights * nll.float(), weights)):
+                    self._validation[:-1, column] += sums_by_kind(values.double(), source, len(sources))
 
     def on_validation_epoch_end(self) -> None:
         """Log `val_loss`, the weighted mean over all supervised tokens of all ranks, and `val_loss/SOURCE`."""

@@ -76,9 +76,13 @@ def count(batches: Sequence[PackedBatch]) -> Tensor:
 
 def modality_losses(batch: PackedBatch, nll: Tensor, index: Tensor) -> Tensor:
     """Weighted sums of the `nll` at places `index` per modality: [len(MODALITIES)] float32 on the device."""
-    # one sum for each: a device adds scattered values in whatever order they come
-    of_kind = batch.modality[index] == torch.arange(len(MODALITIES), device=nll.device)[:, None]
-    return torch.where(of_kind, batch.weights[index] * nll.float(), 0.0).sum(1)
+    return sums_by_kind(batch.weights[index] * nll.float(), batch.modality[index], len(MODALITIES))
+
+
+def sums_by_kind(values: Tensor, kind: Tensor, kinds: int) -> Tensor:
+    """Sums [kinds] of values [n] by kind [n], one after the other: a device adds scattered values in any order."""
+    of_kind = kind == torch.arange(kinds, device=kind.device)[:, None]
+    return torch.where(of_kind, values, 0.0).sum(1)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
