@@ -96,7 +96,7 @@ def fresh(model: Neo, stage: Stage) -> Neo:
 
 def stepper(model: nn.Module, loss: Callable[[PackedBatch], Tensor]) -> Callable[[PackedBatch], Tensor]:
     """One optimiser step on a row; gives the loss."""
-    optimizer = build_adamw(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
+    optimizer = build_adamw(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
 
     def step(row: PackedBatch) -> Tensor:
         value = loss(row) / row.weights.sum()

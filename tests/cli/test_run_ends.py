@@ -74,7 +74,7 @@ def test_max_time_and_max_steps_stop_it_and_a_run_without_evaluations_has_a_repo
 ) -> None:
     run, bare = tmp_path / "run", ["run", str(micro), "--evaluation=[]", "--export=false"]
     assert main([*bare, "--trainer.max_time=00:00:00:00"]) == 75
-    assert "trainer.max_time" in capsys.readouterr().err
+    assert "trainer.max_time: the 0 s of this start are used up" in capsys.readouterr().out
     assert len(losses(run)) == 1
     assert main([*bare, "--trainer.max_steps=3"]) == 0
     assert "stopped after step 3 of 6: trainer.max_steps" in capsys.readouterr().out

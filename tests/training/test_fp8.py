@@ -101,7 +101,7 @@ def test_it_learns_as_without() -> None:
     falls = {}
     for fp8 in (False, True):
         model, losses = build(fp8=fp8), []
-        optimizer = build_adamw(model, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+        optimizer = build_adamw(model, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, lr_scales={})
         for step in range(240):
             row = rows[step % 4]
             loss = model(row).loss_sum / row.weights.sum()

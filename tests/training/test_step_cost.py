@@ -144,7 +144,7 @@ def test_answers_are_generated_without_compiling() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: only its work can be waited for")
 def test_a_micro_batch_and_the_optimiser_never_wait_for_the_gpu() -> None:
     model = build("cuda")
-    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
+    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
     batches = [row(seed, *layout).pin_memory() for seed, layout in enumerate(LAYOUTS)]
     for i, batch in enumerate(batches):
         torch.cuda.set_sync_debug_mode("error" if i else "default")  # the first step compiles the kernels

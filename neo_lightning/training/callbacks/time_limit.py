@@ -13,7 +13,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.utilities import rank_zero_info
 
 
 class TimeLimit(Callback):
@@ -31,7 +30,8 @@ class TimeLimit(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Ask all ranks to stop after this step, if the time is used up."""
         if time.monotonic() - self._began >= self.seconds and not pl_module.stop_requested:
-            rank_zero_info(f"trainer.max_time: the {self.seconds:g} s of this start are used up")
+            if trainer.is_global_zero:
+                print(f"trainer.max_time: the {self.seconds:g} s of this start are used up", flush=True)
             pl_module.stop_requested = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
