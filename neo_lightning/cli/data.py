@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=formats, default="auto", help="auto looks at the input and says what it found"
     )
     load.add_argument("--input", "--json", type=Path, nargs="+", required=True, help="files, or folders of them")
-    load.add_argument("--media", type=Path, help="folder that file names start at (--format folder: the input)")
+    load.add_argument(
+        "--media", type=Path, help="folder that file names start at; default the one that the input lies in"
+    )
     load.add_argument("--out", type=Path, required=True, help="folder for the shards")
     load.add_argument("--caption", metavar="KEY", help="of the caption, where it is neither `text` nor `caption`")
     columns = "where records have their own keys: messages, role, content, prompt, response, images, text, ..."

@@ -63,9 +63,15 @@ def costs_one_sample(what: str = "cannot be read", kind: type[SampleError] = Sam
         raise kind(f"{what}: {plain_reason(error)}") from error
 
 
+_TELLS_APART = re.compile(
+    r"(?<!\w)(?:'[^']*'|\"[^\"]*\")|\d+x\d+|(?<![A-Za-z])(?<![A-Za-z][-.])(?<!JPEG )\d+(\.\d+)?(?![A-Z])"
+)
+"""Quoted names and numbers, but for those of formats, as in UTF-8, H.264, 3GP and JPEG 2000."""
+
+
 def reason_kind(reason: str) -> str:
     """A reason without the names and numbers that tell its cases apart: for counting by reason."""
-    return re.sub(r"'[^']*'|\d+(\.\d+)?", "…", re.sub(r" \[[^]]*\]$", "", reason))
+    return _TELLS_APART.sub("…", re.sub(r" \[[^]]*\]$", "", reason))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

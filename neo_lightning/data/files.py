@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -70,3 +72,22 @@ def decode_text(data: bytes) -> str:
         UnicodeDecodeError: other bytes.
     """
     return plain_text(data.decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """JSON, in which a key that stands twice with different values would lose one of them.
+
+    Raises:
+        ValueError: it is none, or has such a key.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next((name for name, value in pairs if found[name] != value), None)
+        if twice is not None:
+            raise ValueError(f"the key {twice!r} stands twice in one object, with different values")
+    return found

@@ -62,7 +62,7 @@ def import_dataset(
         format: a key of FORMATS; `auto` looks at the input.
         inputs: files of records, tars, or folders of them; one folder for the format `folder`.
         out: folder to write to; it must hold no shards, or a part of the same import.
-        media: folder in which the records' file names are looked up; `folder` takes its input.
+        media: folder in which the records' file names are looked up; by default the one that the inputs lie in.
         reading: the user's own names of columns and roles, and what to take of preference data.
         fields: of the format `webdataset`: what its members are, `NAME=MEMBER` each (see `fields.py`).
         function: dotted name of a user's function that makes a record of a WebDataset sample, in place of `fields`.
@@ -89,15 +89,15 @@ def import_dataset(
     if format == "auto":
         format = format_of(found)
     listing = FORMATS[format][0].listing(found)
-    if media is None and format == "folder":
-        media = found[0]
+    if media is None and len(folders := {path if path.is_dir() else path.parent for path in found}) == 1:
+        media = folders.pop()
     if media is not None and not Path(media).is_dir():
         raise RecordError(f"media folder {media}: no such folder")
     folder = None if media is None else MediaFolder(root=Path(media).resolve())
     mapped = field_map(fields, function, classes)
     if (format == "webdataset") != (mapped != FieldMap()):
         raise RecordError(_wanted_map(found) if format == "webdataset" else f"--fields and --function: not of {format}")
-    share = hold_out if hold_out < 1 else hold_out / max(1, sum(task.count for task in FORMATS[format][0].split(found)))
+    share = hold_out if hold_out < 1 else _share(hold_out, sum(task.count for task in FORMATS[format][0].split(found)))
     job = Job(format=format, media=folder, reading=reading, partial=out / "partial", fields=mapped, hold_out=share)
     arguments = {
         "format": format,
@@ -116,6 +116,16 @@ def import_dataset(
         report = running.run(found, listing.total if progress else None, processes)
     _index(report, processes, progress)
     return report
+
+
+def _share(wanted: float, records: int) -> float:
+    """
+    Raises:
+        RecordError: more are to be held out than there are.
+    """
+    if wanted >= records:
+        raise RecordError(f"--hold-out {wanted:.0f}: the input has {records} records, and some must stay to be learned")
+    return wanted / records
 
 
 def _wanted_map(inputs: list[Path]) -> str:

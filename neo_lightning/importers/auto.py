@@ -19,11 +19,15 @@ _NOT_RECORDS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", 
 """What tools write beside records in a folder."""
 _SHARDS = "shards are named in a manifest as they are; --format webdataset reads those with members of other kinds"
 _TELLING = {
-    b"PK\x03\x04": "a ZIP archive; unpack it first",
+    b"PK\x03\x04": "a ZIP archive; unpack it first (of a spreadsheet: save it as CSV)",
+    b"BZh": "compressed with bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed with xz; unpack it first",
+    b"SQLite": "a database; save its table as CSV or JSON Lines",
+    b"\x89HDF": "an HDF5 file; save it as Parquet",
     b"ARROW1": "an Arrow file; save it as Parquet (`datasets`: to_parquet)",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it first",
-    b"\xff\xfe": "text in UTF-16; save it as UTF-8",
-    b"\xfe\xff": "text in UTF-16; save it as UTF-8",
+    b"\xff\xfe": "text in UTF-16 or UTF-32; save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16 or UTF-32; save it as UTF-8",
 }
 
 
@@ -87,6 +91,8 @@ def _kind(file: Path) -> str:
             head = opened.read(8)
     except OSError as error:
         raise RecordError(f"{file}: {error.strerror or error}") from error
+    if head[1:2] == b"\0" or head[:1] == b"\0":
+        raise RecordError(f"{file}: text in UTF-16 or UTF-32, or no text at all; save it as UTF-8")
     for start, what in _TELLING.items():
         if head.startswith(start):
             raise RecordError(f"{file}: {what}")

@@ -10,6 +10,7 @@ A key is taken by the reader of a record, kept in the sample's `meta`, or counte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from neo_lightning.importers.error import RecordError
 COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "texts"),
     "system": ("system", "system_prompt"),
-    "tools": ("tools",),
+    "tools": ("tools", "functions"),
     "prompt": ("instruction", "query", "prompt", "question", "problem"),
     "query": ("input",),
     "response": ("output", "response", "answer", "completion", "target", "solution"),
@@ -118,15 +119,18 @@ class Fields:
         Raises:
             RecordError: two keys do.
         """
-        own = self.reading.columns.get(column)
-        names = COLUMNS[column] if own is None else (own,)
-        found = [name for name in names if name in self._left and name not in self._owned(column)]
+        found = [name for name in self.names(column) if name in self._left and name not in self._owned(column)]
         if len(found) > 1:
             raise RecordError(
                 f"both `{found[0]}` and `{found[1]}` hold the {_SAID.get(column, column)}: say with "
                 f"--columns {column}=KEY which one is meant"
             )
         return found[0] if found else None
+
+    def names(self, column: str) -> tuple[str, ...]:
+        """The keys that a column may lie under."""
+        own = self.reading.columns.get(column)
+        return COLUMNS[column] if own is None else (own,)
 
     def peek(self, column: str) -> Any:
         """A column's value, None where there is none."""
@@ -170,6 +174,11 @@ class Fields:
 _SAID = {"messages": "conversation", "images": "images", "prompt": "question", "response": "answer"}
 
 
+def missing(value: Any) -> bool:
+    """Whether there is no value: null, as Parquet fills its structs, or NaN, as pandas writes it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def empty(value: Any) -> bool:
-    """Whether a key says nothing: null, as Parquet fills its structs, or nothing in text, list or object."""
-    return value is None or (isinstance(value, str | list | dict) and not value)
+    """Whether a key says nothing: it has no value, or nothing in its text, list or object."""
+    return missing(value) or (isinstance(value, str | list | dict) and not value)

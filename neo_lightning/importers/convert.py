@@ -10,10 +10,13 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -140,8 +143,13 @@ def _sample(record: Record, folder: MediaFolder | None) -> tuple[str, list[tuple
     named = Counter({"image": len(record.images), "video": len(record.videos)})
     for kind in ("image", "video"):
         if shown.count(kind) != named[kind]:
-            raise RecordError(f"text has {shown.count(kind)} places for {kind}s, the record names {named[kind]}")
-    parse_turns(record.tree, None, shown, literal=False)
+            rest = ", ".join(f"`{name}`" for name in record.unused if not name.startswith("text: "))
+            more = f"; nothing reads {rest}: --columns {kind}s=KEY names the key of the {kind}s" if rest else ""
+            raise RecordError(f"text has {shown.count(kind)} places for {kind}s, the record names {named[kind]}{more}")
+    try:
+        parse_turns(record.tree, None, shown, literal=False)
+    except SampleError as error:
+        raise RecordError(_of_user(str(error), record)) from error
     media: list[tuple[str, bytes]] = []
     queues: dict[str, Iterator[Any]] = {"image": iter(record.images), "video": iter(record.videos)}
     for kind in shown:
@@ -157,8 +165,20 @@ def _sample(record: Record, folder: MediaFolder | None) -> tuple[str, list[tuple
     return ("text", "image", "multi_image")[min(2, len(shown))], members
 
 
+def _of_user(reason: str, record: Record) -> str:
+    """A reason with the turns as the user's record has them."""
+    return re.sub(r"`messages\[(\d+)\]`", lambda match: f"`{record.origins[int(match[1])]}`", reason)
+
+
+def _plain(value: Any) -> str:
+    """Values of Parquet that JSON has no form for."""
+    if isinstance(value, date | time | timedelta | Decimal):
+        return str(value)
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
 def _json(record: Record) -> bytes:
     try:
-        return json.dumps({**record.tree, "meta": record.meta}).encode("ascii")
+        return json.dumps({**record.tree, "meta": record.meta}, default=_plain).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"the record cannot be written as JSON: {error}") from error

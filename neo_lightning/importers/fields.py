@@ -24,6 +24,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from neo_lightning.data.files import parse_json
 from neo_lightning.importers.record import RecordError
 
 MEDIA, TEXTS, TREES = ("image", "video"), ("text", "question", "answer", "system"), ("messages", "conversations")
@@ -221,7 +222,7 @@ class _Members:
         return self._classes[int(text)]
 
     def _found(self) -> str:
-        return f"found {', '.join(sorted(self._sample)) or 'none'}; a key ends at the first dot of the file's name"
+        return f"found {', '.join(sorted(self._sample)) or 'none'}; a key ends at the first dot of a file name"
 
 
 def _checked(field: str, value: Any, name: str) -> Any:
@@ -280,7 +281,7 @@ def _call(name: str, sample: dict[str, Any]) -> dict[str, Any]:
 
 def _parsed(member: str, data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return parse_json(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"member {member}: not JSON in UTF-8: {error}") from error
 

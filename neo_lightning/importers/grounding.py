@@ -9,6 +9,7 @@ of 1). A source's `answer_tokens` say whether `<ref>` and `<box>` are tokens or 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def _texts(message: dict[str, Any]) -> list[str]:
 
 
 def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and all(isinstance(x, int | float) and not isinstance(x, bool) for x in box)
+    numbers = isinstance(box, list) and all(type(x) in (int, float) and math.isfinite(x) for x in box)
     return numbers and len(box) in (2, 4)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from neo_lightning.data.files import parse_json
 from neo_lightning.importers import tables
 from neo_lightning.importers.columns import COLUMNS, TURN_COLUMNS
 from neo_lightning.importers.record import RecordError
@@ -89,7 +90,7 @@ def parse(text: Text) -> dict[str, Any] | RecordError:
     if isinstance(text, RecordError):
         return text
     try:
-        tree = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        tree = parse_json(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
         return RecordError(f"not JSON in UTF-8: {error}")
     return tree if isinstance(tree, dict) else RecordError(f"expected a JSON object, got {type(tree).__name__}")
@@ -116,7 +117,8 @@ def _records(file: IO[bytes], path: Path) -> tuple[str, Records]:
     file.seek(0)
     if key:
         return f"JSON array below `{key}`", _wrapped(file, path, key)
-    alone = len(_next_line(file)) < MAX_RECORD and not _next_line(file)
+    line = _next_line(file)
+    alone = len(line) < MAX_RECORD and b"\r" not in line.strip() and not _next_line(file)  # a CR alone is a line's end
     file.seek(0)
     return ("JSON Lines", _lines(file)) if alone else ("JSON objects", _objects(file, path))
 
@@ -125,6 +127,7 @@ def _is_lines(file: IO[bytes]) -> bool:
     """Whether each line is an object of its own: the first is and there is a second, or the second starts one."""
     first = _next_line(file)
     second = _next_line(file) if first.endswith(b"\n") else b""
+    first = first.rstrip().removesuffix(b",")
     if second.startswith(b"{"):
         return True
     return bool(second) and isinstance(parse(first), dict)
@@ -146,7 +149,7 @@ def _lines(file: IO[bytes]) -> Records:
                 line = file.readline(CHUNK)
             yield f", line {number}", RecordError(f"a record of more than {MAX_RECORD >> 20} MiB")
         elif line.removeprefix(b"\xef\xbb\xbf").strip():
-            yield f", line {number}", line
+            yield f", line {number}", line.rstrip().removesuffix(b",")  # lines cut out of an array
 
 
 def _wrapping_key(window: Window) -> str:
@@ -221,6 +224,8 @@ def _elements(window: Window, path: Path, key: str) -> Records:
             if window.peek() == "]":
                 break
             window.take(",")
+            if window.peek() == "]":
+                break
         window.take("]")
     except UnicodeDecodeError:
         raise

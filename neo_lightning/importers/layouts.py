@@ -12,14 +12,17 @@ takes the chosen side. Of records with a KTO label the good ones are taken.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from neo_lightning.data.index.tar import VIDEO_EXTENSIONS
+from neo_lightning.data.text.conversation import is_good
 from neo_lightning.data.text.unused import unused
 from neo_lightning.importers import places, turns
-from neo_lightning.importers.columns import COLUMNS, Fields, Reading, empty
+from neo_lightning.importers.columns import COLUMNS, Fields, Reading, empty, missing
 from neo_lightning.importers.error import RecordError
 from neo_lightning.importers.grounding import PLACE, Boxes, read_boxes
+from neo_lightning.importers.parts import read
 from neo_lightning.importers.record import Medium, Record, media_of
 
 _TAKE_CHOSEN = "--preference chosen takes the chosen side"
@@ -70,6 +73,7 @@ def read_record(item: Mapping[str, Any], reading: Reading, *, only: str = "") ->
         images=images,
         videos=videos,
         meta=meta,
+        origins=tuple(talk.origins),
         boxes=boxes,
         layout=layout,
         used=tuple(fields.taken),
@@ -86,7 +90,7 @@ def _boxes(fields: Fields, talk: turns.Conversation, shown: bool) -> Boxes | Non
     if not any(PLACE.search(str(message["content"])) for message in talk.messages):
         return None
     if fields.key("objects"):
-        return read_boxes(fields.take("objects"))
+        return read_boxes(turns.parsed(fields.take("objects"), "objects"))
     if shown:
         raise RecordError("text has `<ref-object>` or `<bbox>`, and no `objects` says what they stand for")
     return None
@@ -153,6 +157,9 @@ def _document(fields: Fields, first: str) -> tuple[str | None, str, bool]:
             raise RecordError(
                 f"both `{key}` and `{answer}` and no question: --columns prompt={key} makes it the question"
             )
+        columns = [name for name in ("messages", "text", "response") for name in fields.names(name)]
+        if blank := next((name for name in fields.all if name in columns), ""):
+            raise RecordError(f"`{blank}` is empty: nothing to learn")
         own = fields.reading.columns.get("text")
         wanted = repr(own) if own else "a conversation, question and answer, text or caption"
         raise RecordError(f"no text under {wanted} (found {found}); --columns messages=KEY, prompt=KEY,response=KEY or "
@@ -170,12 +177,13 @@ def _preference(fields: Fields) -> Any:
         RecordError: a record with chosen and rejected answers that the user did not ask for, or a bad answer.
     """
     label = fields.key("kto_tag")
-    value = fields.peek("kto_tag")
-    value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
-    if label and (isinstance(value, bool) or (label != "label" and value in (0, 1))):
+    good = is_good("label" if label == "label" else "kto_tag", fields.peek("kto_tag"))
+    if good is False:
+        raise RecordError(f"`{label}` is false: a bad answer is not learned")
+    if good:
         fields.take("kto_tag")
-        if not value:
-            raise RecordError(f"`{label}` is false: a bad answer is not learned")
+    elif label and label != "label":
+        raise RecordError(f"`{label}` is {fields.peek('kto_tag')!r}, which is neither true (1) nor false (0)")
     rejected = [name for name in fields.all if name.startswith("rejected")]
     chosen = fields.key("chosen")
     if not chosen and not fields.key("rejected") and not any(name in rejected for name in fields.unused()):
@@ -210,10 +218,11 @@ def _system(fields: Fields, talk: turns.Conversation) -> None:
     """The record's own system turn; one among the messages goes before it."""
     if (key := fields.key("system")) is None or (talk.messages and talk.messages[0]["role"] == "system"):
         return
-    text = fields.take("system")
+    text = read(fields.take("system"), literal=True).content
     if not isinstance(text, str):
-        raise RecordError(f"`{key}` must be text, got {type(text).__name__}")
+        raise RecordError(f"`{key}` must be text")
     talk.messages.insert(0, {"role": "system", "content": text})
+    talk.origins.insert(0, key)
 
 
 def _media(fields: Fields) -> tuple[list[Medium], list[Medium]]:
@@ -223,7 +232,8 @@ def _media(fields: Fields) -> tuple[list[Medium], list[Medium]]:
         key = fields.key(column)
         value = fields.take(column)
         if isinstance(value, str) and value.startswith("["):
-            value = turns.parsed(value, str(key))
+            with suppress(RecordError):  # a file may be called `[1].jpg`
+                value = turns.parsed(value, str(key))
         found[column] = [] if key is None else media_of(value, key)
     if key := fields.key("files"):
         for name in media_of(fields.take("files"), key):
@@ -250,5 +260,5 @@ def _addressed(named: list[Medium | int | None], listed: list[Medium], kind: str
 def _without_nulls(value: Any) -> Any:
     """Parquet gives every struct all fields of its column; those without a value are not there."""
     if isinstance(value, dict):
-        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+        return {name: _without_nulls(inner) for name, inner in value.items() if not missing(inner)}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value

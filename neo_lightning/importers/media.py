@@ -12,8 +12,11 @@ from neo_lightning.data.facts import SampleError
 from neo_lightning.data.media.formats import format_of
 from neo_lightning.data.media.image import image_facts
 from neo_lightning.data.media.video import video_facts
-from neo_lightning.importers.media_folder import MediaFolder
+from neo_lightning.importers.media_folder import SHOWN, MediaFolder
 from neo_lightning.importers.record import Medium, RecordError
+
+_SHORTEST = 64
+"""Characters of a file in base64; the smallest picture has more."""
 
 
 def read_medium(kind: str, medium: Medium, folder: MediaFolder | None) -> tuple[str, bytes]:
@@ -27,7 +30,7 @@ def read_medium(kind: str, medium: Medium, folder: MediaFolder | None) -> tuple[
     Raises:
         RecordError: missing, outside the folder, too large, of another kind, or damaged.
     """
-    name = "embedded file" if isinstance(medium, bytes) else repr(medium[:200])
+    name = "embedded file" if isinstance(medium, bytes) else repr(medium[:SHOWN])
     data = medium if isinstance(medium, bytes) else _read_address(medium, folder)
     try:
         image_facts(data) if kind == "image" else video_facts(data)
@@ -45,8 +48,21 @@ def read_file(name: str, folder: MediaFolder | None) -> bytes:
         RecordError: no folder; or see `MediaFolder.read`.
     """
     if folder is None:
-        raise RecordError(f"{name!r} is a file name: say with --media where it starts")
+        raise RecordError(
+            f"{name[:SHOWN]!r} is a file name, and the inputs lie in several folders: say with --media where it starts"
+        )
     return folder.read(name)
+
+
+def _embedded(address: str) -> bytes | None:
+    """A file as base64 without the head of a `data:` URL, as tables hold it: it has no dot and is of a known format."""
+    if len(address) < _SHORTEST or "." in address:
+        return None
+    try:
+        data = base64.b64decode(address, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if format_of(data) else None
 
 
 def _read_address(address: str, folder: MediaFolder | None) -> bytes:
@@ -58,7 +74,8 @@ def _read_address(address: str, folder: MediaFolder | None) -> bytes:
         except (binascii.Error, ValueError):
             pass
         raise RecordError(f"{head[:40]!r}: a data URL must hold base64")
-    address = address.removeprefix("file://")
+    if (data := _embedded(address)) is not None:
+        return data
     if "://" in address:
         raise RecordError(f"{address[:80]!r} is no path in the media folder; nothing is downloaded")
     return read_file(address, folder)

@@ -14,7 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neo_lightning.data.facts import plain_reason
 from neo_lightning.importers.record import RecordError
+
+SHOWN = 200
+"""Characters of a file's name in a reason: a name may be anything."""
 
 MAX_BYTES = 2 << 30
 """A file is read as a whole, here and in training."""
@@ -54,7 +58,10 @@ class MediaFolder:
             self.notes.append(Note(name, -1))
             if isinstance(error, RecordError):
                 raise
-            raise RecordError(f"{name!r}: {getattr(error, 'strerror', None) or error}") from error
+            reason = (
+                f"not in the media folder {self.root}" if isinstance(error, FileNotFoundError) else plain_reason(error)
+            )
+            raise RecordError(f"{name[:SHOWN]!r}: {reason}") from error
         self.notes.append(Note(name, status.st_size, status.st_mtime_ns, zlib.crc32(data)))
         return data
 
@@ -77,19 +84,19 @@ class MediaFolder:
             return "" if note.size < 0 else GONE
 
     def _find(self, name: str) -> tuple[Path, os.stat_result]:
-        path = (self.root / name).resolve()
+        path, said = (self.root / name).resolve(), repr(name[:SHOWN])
         if not path.is_relative_to(self.root):
             if Path(os.path.normpath(self.root / name)).is_relative_to(self.root):
                 raise RecordError(
-                    f"{name!r} is a link that leads outside the media folder {self.root}, to {path}: name a folder "
+                    f"{said} is a link that leads outside the media folder {self.root}, to {path}: name a folder "
                     "that holds both (and file names from there on), or a copy with links followed (`cp -rL`)"
                 )
-            raise RecordError(f"{name!r} lies outside the media folder {self.root}")
+            raise RecordError(f"{said} lies outside the media folder {self.root}")
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never ends
-            raise RecordError(f"{name!r} is no plain file")
+            raise RecordError(f"{said} is no plain file")
         if status.st_size > MAX_BYTES:
-            raise RecordError(f"{name!r}: {status.st_size} bytes are more than the cap of {MAX_BYTES}")
+            raise RecordError(f"{said}: {status.st_size} bytes are more than the cap of {MAX_BYTES}")
         return path, status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,14 @@ def read(content: Any, *, literal: bool) -> Parts:
     return found
 
 
+def with_media(content: Any, media: Mapping[str, list[Medium]]) -> Any:
+    """The content with parts in front of it for media that its text has no places for."""
+    if not any(media.values()) or (isinstance(content, str) and any(f"<{kind}>" in content for kind in media)):
+        return content
+    pieces = content if isinstance(content, list) else [content]
+    return [{"type": kind, kind: one} for kind, listed in media.items() for one in listed] + pieces
+
+
 def _part(part: Any, pieces: list[dict[str, Any]], found: Parts) -> None:
     if not isinstance(part, dict):
         raise RecordError(f"a content must be text or a list of parts, got {type(part).__name__}")
@@ -110,6 +119,6 @@ def _text(left: dict[str, Any], names: tuple[str, ...], kind: str) -> str:
 def _address(left: dict[str, Any], kind: str) -> Medium | int | None:
     key = next((name for name in _ADDRESSES[kind] if name in left), None)
     if key is not None:
-        return as_medium(left.pop(key), key)
+        return as_medium({"bytes": left.pop(key)} if key == "base64" else left.pop(key), key)
     number = left.pop("index", None)
     return number if isinstance(number, int) and not isinstance(number, bool) else None

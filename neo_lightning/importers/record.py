@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +15,8 @@ __all__ = ["Medium", "Record", "RecordError", "as_medium", "media_of"]
 Medium = str | bytes
 """A file name inside the media folder, or the encoded file itself."""
 
+_FILE = re.compile(r"file:(?://(?:localhost(?=/))?)?", re.IGNORECASE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -25,6 +28,8 @@ class Record:
     """In the order in which the text shows the images."""
     videos: list[Medium] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+    """Of each message, the user's turn that it is of."""
     boxes: Boxes | None = None
     """What `<ref-object>` and `<bbox>` in the text stand for; filled in when the images' sizes are known."""
     layout: str = ""
@@ -56,14 +61,16 @@ def as_medium(value: Any, key: str) -> Medium:
         raise RecordError(f"`{key}` gives a clip as a list of frames; name the images one by one, or the clip's file")
     if not isinstance(value, str | bytes) or value == "":
         raise RecordError(f"`{key}` must be a path or a list of paths (in Parquet: bytes, or a struct of both)")
-    if isinstance(value, str) and value.startswith("file://"):
-        return unquote(value.removeprefix("file://").removeprefix("localhost/"))
+    if isinstance(value, str) and (match := _FILE.match(value)):
+        return unquote(value[match.end() :])
     return value
 
 
 def _of_object(value: dict[str, Any]) -> Any:
     if value.get("type") == "base64" and isinstance(value.get("data"), str):
         return f"data:{value.get('media_type', '')};base64,{value['data']}"
+    if isinstance(value.get("bytes"), str):
+        return f"data:;base64,{value['bytes']}"
     return next(
         (value[name] for name in ("bytes", "path", "url", "image", "video") if value.get(name) is not None), None
     )

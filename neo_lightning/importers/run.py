@@ -26,7 +26,7 @@ from neo_lightning.importers.media_folder import GONE, changes, note_lines
 from neo_lightning.importers.pool import converted
 from neo_lightning.importers.record import RecordError
 from neo_lightning.importers.shards import ShardChains
-from neo_lightning.importers.task import Job
+from neo_lightning.importers.task import Job, shown
 from neo_lightning.types import MODALITIES
 
 COMMIT_SECONDS = 10.0
@@ -56,6 +56,9 @@ class ImportReport:
     """Layouts of the records that were imported."""
 
     def __str__(self) -> str:
+        return "\n".join(map(shown, self._lines()))
+
+    def _lines(self) -> list[str]:
         written = ", ".join(f"{count} {modality}" for modality, count in self.samples.items())
         lines = [f"{self.manifest}: {written}", *layout_lines(dict(self.found))]
         if self.left_out:
@@ -68,7 +71,7 @@ class ImportReport:
             lines.append(f"held out; a recipe validates on it with data: {{validation: [{', '.join(held_out)}]}}")
         if self.gone:
             lines.append(f"{self.gone} media files are gone since they were read; the shards hold them")
-        return "\n".join(lines)
+        return lines
 
 
 @dataclass(kw_only=True)
@@ -151,7 +154,7 @@ class Import:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         if not state.done:
             with Progress(*columns, TimeRemainingColumn(), disable=total is None) as bar:
-                shown = bar.add_task("importing", total=total)
+                task_bar = bar.add_task("importing", total=total)
                 tasks = (task for task in format.split(inputs) if task.first + task.count > state.records)
                 for task, path, records in converted(tasks, self._job, workers):
                     with open(path, "rb") as source:
@@ -159,7 +162,7 @@ class Import:
                             self._take(number, record, source)
                     os.unlink(path)
                     text = f"{sum(state.samples.values())} samples, {state.left_out} left out"
-                    bar.update(shown, completed=task.progress, description=text)
+                    bar.update(task_bar, completed=task.progress, description=text)
             self._finish()
         return self._close()
 
@@ -183,7 +186,7 @@ class Import:
     def _leave_out(self, record: Converted) -> None:
         state = self._state
         if self._arguments["strict"]:
-            raise RecordError(f"{record.where}: {record.reason}")
+            raise RecordError(shown(f"{record.where}: {record.reason}"))
         kind = reason_kind(record.reason)
         if kind not in state.reasons and len(state.reasons) >= _KINDS_COUNTED:
             kind = "other reasons"
@@ -194,9 +197,10 @@ class Import:
     def _count(self, record: Converted) -> None:
         """Count what was found; what nothing uses goes into the log where it is met first."""
         if record.unused and self._arguments["strict"]:
+            names = shown(", ".join(record.unused))
             raise RecordError(
-                f"{record.where}: {', '.join(record.unused)} is neither learned nor kept; --keep KEY keeps a key in "
-                "the sample's `meta`, and without --strict it is counted and dropped"
+                f"{record.where}: {names} is neither learned nor kept; --keep KEY keeps a key in the sample's `meta`, "
+                "and without --strict it is counted and dropped"
             )
         count_layout(self._state.found, record)
         counts = self._state.unused
@@ -220,7 +224,7 @@ class Import:
     def _finish(self) -> None:
         if not self._state.samples:
             self._log.flush()
-            reasons = "; ".join(self._state.reasons) or "there is none"
+            reasons = shown("; ".join(self._state.reasons)) or "there is none"
             raise RecordError(f"no record could be imported ({reasons}); see {self._out / 'import.log'}")
         self._chains.finish()
         self._state.done = True

@@ -16,28 +16,38 @@ Rows = Iterator[tuple[str, str | bytes | RecordError]]
 
 
 def records(file: IO[bytes], suffix: str) -> tuple[str, Rows]:
-    """The name of the container, and its records."""
-    if suffix == ".txt":
-        return "text, one document a line", _documents(file)
+    """The name of the container, and its records.
+
+    Raises:
+        csv.Error: lines end otherwise, or the first does not name columns.
+    """
     head = file.readline(MAX_RECORD)
     file.seek(0)
+    if b"\r" in head.rstrip(b"\r\n"):
+        raise csv.Error("its lines end in a carriage return alone; save it with line feeds")
+    if suffix == ".txt":
+        return "text, one document a line", _documents(file)
     if suffix == ".tsv":
         return "TSV", _table(file, "\t")
-    return "CSV", _table(file, ";" if b";" in head and b"," not in head else ",")
+    return "CSV", _table(file, next((mark for mark in ",;\t|" if mark.encode() in head), ","))
 
 
 def _table(file: IO[bytes], delimiter: str) -> Rows:
     """Rows of a table; its first line names the columns."""
     csv.field_size_limit(MAX_RECORD)
     reader = csv.reader(_decoded(file), delimiter=delimiter, strict=True)
-    head = next(reader, [])
+    head = [name.strip() for name in next(reader, [])]
     if len(set(head)) < len(head):
-        raise RecordError(f"the first line names a column twice ({', '.join(head)}); it must name the columns")
+        raise csv.Error(f"the first line names a column twice ({', '.join(head)}); it must name the columns")
     while True:
+        start = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            yield f", line {reader.line_num}", RecordError(f"not CSV: {error}")
+            reason = (
+                f"not CSV: {error}; it starts on line {start}, and a quote that is not closed takes in what follows"
+            )
+            yield f", line {reader.line_num}", RecordError(reason)
             continue
         if row is None:
             return

@@ -8,19 +8,23 @@ A part is `{"type": T, ...}` or has one key that says what it is; text, media, r
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from neo_lightning.data.files import parse_json
+from neo_lightning.data.text.conversation import weight_of
 from neo_lightning.importers import parts
 from neo_lightning.importers.columns import TURN_COLUMNS, Reading, empty
 from neo_lightning.importers.error import RecordError
-from neo_lightning.importers.record import Medium
+from neo_lightning.importers.record import Medium, media_of
 
 _ASKS = ("human", "user", "input", "question", "query", "prompt", "instruction")
 _ANSWERS = ("assistant", "gpt", "bot", "output", "answer", "response")
 _WEIGHTS = ("loss", "weight", "loss_weight", "loss_scale", "train")
+_CALLS = ("tool_calls", "function_call")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_BESIDE = (*_CALLS, *_REASONING, "image", "images", "video", "videos")
+"""What may stand in the place of a content."""
 
 
 @dataclass(kw_only=True)
@@ -31,6 +35,8 @@ class Conversation:
     literal: bool
     """Leave `<image>` in the text of parts alone: the record lists no media that could stand there."""
     messages: list[dict[str, Any]] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
+    """Of each message, the user's turn that it is of."""
     images: list[Medium | int | None] = field(default_factory=list)
     """Of each image part: its address, its number in the record's list, or None: the next one of that list."""
     videos: list[Medium | int | None] = field(default_factory=list)
@@ -39,6 +45,7 @@ class Conversation:
     """By path, what turns and parts say of their origin: goes to the sample's `meta`."""
     form: str = ""
     """The keys of a turn, for the report."""
+    _origin: str = ""
 
     def read(self, value: Any, key: str) -> None:
         """All turns of a list (or of a string that holds it as JSON).
@@ -51,13 +58,14 @@ class Conversation:
             raise RecordError(f"`{key}` must be a list of messages")
         for number, turn in enumerate(value):
             try:
-                self.turn(turn, f"{key}[]")
+                self.turn(turn, f"{key}[]", f"{key}[{number}]")
             except RecordError as error:
                 raise RecordError(f"`{key}[{number}]`: {error}") from error
 
-    def turn(self, item: Any, key: str) -> None:
-        """One turn, or one pair of question and answer."""
-        if isinstance(item, list | tuple) and len(item) == 2:
+    def turn(self, item: Any, key: str, place: str = "") -> None:
+        """One turn, or one pair of question and answer; `place` says which of a list."""
+        self._origin = place or key
+        if isinstance(item, list) and len(item) == 2 and not any(isinstance(one, list | dict) for one in item):
             item = {"user": item[0], "assistant": item[1]}  # a pair of `history`
         if not isinstance(item, dict):
             raise RecordError(f"expected an object with a role and its text, got {type(item).__name__}")
@@ -67,15 +75,21 @@ class Conversation:
             self._pair(left, key)
             return
         content = self._key("content", left)
+        others = [name for name in left if name != role]
+        if content is None and others and not any(name in _BESIDE for name in others):
+            raise RecordError(
+                f"a turn without content (found {', '.join(others)}); --columns content=KEY names its key"
+            )
         self.form = self.form or f"{role}, {content or 'content'}"
         self._message(self.reading.role(left.pop(role)), left.pop(content, "") if content else "", left, key)
 
     def clear(self) -> None:
         """Forget what has been read."""
-        self.messages, self.images, self.videos, self.unused, self.kept = [], [], [], [], {}
+        self.messages, self.origins, self.images, self.videos, self.unused, self.kept = [], [], [], [], [], {}
 
     def add(self, role: str, content: Any) -> None:
         """A message of text or parts."""
+        self._origin = role
         self._message(role, content, {}, role)
 
     def _key(self, column: str, item: dict[str, Any]) -> str | None:
@@ -93,21 +107,25 @@ class Conversation:
             )
         self.form = self.form or f"{ask}, {answer}"
         if "system" in left and not self.messages:
-            self.add("system", left.pop("system"))
+            self._message("system", left.pop("system"), {}, key)
         if ask is not None:
             question = left.pop(ask)
             if ask == "instruction" and not empty(more := left.pop("input", "")):
                 question = f"{question}\n{more}"
             if not empty(question):
-                self.add("user", question)
+                self._message("user", question, {}, key)
         self._message("assistant", left.pop(answer), left, key)
 
     def _message(self, role: str, content: Any, left: dict[str, Any], key: str) -> None:
-        calls = _calls(left.pop("tool_calls", None)) + _calls(left.pop("function_call", None))
+        calls = [call for name in _CALLS for call in _calls(left.pop(name, None))]
         if role == "function_call":
             role, calls, content = "assistant", _calls(content), ""
         thought = [left.pop(name) for name in _REASONING if isinstance(left.get(name), str)]
-        read = parts.read(content, literal=self.literal)
+        beside = {kind: _listed(left, kind) for kind in ("image", "video")}
+        read = parts.read(parts.with_media(content, beside), literal=self.literal and not any(beside.values()))
+        for kind, media in beside.items():
+            if media and isinstance(read.content, str):
+                (read.images if kind == "image" else read.videos).extend(media)
         for rest in read.unused:
             self._beside(rest, f"{key}.content[]")
         self.images += read.images
@@ -131,16 +149,24 @@ class Conversation:
         self._append(message)
 
     def _weigh(self, message: dict[str, Any], left: dict[str, Any], key: str) -> None:
-        """A weight of 0 is `loss: false`, of 1 nothing; others are named, and those of turns that are not learned."""
+        """A weight of 0 is `loss: false`, of 1 nothing; those of turns that are not learned anyhow are named.
+
+        Raises:
+            RecordError: another weight of an answer: it is neither learned nor not, as in shards.
+        """
         for name in _WEIGHTS:
             if name not in left:
                 continue
             value = left.pop(name)
-            weight = float(value) if isinstance(value, bool | int | float) else None
-            if weight == 0 and message["role"] == "assistant":
-                message["loss"] = False
-            elif weight not in (0.0, 1.0) or (weight == 1 and message["role"] != "assistant"):
-                self.unused.append(f"{key}.{name} (a weight other than 0 and 1, or of a turn that is not learned)")
+            weight = weight_of(value)
+            if message["role"] != "assistant":
+                self.unused += [f"{key}.{name}"] if weight != 0 else []
+            elif weight not in (0, 1):
+                raise RecordError(f"`{name}` is {value!r}; an answer is learned (1) or not (0)")
+            elif message.setdefault("loss", bool(weight)) != bool(weight):
+                raise RecordError(f"`{name}` contradicts the weight beside it")
+        if message.get("loss"):
+            del message["loss"]
 
     def _beside(self, left: dict[str, Any], key: str) -> None:
         """What nothing has used of a turn or part."""
@@ -159,6 +185,13 @@ class Conversation:
             last["tool_calls"] = [*last.get("tool_calls", []), *message["tool_calls"]]
         else:
             self.messages.append(message)
+            self.origins.append(self._origin)
+
+
+def _listed(left: dict[str, Any], kind: str) -> list[Medium]:
+    """Media that a turn lists beside its content."""
+    names = [name for name in (kind, f"{kind}s") if not empty(left.get(name))]
+    return [medium for name in names for medium in media_of(left.pop(name), name)]
 
 
 def parsed(value: Any, key: str) -> Any:
@@ -170,7 +203,7 @@ def parsed(value: Any, key: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return parse_json(value)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"`{key}` is a string that is not JSON: {error}") from error
 
@@ -189,7 +222,11 @@ def tools(value: Any) -> list[dict[str, Any]]:
     for tool in found:
         if not isinstance(tool, dict):
             raise RecordError("`tools` must be a list of functions, or the JSON of one")
-    return [tool if tool.get("type") == "function" else {"type": "function", "function": tool} for tool in found]
+    found = [tool if tool.get("type") == "function" else {"type": "function", "function": tool} for tool in found]
+    for tool in found:
+        if not isinstance(tool.get("function"), dict) or not isinstance(tool["function"].get("name"), str):
+            raise RecordError("each of `tools` must be a function with a `name`")
+    return found
 
 
 def _calls(value: Any) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ A shard's structure is checked to the last byte (`index.tar`); a sample that can
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 import zlib
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from neo_lightning.data.facts import RetryError, SampleError, SampleFacts, ShardError, costs_one_sample
-from neo_lightning.data.files import decode_text
+from neo_lightning.data.files import decode_text, parse_json
 from neo_lightning.data.index import sidecar, tar
 from neo_lightning.data.index.sidecar import IndexDamaged, Summary, split_rows
 from neo_lightning.data.index.table import Columns
@@ -235,7 +234,7 @@ def _text(data: bytes, name: str) -> str:
 
 def _json(text: str, name: str) -> dict[str, Any]:
     try:
-        tree = json.loads(text)
+        tree = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise SampleError(f"{name!r}: not JSON: {error}") from error
     if not isinstance(tree, dict):

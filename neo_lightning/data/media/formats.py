@@ -39,8 +39,8 @@ def _other(name: str, advice: str = "") -> Format:
     return Format(name=name, kind="other", advice=advice)
 
 
-JPEG = _image("JPEG", "jpg", "jpeg", reader="JPEG")
-PNG = _image("PNG", "png", reader="PNG")
+JPEG = _image("JPEG", "jpg", "jpeg", "jpe", "jfif", "mpo", reader="JPEG")
+PNG = _image("PNG", "png", "apng", reader="PNG")
 WEBP = _image("WebP", "webp", reader="WEBP")
 GIF = _image("GIF", "gif", reader="GIF")
 BMP = _image("BMP", "bmp", reader="BMP")

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from neo_lightning.data.facts import MediaError, costs_one_sample
-from neo_lightning.data.media.formats import AVIF, PNG, Format, format_of, refusal
+from neo_lightning.data.media.formats import AVIF, JPEG, PNG, Format, format_of, refusal
 from neo_lightning.data.media.png import ends_early, lean
 
 SWAPS_SIDES = (5, 6, 7, 8)
@@ -29,6 +29,9 @@ _ORIENTATION, _DETAILS = 0x0112, 0x8769
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _INCH = 0x011A, 0x011B, 0x0128, 2
 _X_PIXELS, _Y_PIXELS = 0xA002, 0xA003
 _POINTS_AN_INCH = 72
+
+_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+"""Markers of JPEG frames that are decoded: baseline, sequential, progressive, with Huffman or arithmetic codes."""
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -64,6 +67,8 @@ def open_still(data: bytes) -> Still:
         raise MediaError(refusal(data, "image"))
     if found is PNG and data[12:16] == b"CgBI":
         raise MediaError("PNG in Apple's own variant (CgBI) is not decoded: convert it to JPEG or PNG")
+    if found is JPEG and (kind := _frame(data)) not in _FRAMES:
+        raise MediaError(f"JPEG of a kind that is not decoded (frame 0x{kind:02x}, as of lossless ones): convert it")
     with costs_one_sample(f"{found.name} with a damaged header", MediaError):
         image, key = _open(data, found)
         exif = _exif(image)
@@ -116,6 +121,20 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
+def _frame(data: bytes) -> int:
+    """The marker of a JPEG's frame, which says how it is coded; 0xC0 where none is found (Pillow tells the damage)."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker
+        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:  # a fill byte, or a marker alone
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0xC0
+
+
 def _open(data: bytes, found: Format) -> tuple[ImageFile.ImageFile, np.ndarray | None]:
     key = None
     if found is PNG:
@@ -151,8 +170,10 @@ def _exif(image: Image.Image) -> Image.Exif:
     exif = Image.Exif()
     if image.format != "TIFF":
         try:
-            exif.load(image.info.get("exif", b""))
-            exif.get(_ORIENTATION)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of damage, which costs no more than what it says
+                exif.load(image.info.get("exif", b""))
+                exif.get(_ORIENTATION)
         except Exception:  # Pillow's parser raises many kinds on hostile EXIF; the picture itself is fine
             return Image.Exif()
     return exif

@@ -87,7 +87,7 @@ def places(tree: Mapping[str, Any]) -> list[str]:
 
 def _turns(tree: Mapping[str, Any], caption: str | None, literal: bool) -> list[_Turn]:
     for key in ("label", "kto_tag"):
-        if tree.get(key) is False:
+        if is_good(key, tree.get(key)) is False:
             raise SampleError(f"`{key}` is false: the answer is a bad one and is not learnt")
     keys = [key for key in CONVERSATIONS if key in tree]
     if len(keys) > 1:
@@ -157,11 +157,31 @@ def _learnt(item: Mapping[str, Any], where: str) -> bool:
     """What `loss` and `weight` say of an answer."""
     said = {key: item[key] for key in ("loss", "weight") if item.get(key) is not None}
     for key, value in said.items():
-        if not isinstance(value, bool | int | float) or value not in (0, 1):
+        if weight_of(value) not in (0, 1):
             raise SampleError(f"{where}: `{key}` is {value!r}; an answer is learnt (1) or not (0)")
-    if len({bool(value) for value in said.values()}) > 1:
+    if len({weight_of(value) for value in said.values()}) > 1:
         raise SampleError(f"{where}: `loss` and `weight` contradict each other")
-    return all(said.values())
+    return all(weight_of(value) for value in said.values())
+
+
+def weight_of(value: Any) -> float | None:
+    """A weight as a number, from one, a truth value or the text of either; None where it is something else."""
+    if isinstance(value, str):
+        value = {"true": 1, "false": 0}.get(value.strip().lower(), value)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def is_good(key: str, value: Any) -> bool | None:
+    """What KTO's `label` or `kto_tag` says of an answer; None where it says nothing or is another kind of label.
+
+    A `label` of 0 or 1 may be a class; `false` and `true`, and any number under `kto_tag`, are not.
+    """
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("true", "false")):
+        return bool(weight_of(value))
+    return bool(weight_of(value)) if key == "kto_tag" and weight_of(value) in (0, 1) else None
 
 
 def _add_system(turns: list[_Turn], tree: Mapping[str, Any], literal: bool) -> None:
