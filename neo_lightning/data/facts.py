@@ -64,14 +64,15 @@ def costs_one_sample(what: str = "cannot be read", kind: type[SampleError] = Sam
 
 
 _TELLS_APART = re.compile(
-    r"(?<!\w)(?:'[^']*'|\"[^\"]*\")|\d+x\d+|(?<![A-Za-z])(?<![A-Za-z][-.])(?<!JPEG )\d+(\.\d+)?(?![A-Z])"
+    r"(?P<name>JPEG 2000|[A-Za-z]+[-.]?\d[\w.]*|\d+[A-Z]\w*)"
+    r"|(?<!\w)(?:'[^']*'|\"[^\"]*\")|0x[0-9a-f]+|\d+x\d+|\d+(?:\.\d+)?"
 )
-"""Quoted names and numbers, but for those of formats, as in UTF-8, H.264, 3GP and JPEG 2000."""
+"""Names of formats, as in UTF-8, H.264 and 3GP, which are kept; and what is quoted, and numbers."""
 
 
 def reason_kind(reason: str) -> str:
     """A reason without the names and numbers that tell its cases apart: for counting by reason."""
-    return _TELLS_APART.sub("…", re.sub(r" \[[^]]*\]$", "", reason))
+    return _TELLS_APART.sub(lambda found: found["name"] or "…", re.sub(r" \[[^]]*\]$", "", reason))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -82,7 +83,8 @@ def convert(
                         raise item
                     with costs_one_sample("the record cannot be read"):
                         record = read(item, job.reading)
-                        modality, members = _sample(record, job.media)
+                        with _turns_of(record):
+                            modality, members = _sample(record, job.media)
                     found = replace(found, modality=modality, held_out=_held_out(record, job), file=task.file)
                     layout = f"{task.container}, {record.layout}" if task.container else record.layout
                     found = replace(found, layout=layout, used=record.used, unused=record.unused)
@@ -146,10 +148,7 @@ def _sample(record: Record, folder: MediaFolder | None) -> tuple[str, list[tuple
             rest = ", ".join(f"`{name}`" for name in record.unused if not name.startswith("text: "))
             more = f"; nothing reads {rest}: --columns {kind}s=KEY names the key of the {kind}s" if rest else ""
             raise RecordError(f"text has {shown.count(kind)} places for {kind}s, the record names {named[kind]}{more}")
-    try:
-        parse_turns(record.tree, None, shown, literal=False)
-    except SampleError as error:
-        raise RecordError(_of_user(str(error), record)) from error
+    parse_turns(record.tree, None, shown, literal=False)
     media: list[tuple[str, bytes]] = []
     queues: dict[str, Iterator[Any]] = {"image": iter(record.images), "video": iter(record.videos)}
     for kind in shown:
@@ -165,9 +164,14 @@ def _sample(record: Record, folder: MediaFolder | None) -> tuple[str, list[tuple
     return ("text", "image", "multi_image")[min(2, len(shown))], members
 
 
-def _of_user(reason: str, record: Record) -> str:
-    """A reason with the turns as the user's record has them."""
-    return re.sub(r"`messages\[(\d+)\]`", lambda match: f"`{record.origins[int(match[1])]}`", reason)
+@contextmanager
+def _turns_of(record: Record) -> Iterator[None]:
+    """Reasons name the turns as the user's record has them."""
+    try:
+        yield
+    except SampleError as error:
+        reason = re.sub(r"`messages\[(\d+)\]`", lambda match: f"`{record.origins[int(match[1])]}`", str(error))
+        raise RecordError(reason) from error
 
 
 def _plain(value: Any) -> str:

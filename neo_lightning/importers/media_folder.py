@@ -58,10 +58,9 @@ class MediaFolder:
             self.notes.append(Note(name, -1))
             if isinstance(error, RecordError):
                 raise
-            reason = (
-                f"not in the media folder {self.root}" if isinstance(error, FileNotFoundError) else plain_reason(error)
-            )
-            raise RecordError(f"{name[:SHOWN]!r}: {reason}") from error
+            reason = getattr(error, "strerror", None) or plain_reason(error)
+            where = f" in {self.root}" if isinstance(error, FileNotFoundError) else ""
+            raise RecordError(f"{name[:SHOWN]!r}: {reason}{where}") from error
         self.notes.append(Note(name, status.st_size, status.st_mtime_ns, zlib.crc32(data)))
         return data
 
@@ -91,7 +90,7 @@ class MediaFolder:
                     f"{said} is a link that leads outside the media folder {self.root}, to {path}: name a folder "
                     "that holds both (and file names from there on), or a copy with links followed (`cp -rL`)"
                 )
-            raise RecordError(f"{said} lies outside the media folder {self.root}")
+            raise RecordError(f"{said} lies outside the media folder {self.root}; --media names another")
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never ends
             raise RecordError(f"{said} is no plain file")

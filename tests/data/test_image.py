@@ -250,3 +250,21 @@ def test_random_damage_is_an_error_of_the_sample_or_harmless(format: str) -> Non
         except MediaError:
             continue
         assert tuple(pixels.shape) == (3, facts.height, facts.width)
+
+
+@pytest.mark.parametrize("frame", [0xC3, 0xC5, 0xCB])
+def test_a_jpeg_that_can_never_be_decoded_is_left_out_by_its_header(frame: int) -> None:
+    data = bytearray(encoded(picture(16, 16), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    assert image_facts(bytes(data[:2] + b"\xff" + data[2:])).width == 16  # with a fill byte in front of a marker
+    data[at + 1] = frame
+    with pytest.raises(MediaError, match="JPEG of a kind that is not decoded"):
+        image_facts(bytes(data))
+
+
+def test_broken_exif_is_not_the_users_concern(recwarn: pytest.WarningsRecorder) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\xff\xff\0\0\0\0\0\0"
+    data = encoded(picture(16, 16), "JPEG")
+    data = data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+    assert image_facts(data).orientation == 1
+    assert not [warning for warning in recwarn if "EXIF" in str(warning.message)]

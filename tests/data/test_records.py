@@ -520,3 +520,17 @@ def test_marks_come_back_from_the_index_and_no_others() -> None:
     assert {"<|im_end|>", "<img>"}.isdisjoint(MARKS)
     with pytest.raises(ValueError, match="do not exist"):
         parse_content(content.replace("</think>", "<|im_end|>"), 0)
+
+
+@pytest.mark.parametrize(("weight", "learnt"), [("0", False), ("1", True), ("false", False), (1.0, True)])
+def test_a_weight_may_be_text(weight: Any, learnt: bool) -> None:
+    tree = openai(("user", "a"), ("assistant", "b"), ("user", "a"), ("assistant", "c"))
+    tree["messages"][1]["weight"] = weight
+    assert [turn.learnt for turn in parse_turns(tree, None, [], literal=False)] == [True, learnt, True, True]
+
+
+@pytest.mark.parametrize("said", [{"label": "False"}, {"kto_tag": 0}, {"kto_tag": "0"}])
+def test_a_bad_answer_may_be_text(said: dict[str, Any]) -> None:
+    with pytest.raises(SampleError, match="is false: the answer is a bad one"):
+        parse_turns({**answered("a"), **said}, None, [], literal=False)
+    parse_turns({**answered("a"), "label": 0}, None, [], literal=False)  # which may be a class

@@ -159,7 +159,7 @@ GOOD = json.dumps(llava("ok"))
         (f"[{GOOD},\n{GOOD}", r"f\.json\[1\], line 2: .*ends too early"),
         (f"[{GOOD},\n{GOOD}\n", r"f\.json\[2\], line 3: .*ends too early"),
         (f"[{GOOD},\n{GOOD[:-9]}", r"f\.json\[1\], line 2"),
-        (f"[{GOOD},]", r"f\.json\[1\], line 1"),
+        (f"[{GOOD},,]", r"f\.json\[1\], line 1"),
         (f"[{GOOD}] {GOOD}", "more text behind the end"),
         ("[" * 100000, r"f\.json\[0\]"),
         ("[1" + "0" * 5000 + "]", r"f\.json\[0\]"),

@@ -92,7 +92,7 @@ def test_bad_rows_are_listed_with_their_number(tmp_path: Path, media: Path) -> N
         ({"image": {"bytes": None, "path": "../secret.jpg"}, "caption": "x"}, "outside the media folder"),
         ({"image": {"bytes": None, "path": "http://x/y.jpg"}, "caption": "x"}, "nothing is downloaded"),
         ({"image": embedded(PHOTO), "caption": "<image><image>"}, "2 places for images, the record names 1"),
-        ({"image": embedded(PHOTO), "caption": None}, "no text"),
+        ({"image": embedded(PHOTO), "caption": None}, "`caption` is empty"),
         ({"image": {"bytes": None, "path": None}, "caption": "x"}, "must be a path"),
     ]
     rows = [good, *(row for row, _ in bad), good]

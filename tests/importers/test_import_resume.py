@@ -216,5 +216,7 @@ def test_shards_end_at_their_size_and_are_named_when_complete(tmp_path: Path) ->
 def test_the_log_is_that_of_one_undisturbed_import(mixed: Path, whole: dict[str, str]) -> None:
     bad = [i for i in range(RECORDS) if kind(i) == 3]
     assert len(bad) > 20
-    expected = [(f"f.jsonl, line {i + 1}", "'missing.jpg': No such file or directory") for i in bad]
+    expected = [
+        (f"f.jsonl, line {i + 1}", f"'missing.jpg': No such file or directory in {mixed / 'media'}") for i in bad
+    ]
     assert log(mixed / "whole") == expected

@@ -38,7 +38,7 @@ UNUSED: dict[str, dict[str, Any]] = {
             TALK[1],
         ]
     },
-    "messages[].loss_scale (a weight other than 0 and 1, or of a turn that is not learned)": with_turn(loss_scale=0.5),
+    "messages[].weight": {"messages": [{**TALK[0], "weight": 1}, TALK[1]]},
     "text: <|image_pad|>": {
         "messages": [{"role": "user", "content": "<image><|image_pad|>"}, TALK[1]],
         "image": "x.jpg",
