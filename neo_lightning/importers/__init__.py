@@ -31,7 +31,8 @@ from neo_lightning.importers.fields import FieldMap, digest, field_map
 from neo_lightning.importers.formats import FORMATS
 from neo_lightning.importers.media_folder import MediaFolder
 from neo_lightning.importers.record import RecordError
-from neo_lightning.importers.run import Import, ImportReport
+from neo_lightning.importers.report import ImportReport
+from neo_lightning.importers.run import Import
 from neo_lightning.importers.task import Job
 from neo_lightning.importers.webdataset import first_members
 
