@@ -127,8 +127,10 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
     count = _devices(trainer) if devices is None else devices
     shard_size = _shard_size(trainer) or count
-    if count < 1 or count % shard_size:
-        raise UserError(f"--devices must be a positive multiple of the strategy's shard_size {shard_size}, got {count}")
+    if count < 1:
+        raise UserError(f"--devices must be at least 1, got {count}")
+    if count % shard_size:
+        raise UserError(f"--devices must be a multiple of the strategy's shard_size {shard_size}, got {count}")
     return Planned(
         config=config,
         sizes=sizes,
