@@ -9,6 +9,7 @@ form too: a folder that is missing, or sought from another working directory, wo
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def resolve_folder(source: str | Path, make: str, *, fetch: tuple[str, ...] = _F
     text = str(source)
     if text.startswith(SCHEME):
         return _fetch(text.removeprefix(SCHEME), fetch)
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))  # unlike pathlib's it leaves the home of a user who is not there
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -7,9 +7,9 @@ A conversation is one of
     [{"role": "user", "content": [{"type": "image", "image": X}, {"type": "text", "text": "What is this?"}]}, ...]
     [Message(...), ...]                                                    turns as the rooms pass them
 
-X is a path, `file://` address, encoded bytes, PIL image or uint8 tensor [3, H, W]; a clip is a path or bytes. It stands
-under the part's type, or under `path` or `url` (`image_url` may hold `{"url": ...}`). Pixels that are given as such
-become a PNG, so that everything takes one way to the model.
+X is a path, `file://` or `data:` address, encoded bytes, PIL image or uint8 tensor [3, H, W]; a clip is a path, address
+or bytes. It stands under the part's type, or under `path` or `url` (`image_url` may hold `{"url": ...}`). Pixels that
+are given as such become a PNG, so that everything takes one way to the model.
 
 Media may also be named beside the text, `images=` and `videos=`: then `<image>` and `<video>` say where each goes, in
 order. Without such words they go in front: one image or clip as it is, several images as `Image-1: `, image, line feed,
@@ -18,7 +18,9 @@ order. Without such words they go in front: one image or clip as it is, several 
 
 from __future__ import annotations
 
+import base64
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -37,7 +39,7 @@ Conversation = str | Sequence[Message] | Sequence[Mapping[str, Any]]
 
 _PLACEHOLDER = re.compile(r"<(image|video)>")
 _TYPES: dict[str, Kind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def is_one(conversations: Any) -> bool:
@@ -71,16 +73,39 @@ def read_conversation(
     """
     if isinstance(conversation, str):
         media = [
-            *(read_medium("image", x, f"images[{i}]") for i, x in enumerate(images)),
-            *(read_medium("video", x, f"videos[{i}]") for i, x in enumerate(videos)),
+            *(read_medium("image", x, f"images[{i}]") for i, x in enumerate(_several(images, "images"))),
+            *(read_medium("video", x, f"videos[{i}]") for i, x in enumerate(_several(videos, "videos"))),
         ]
+        _check_text(conversation, "the question")
         return (Message(role="user", parts=lay_out(conversation, media)),)
+    if not isinstance(conversation, Sequence) or isinstance(conversation, bytes):
+        raise ValueError(f"expected a question or a list of messages, found {_what(conversation)}")
     if images or videos:
         raise ValueError("images and videos go with a question; in a list of messages each medium is a part of its own")
     return tuple(
         turn if isinstance(turn, Message) else _read_turn(turn, f"messages[{i}]", folder)
         for i, turn in enumerate(conversation)
     )
+
+
+def _several(media: Any, name: str) -> Sequence[Any]:
+    """A lone medium as a list of one."""
+    if media is None:
+        return ()
+    if isinstance(media, torch.Tensor):
+        return list(media) if media.ndim == 4 else (media,)
+    if isinstance(media, str | Path | bytes | bytearray | memoryview | Image.Image):
+        return (media,)
+    if not isinstance(media, Sequence):
+        raise ValueError(f"{name}: expected a list, found {_what(media)}")
+    return media
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: half of a character's code ({text[error.start]!a}), which is no text") from error
 
 
 def lay_out(text: str, media: Sequence[Media]) -> tuple[str | Media, ...]:
@@ -120,7 +145,10 @@ def read_medium(kind: Kind, value: Any, where: str, folder: Path = Path()) -> Me
             raise ValueError(f"{where}: a tensor must be [3, H, W] uint8, found {list(value.shape)} {value.dtype}")
         value = Image.fromarray(value.permute(1, 2, 0).contiguous().cpu().numpy())
     if kind == "image" and isinstance(value, Image.Image):
-        return Media(kind=kind, data=_png(value), name=where)
+        try:
+            return Media(kind=kind, data=_png(value), name=where)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{where}: a PIL image of mode {value.mode} and size {value.size}: {error}") from error
     forms = "a path, bytes, a PIL image or a tensor [3, H, W] uint8" if kind == "image" else "a path or bytes"
     raise ValueError(f"{where}: expected {forms}, found {_what(value)}")
 
@@ -129,15 +157,30 @@ def _read_file(kind: Kind, value: str | Path, where: str, folder: Path) -> Media
     address = urlsplit(str(value)) if isinstance(value, str) and "://" in value else None
     if address is not None and (address.scheme != "file" or address.netloc not in ("", "localhost")):
         raise ValueError(f"{where}: {value}: nothing is downloaded; give a path, a file:// address or the bytes")
-    path = folder / Path(unquote(address.path) if address else value).expanduser()
     try:
+        if isinstance(value, str) and value.startswith("data:"):
+            return Media(kind=kind, data=_embedded(value), name=where)
+        path = folder / os.path.expanduser(unquote(address.path) if address else value)
         return Media(kind=kind, data=path.read_bytes(), name=str(value))
-    except OSError as error:
-        raise ValueError(f"{where}: cannot read {value}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{where}: cannot read {str(value)[:200]}: {reason}") from error
+
+
+def _embedded(address: str) -> bytes:
+    """The bytes of a `data:image/png;base64,...` address, as OpenAI's messages have them."""
+    head, comma, text = address.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ValueError("expected data:TYPE;base64,TEXT")
+    return base64.b64decode(text, validate=True)
 
 
 def _png(image: Image.Image) -> bytes:
     shown = ImageOps.exif_transpose(image)
+    if shown.mode == "F":
+        raise ValueError("floating point has no range of its own; make it uint8 first")
+    if shown.mode == "I":
+        shown = shown.convert("I;16")
     if shown.mode not in _PNG_MODES:
         shown = shown.convert("RGB")
     file = io.BytesIO()
@@ -152,6 +195,7 @@ def _read_turn(turn: Any, where: str, folder: Path) -> Message:
     if role not in get_args(Role):
         raise ValueError(f"{where}: unknown role {role!r}; there are {', '.join(get_args(Role))}")
     if isinstance(content, str):
+        _check_text(content, where)
         return Message(role=role, parts=(content,))
     if not isinstance(content, Sequence):
         raise ValueError(f"{where}: `content` must be text or a list of parts, found {_what(content)}")
@@ -161,11 +205,13 @@ def _read_turn(turn: Any, where: str, folder: Path) -> Message:
 
 def _read_part(part: Any, where: str, folder: Path) -> str | Media:
     if isinstance(part, str):
+        _check_text(part, where)
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
+        _check_text(part["text"], where)
         return part["text"]
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise ValueError(f"{where}: expected a part of type text, {', '.join(_TYPES)}, found {kind or _what(part)!r}")
     value = next((part[key] for key in (kind, "path", "url") if part.get(key) is not None), None)
     if isinstance(value, Mapping):

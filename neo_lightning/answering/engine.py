@@ -7,7 +7,7 @@ conversations get the answers that each gets alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack, overload
 
 import torch
@@ -22,7 +22,7 @@ from ..model.neo import Neo
 from ..model.sampling import Sampling
 from ..types import Message, TokenSequence
 from .conversation import Conversation, is_one, read_conversation
-from .settings import Answering
+from .settings import Answering, built
 
 _MARKED = tuple(ANSWER_TOKENS)
 """In what a model has said before, `<think>` or `<box>` is the token again that it was."""
@@ -112,6 +112,7 @@ class Engine:
         """
         one, read = self._read(conversations, images, videos)
         answers: list[str] = []
+        whole("batch_size", batch_size, least=1)
         most, sampling, seed = self._how(decoding)
         for at in range(0, len(read), batch_size):
             prompts = [self._prompt_of(*item) for item in read[at : at + batch_size]]
@@ -202,6 +203,9 @@ class Engine:
             ValueError: see `answer`; or the numbers of conversations and answers differ.
         """
         one, read = self._read(conversations, images, videos)
+        whole("batch_size", batch_size, least=1)
+        if not isinstance(answers, Sequence) or not all(isinstance(answer, str) for answer in answers):
+            raise ValueError("score: answers must be a text, or a list of texts")
         said = [answers] if isinstance(answers, str) else list(answers)
         if one:
             read = read * len(said)
@@ -259,9 +263,11 @@ class Engine:
     def _how(self, decoding: Decoding) -> tuple[int, Sampling, int]:
         """Longest answer, sampling and seed."""
         changes: dict[str, Any] = dict(decoding)
-        most = changes.pop("max_new_tokens", self.answering.max_new_tokens)
-        seed = changes.pop("seed", 0)
-        return most, replace(self.answering.sampling, **changes), seed
+        if unknown := [name for name in changes if name not in Decoding.__annotations__]:
+            raise ValueError(f"decoding: there is no {unknown[0]!r}; known: {', '.join(Decoding.__annotations__)}")
+        most = whole("max_new_tokens", changes.pop("max_new_tokens", self.answering.max_new_tokens), least=1)
+        seed = whole("seed", changes.pop("seed", 0), least=0)
+        return most, built(Sampling, asdict(self.answering.sampling) | changes, "decoding"), seed
 
     def _pieces(self, prompts: list[Prompt], most: int, sampling: Sampling, seed: int) -> Iterator[tuple[int, str]]:
         texts = [Pieces(self.tokenizer.decode) for _ in prompts]
@@ -300,6 +306,17 @@ class Engine:
         return [Score(log_probability=s + 0.0, tokens=n) for s, n in zip(sums, counts, strict=True)]
 
 
+def whole(name: str, value: Any, *, least: int) -> int:
+    """A whole number of a call.
+
+    Raises:
+        ValueError: it is none, or less than `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, found {value!r}")
+    return value
+
+
 class Pieces:
     """Text of a stream of tokens, piece by piece; a character is held back until all of its bytes are there."""
 
@@ -325,6 +342,6 @@ class Pieces:
 
 
 def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    if not messages or messages[-1].role == "assistant":
+    if not messages or messages[-1].role != "user":
         raise ValueError("the last message must be the user's; an answer to be scored is given as `answers`")
     return mark_answers(messages, _MARKED)

@@ -36,10 +36,15 @@ def load(
         fps, max_frames: of a clip, likewise.
 
     Raises:
-        ValueError: no such folder, a damaged one, or one without a tokenizer; says what and where.
+        ValueError: no such folder, a damaged one, or one without a tokenizer; says what and where. Or an argument that
+            cannot be used.
     """
+    if not isinstance(source, str | Path):
+        raise ValueError(f"a model is named by its folder or hf://owner/name, found {type(source).__name__}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype must be one of torch's, such as torch.bfloat16, found {dtype!r}")
     folder = model_folder(source)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     tokenizer = Tokenizer.load(folder)
@@ -47,6 +52,17 @@ def load(
     answering = Answering.read(folder, model.config)
     changed = answering.changed(min_pixels=min_pixels, max_pixels=max_pixels, fps=fps, max_frames=max_frames)
     return Engine(model, tokenizer, changed)
+
+
+def _device(name: torch.device | str | None) -> torch.device:
+    """Raises ValueError: there is no such device here."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
 
 
 def write_folder(

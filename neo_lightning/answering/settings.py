@@ -12,6 +12,7 @@ A folder without the last three was released by others and keeps the defaults: o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -108,14 +109,16 @@ class Answering:
             ValueError: a value is out of bounds.
         """
         image, video = self.image, self.video
+        for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"image: {name} must be of type int, found {value!r}")
         if min_pixels is not None or max_pixels is not None:
             least = min(image.min_pixels, max_pixels or image.min_pixels) if min_pixels is None else min_pixels
             most = max(image.max_pixels, least) if max_pixels is None else max_pixels
             image = PixelBudget(min_pixels=least, max_pixels=most)
-        if fps is not None:
-            video = replace(video, fps=fps or None)
-        if max_frames is not None:
-            video = replace(video, max_frames=max_frames)
+        changes = {"fps": fps or None} if fps is not None else {}
+        changes |= {"max_frames": max_frames} if max_frames is not None else {}
+        video = built(VideoBudget, asdict(video) | changes, "video")
         return replace(self, image=image, video=video)
 
     def differences(self, other: Answering) -> list[str]:
@@ -138,7 +141,7 @@ def _video(tree: Mapping[str, Any], file: Path) -> VideoBudget:
     known = {f.name for f in fields(VideoBudget)} - set(_IN_PROCESSOR)
     values = {name: value for name, value in section.items() if name in known}
     values |= {name: tree[theirs] for name, theirs in _IN_PROCESSOR.items() if theirs in tree}
-    return _built(VideoBudget, values, file)
+    return built(VideoBudget, values, file)
 
 
 def _decoding(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def _decoding(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if "repetition_penalty" in tree:
         values["repetition_penalty"] = tree["repetition_penalty"]
     values = {name: value for name, value in values.items() if value is not None}
-    found: dict[str, Any] = {"sampling": _built(Sampling, values, file)}
+    found: dict[str, Any] = {"sampling": built(Sampling, values, file)}
     if (most := tree.get("max_new_tokens")) is not None:
         if not isinstance(most, int) or most < 1:
             raise ValueError(f"{file}: max_new_tokens must be a positive whole number, found {most!r}")
@@ -156,13 +159,23 @@ def _decoding(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:
     return found
 
 
-def _built(kind: Any, values: Mapping[str, Any], file: Path) -> Any:
-    """A dataclass of values from outside, whose types nobody has checked yet."""
+def built(kind: Any, values: Mapping[str, Any], file: str | Path) -> Any:
+    """A dataclass of values from outside, whose types nobody has checked yet.
+
+    Raises:
+        ValueError: a name that it does not have, a value of another type, not finite or out of bounds; begins with the
+            `file` that it comes from.
+    """
+    known = [f.name for f in fields(kind)]
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"{file}: there is no {unknown[0]!r}; known: {', '.join(known)}")
     for f in fields(kind):
         allowed = {"int": (int,), "float": (int, float), "float | None": (int, float, type(None)), "str": (str,)}
         value = values.get(f.name, f.default)
         if not isinstance(value, allowed[str(f.type)]) or isinstance(value, bool):
             raise ValueError(f"{file}: {f.name} must be of type {f.type}, found {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{file}: {f.name} must be finite, found {value}")
     try:
         return kind(**values)
     except ValueError as error:

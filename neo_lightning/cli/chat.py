@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, user_errors
+from .options import Options
 
 HELP = "/image FILE, /video FILE: show with the next question; /new: forget everything; /quit"
 BUDGETS = ("min_pixels", "max_pixels", "fps", "max_frames")
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="neo-lightning chat",
         description=__doc__.partition("\n\n")[2],
         epilog=f"In the conversation: {HELP}",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from . import data_index, data_inspect, data_plan
 from .errors import UserError, user_errors
+from .options import Options
 from .recipe import shipped
 
 TRAIN = {"text": 8000, "image": 17000, "multi_image": 20000, "video": 4500}
@@ -28,15 +29,13 @@ def main(argv: list[str]) -> int:
     """Run one of the data commands."""
     parser = _parser()
     args, overrides = parser.parse_known_args(argv)
-    if overrides and args.command not in ("plan", "inspect"):  # which take a recipe's
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    args.overrides = overrides
+    args.overrides = overrides  # of `plan` and `inspect`
     with user_errors(f"neo-lightning data {args.command}"):
         return int(args.function(args) or 0)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="neo-lightning data", description=__doc__.split("\n")[0])
+    parser = Options(prog="neo-lightning data", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
     scenes = commands.add_parser("scenes", help="draw scenes with known answers and train their tokenizer")

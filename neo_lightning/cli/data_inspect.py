@@ -11,7 +11,9 @@ from .errors import UserError, nearest
 
 def add_commands(commands: Any) -> None:
     """Add it to the data commands' parser."""
-    inspect = commands.add_parser("inspect", help="a page of packs as the model sees them: pictures, tokens, masks")
+    inspect = commands.add_parser(
+        "inspect", recipe=True, help="a page of packs as the model sees them: pictures, tokens, masks"
+    )
     inspect.add_argument("recipe", help="a file or a shipped name; overrides follow it, as for `lightning run`")
     inspect.add_argument("--packs", type=int, default=8, help="to show; 8")
     inspect.add_argument("--out", type=Path, default=Path("inspect.html"), help="the page; inspect.html")

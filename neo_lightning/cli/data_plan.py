@@ -25,7 +25,9 @@ _BAR = 40
 
 def add_commands(commands: Any) -> None:
     """Add both to the data commands' parser."""
-    plan = commands.add_parser("plan", help="what each stage of a recipe will show: fill, mixture, epochs, balance")
+    plan = commands.add_parser(
+        "plan", recipe=True, help="what each stage of a recipe will show: fill, mixture, epochs, balance"
+    )
     plan.add_argument("recipe", help="a file or a shipped name; overrides follow it, as for `lightning run`")
     plan.add_argument("--ranks", type=int, default=1, help="share each step's packs among so many")
     plan.add_argument("--packs", type=int, default=PACKS, help=f"to look at in each stage; {PACKS}")

@@ -27,6 +27,9 @@ LIBRARY_ERRORS = {
 }
 """Module -> its error. By name, as Lightning takes seconds to import and most commands need none of it."""
 
+MOST_NAMES = 60
+"""Of more known names only the first parts are listed."""
+
 
 class UserError(Exception):
     """Something in the user's input is wrong; the message says what, where, and what would work."""
@@ -64,4 +67,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     if match := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         return f"Did you mean {match[0]!r}?"
+    if len(names) > MOST_NAMES:
+        names = sorted({known.partition(".")[0] for known in names})
     return f"Known here: {', '.join(names)}." if names else "Nothing is known here."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError, user_errors
+from .options import Options
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="neo-lightning model", description=__doc__.split("\n")[0])
+    parser = Options(prog="neo-lightning model", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
     init = commands.add_parser("init", help="make a fresh model folder")
@@ -90,9 +91,10 @@ def _init(args: argparse.Namespace) -> None:
             "in the config.json of --model"
         )
     model = build_model(config, start, stages={}, device=torch.device("cpu"))
+    replaced = _replaced(args.out)
     write_folder(model.to(_dtype(args)), args.out, args.tokenizer, Answering.of_config(config))
     layers = f"{config.extra_num_layers} pre-buffer and {config.post_layers} post-LLM layers"
-    print(f"{args.out}: {_parameters(config):,} parameters, {layers}")
+    print(f"{args.out}: {_parameters(config):,} parameters, {layers}{replaced}")
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -102,17 +104,23 @@ def _import(args: argparse.Namespace) -> None:
 
     folder = model_folder(args.model)
     model = load_model(folder, dtype=_dtype(args))
-    answering = Answering.read(folder, model.config)
+    answering, replaced = Answering.read(folder, model.config), _replaced(args.out)
     write_folder(model, args.out, args.tokenizer or folder, answering, own_template=False)
-    print(f"{args.out}: {_parameters(model.config):,} parameters, every tensor found and of the right shape")
+    print(f"{args.out}: {_parameters(model.config):,} parameters, every tensor found and of the right shape{replaced}")
 
 
 def _export(args: argparse.Namespace) -> None:
     from .finish import export_checkpoint, last_checkpoint
 
     checkpoint = last_checkpoint(args.run)
+    replaced = _replaced(args.out)
     export_checkpoint(checkpoint, args.out, args.tokenizer or _tokenizer_of(checkpoint), dtype=_dtype(args))
-    print(f"{args.out}: exported from {checkpoint}")
+    print(f"{args.out}: exported from {checkpoint}{replaced}")
+
+
+def _replaced(folder: Path) -> str:
+    """To be said of a model that is written where there is one already."""
+    return " (in place of the model that was there)" if (folder / "config.json").is_file() else ""
 
 
 def _tokenizer_of(checkpoint: Path) -> str:
@@ -170,12 +178,18 @@ def _sizes(config: NeoConfig, context: int) -> dict[str, str]:
 
 def _config_of(name: str) -> NeoConfig:
     """The config of a preset, a model folder (or `hf://owner/name`), or a run."""
+    from ..checkpoint import commit
     from ..model.config import NeoConfig
     from ..training.build import PRESETS, read_config
     from .finish import about, last_checkpoint
 
     path = Path(name)
     if name not in PRESETS and path.is_dir() and not (path / "config.json").is_file():
+        if not (path / "checkpoints").is_dir() and commit.latest(path) is None and commit.step_of(path) < 0:
+            raise UserError(
+                f"{name} is neither a model folder (config.json, model.safetensors) nor a run's (checkpoints/); there "
+                f"is also the name of a preset: {', '.join(PRESETS)}"
+            )
         return NeoConfig.from_dict(about(last_checkpoint(path))["config"])
     return read_config(name)
 

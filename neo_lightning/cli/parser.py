@@ -21,6 +21,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from ..data.datamodule import NeoDataModule
 from ..data.files import replacing
 from ..data.owner import owned
 from ..evaluation.context import Evaluation
@@ -28,8 +29,10 @@ from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
 from . import defaults, keys
 from .arguments import Arguments
+from .changed import flat
 from .errors import UserError, nearest
 from .recipe import RunSettings, find, shipped
+from .trainer_keys import check_validation
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # ${run.dir} below a subcommand
 
@@ -44,6 +47,9 @@ DATA = "neo_lightning.data.datamodule.NeoDataModule"
 
 class NeoParser(LightningArgumentParser):
     """Parser whose errors are one paragraph with the nearest right key, and no usage dump."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise UserError instead of printing several screens of options."""
@@ -80,20 +86,9 @@ class SaveRecipe(SaveConfigCallback):
         with replacing(folder / "recipe.yaml") as copy:
             copy.write_text(text, encoding="utf-8")
         if self.config["trainer"].get("enable_autolog_hparams", True):
-            values = dict(_flat(yaml.safe_load(text)))
+            values = dict(flat(yaml.safe_load(text)))
             for logger in trainer.loggers:
                 logger.log_hyperparams(values)
-
-
-def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of everything in a recipe that has a value; a list of plain values is one."""
-    if isinstance(node, list) and not any(isinstance(item, dict | list) for item in node):
-        node = str(node)
-    if isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
-    elif node is not None:
-        yield path, node
 
 
 class NeoCLI(LightningCLI):
@@ -215,6 +210,8 @@ class NeoCLI(LightningCLI):
         run = self._get(self.config_init, "run")
         stages = self._get(self.config_init, "stages")
         training = self.subcommand in (None, "fit")
+        if training and isinstance(self.datamodule, NeoDataModule):
+            check_validation(config, self.datamodule.validation)
         settings = defaults.trainer_settings(dict(config), run, stages, training=training)
         return super()._instantiate_trainer(settings, callbacks)
 

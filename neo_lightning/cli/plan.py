@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, nearest, user_errors
+from .options import Options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     from ..training.devices import DEVICES
 
-    parser = argparse.ArgumentParser(prog="neo-lightning plan", description=__doc__.split("\n")[0])
+    parser = Options(prog="neo-lightning plan", recipe=True, description=__doc__.split("\n")[0])
     parser.add_argument("recipe", help="a file or a shipped name; overrides follow it, as for `lightning run`")
     parser.add_argument("--device", default="h100", help=f"{', '.join(DEVICES)}; or any name with the next two")
     parser.add_argument("--memory", type=float, metavar="GIB", help="of one device, in place of the table's")
@@ -126,8 +127,10 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
     count = _devices(trainer) if devices is None else devices
     shard_size = _shard_size(trainer) or count
-    if count < 1 or count % shard_size:
-        raise UserError(f"--devices must be a positive multiple of the strategy's shard_size {shard_size}, got {count}")
+    if count < 1:
+        raise UserError(f"--devices must be at least 1, got {count}")
+    if count % shard_size:
+        raise UserError(f"--devices must be a multiple of the strategy's shard_size {shard_size}, got {count}")
     return Planned(
         config=config,
         sizes=sizes,

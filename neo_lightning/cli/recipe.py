@@ -9,6 +9,7 @@ one number in it. Mappings merge key by key; lists, `mixture` and objects of ano
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def find(name: str, kind: str = "recipes") -> Path:
     Raises:
         UserError: neither exists.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         return path
     known = shipped(kind)

@@ -16,18 +16,20 @@ A training ends before the last step of its stages for one of these reasons:
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from . import recipe as recipes
 from .arguments import Arguments, parse
+from .changed import changes
 from .errors import TRY_AGAIN, UserError, describe, refusals, user_errors
+from .notes import Ended, Finished, Times
 from .stage_help import wants_stage_help
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def main(argv: list[str]) -> int:
             cli = NeoCLI(arguments)
             until_the_end.enter_context(cli.ownership())
             run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
+            run.check_recipe()
             if run.complete:
                 print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
                 return 0
@@ -86,32 +89,69 @@ class Run:
         self.checkpoint = None if self.trying else commit.latest(self.checkpoints)
         self.ended = Ended(self.folder / "ended.json")
         self.export_dir = _export_folder(cli.export, self.folder)
+        self.finished = Finished(self.folder / "finished.json")
         self.times = Times(self.folder / "wall_seconds.json")
         self.outcome = 0
+        self.news = ""
+        """What a run that goes on does otherwise than so far."""
         self.preparation = 0.0
+
+    def check_recipe(self) -> None:
+        """Refuse to call a run finished that another recipe trained; say what changes where it goes on.
+
+        Raises:
+            UserError: naming each difference, and the ways on.
+        """
+        if self.checkpoint is None:
+            return
+        file = self.folder / "recipe.yaml"
+        if not (found := "\n  ".join(changes(self.cli.parser, self.cli.config, file))):
+            return
+        if self.trained():
+            follows = "${run.name}" in str(self.arguments.recipe["run"].get("dir"))
+            raise UserError(
+                f"the run in {self.folder} is finished, and was trained with another recipe:\n  {found}\n"
+                f"Train this one as a run of its own, --run.{'name=NAME' if follows else 'dir=FOLDER'}, or name the "
+                f"finished one by its own recipe: {file}"
+            )
+        self.news = f"from here on with another recipe than so far:\n  {found}"
 
     @property
     def complete(self) -> bool:
         """Nothing is left to do."""
-        exported = self.export_dir is None or (self.export_dir / "config.json").is_file()
-        return self.trained() and self._reported() and exported
+        return self.trained() and self._reported() and self._exported()
+
+    def _exported(self) -> bool:
+        return self.export_dir is None or self.finished.exported(self.export_dir, self._done())
+
+    def _check_export(self) -> None:
+        """Refuse to replace another run's model."""
+        folder = self.export_dir
+        if folder is None or folder == self.folder / "export" or self.finished.knows(folder):
+            return
+        if (folder / "config.json").is_file():
+            raise UserError(
+                f"export: {folder} holds a model that is not this run's: name another folder, or delete that one"
+            )
 
     def _reported(self) -> bool:
         """The report has every evaluation of the recipe."""
-        try:
-            known = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))["evaluations"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return all(evaluation.name in known for evaluation in self.cli.evaluation)
+        there = all((self.folder / f"report.{kind}").is_file() for kind in ("json", "html"))
+        return there and self.finished.reported(self._asked(), self._done())
+
+    def _asked(self) -> dict[str, Any]:
+        """Name of each evaluation -> its class and arguments."""
+        given = yaml.safe_load(self.cli.parser.dump(self.cli.config, skip_link_targets=True))["evaluation"]
+        return {evaluation.name: asked for evaluation, asked in zip(self.cli.evaluation, given, strict=True)}
+
+    def _done(self) -> int:
+        from ..checkpoint import commit
+
+        return -1 if self.checkpoint is None else commit.step_of(self.checkpoint)
 
     def trained(self) -> bool:
         """The last committed checkpoint is that of the last step, or of the one after which a callback ended it."""
-        from ..checkpoint import commit
-
-        if self.checkpoint is None:
-            return False
-        done = commit.step_of(self.checkpoint)
-        return done >= self.total or self.ended.step == done
+        return self.checkpoint is not None and (self._done() >= self.total or self.ended.step == self._done())
 
     @property
     def length(self) -> str:
@@ -125,6 +165,7 @@ class Run:
         from .preflight import check_run
 
         started = time.perf_counter()
+        self._check_export()
         names = [evaluation.name for evaluation in self.cli.evaluation]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(
@@ -142,7 +183,11 @@ class Run:
 
         trainer = self.cli.trainer
         if self.checkpoint is not None and trainer.is_global_zero:
-            print(f"going on from {self.checkpoint} (step {commit.step_of(self.checkpoint)} of {self.total})")
+            print(f"going on from {self.checkpoint} (step {self._done()} of {self.total})")
+            if self.news:
+                print(self.news)
+        if trainer.is_global_zero and not self.trying:
+            self.finished.forget()
         started = time.perf_counter()
         try:
             trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
@@ -190,14 +235,17 @@ class Run:
         assert self.checkpoint is not None
         dtype, device = self._dtype(), self.cli.trainer.strategy.root_device
         tokenizer = self._tokenizer()
-        if self.export_dir is not None and not (self.export_dir / "config.json").is_file():
+        if self.export_dir is not None and not self._exported():
+            replaced = " (in place of what was there)" if (self.export_dir / "config.json").is_file() else ""
             started = time.perf_counter()
             finish.export_checkpoint(self.checkpoint, self.export_dir, tokenizer, dtype=dtype)
             self.times.add("export", time.perf_counter() - started)
-            print(f"exported: {self.export_dir}")
+            self.finished.note_export(self.export_dir, self._done())
+            print(f"exported: {self.export_dir}{replaced}")
         if self._reported():
             return 0
         report = finish.evaluate(self.cli.evaluation, self._context(dtype, device, tokenizer))
+        self.finished.note_report(self._asked(), self._done())
         print(f"report: {self.folder / 'report.html'}")
         for failure in report["failures"]:
             print(f"failure: {failure}", file=sys.stderr)
@@ -214,6 +262,7 @@ class Run:
         return EvaluationContext(
             model=finish.restore(self.checkpoint, dtype=dtype, device=device if asked else "meta"),
             tokenizer=Tokenizer.load(tokenizer),
+            device=device,
             run_dir=self.folder,
             stages=self.cli.stages,
             export_dir=self.export_dir,
@@ -244,62 +293,6 @@ class Run:
         if folder is None:
             raise UserError("the data module names no tokenizer (`tokenizer_path`), which export and evaluation need")
         return folder
-
-
-class Times:
-    """Seconds of wall time by phase, summed over all processes of a run, in a file of its folder."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Phase -> seconds; a damaged file is named in a warning and counts as none."""
-        if not self.file.is_file():
-            return {}
-        try:
-            return {str(phase): float(seconds) for phase, seconds in json.loads(self.file.read_bytes()).items()}
-        except (ValueError, TypeError, AttributeError):
-            warnings.warn(f"{self.file} is damaged: the times of earlier starts are not counted", stacklevel=2)
-            return {}
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add to a phase."""
-        known = self.seconds
-        known[phase] = round(known.get(phase, 0.0) + seconds, 2)
-        _write(self.file, json.dumps(known))
-
-
-class Ended:
-    """That and why a callback ended a run before the last step of its stages: `ended.json` in the run's folder.
-
-    It counts for the checkpoint of its step only: a folder whose last checkpoint is another one has not ended.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.step: int | None = None
-        self.reason = ""
-        if file.is_file():
-            try:
-                content = json.loads(file.read_bytes())
-                self.step, self.reason = int(content["step"]), str(content["reason"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(f"{file}: not what a run writes there ({error}); delete it to train on") from error
-
-    def write(self, step: int, reason: str) -> None:
-        """Note it."""
-        self.step, self.reason = step, reason
-        _write(self.file, json.dumps({"step": step, "reason": reason}))
-
-
-def _write(file: Path, text: str) -> None:
-    """All of it or nothing."""
-    from ..data.files import replacing
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as copy:
-        copy.write_text(text, encoding="utf-8")
 
 
 def why_stopped(trainer: Any) -> str:

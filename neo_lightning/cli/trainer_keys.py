@@ -7,9 +7,10 @@ writes: what Lightning would do for another kind of run is refused, and never ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 from ..training.strategy import NeoStrategy
@@ -156,6 +157,36 @@ def check_trainer(trainer: Mapping[str, Any], *, run_dir: str, total: int) -> No
         )
     if folder is not None and str(folder) != run_dir:
         raise UserError(f"trainer.default_root_dir: {folder} is not the run's folder; say run.dir={folder}")
+
+
+def check_validation(trainer: Mapping[str, Any], sources: Sequence[str]) -> None:
+    """Refuse what waits for a validation that never comes; say where held-out sources are never read.
+
+    Args:
+        trainer: the arguments of a training, objects instantiated.
+        sources: `data.validation`.
+
+    Raises:
+        UserError: naming the key and what is missing.
+    """
+    interval, callbacks = trainer.get("val_check_interval"), trainer.get("callbacks") or []
+    if interval is not None and not sources:
+        raise UserError(
+            f"trainer.val_check_interval: {interval} validates nothing: name held-out sources of the manifest in "
+            "data.validation (`data import --hold-out 5%` writes such)"
+        )
+    epochs = any(trainer.get(key) for key in ("limit_train_batches", "overfit_batches", "fast_dev_run"))
+    validates = bool(sources) and (interval is not None or epochs)
+    for callback in callbacks if isinstance(callbacks, Iterable) else [callbacks]:
+        if str(getattr(callback, "monitor", "")).startswith("val_loss") and not validates:
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} monitors {callback.monitor}, and nothing validates: "
+                "name held-out sources in data.validation, and the steps between in trainer.val_check_interval"
+            )
+    if sources and not validates:
+        rank_zero_info(
+            f"data.validation: {', '.join(sources)} are not read while training; trainer.val_check_interval=STEPS does"
+        )
 
 
 CHECKED_WITH_THE_RUN = ("max_steps", "default_root_dir")

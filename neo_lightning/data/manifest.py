@@ -103,8 +103,12 @@ def load_manifest(path: str | Path) -> Manifest:
         RetryError: a store did not answer.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = [file for file in sorted(path.glob("*.yaml")) if "sources:" in file.read_text(errors="replace")]
+        there = f"its manifest is {inside[0]}" if inside else "it has none; `neo-lightning data import` writes one"
+        raise ManifestError(f"manifest {path}: that is a folder; {there}")
     if not path.is_file():
-        raise ManifestError(f"manifest {path}: no such file")
+        raise ManifestError(f"manifest {path}: no such file; a manifest is a YAML file that names shards (`sources:`)")
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:

@@ -47,15 +47,16 @@ def owned(file: Path, *, what: str, wait: Callable[[float], None] = time.sleep) 
     """Own the folder of `file` while the block runs.
 
     Args:
-        file: the lock's file; its folder is made.
+        file: the lock's file; its folder is made, and taken away again if nothing else has come into it.
         what: is owned, for the message, such as "the run runs/demo".
         wait: pauses while another host's owner is watched.
 
     Raises:
         OwnedError: somebody else does; at once where the kernel's locks tell, within `PATIENCE` seconds otherwise.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     file = file.resolve()
+    made = [folder for folder in file.parents if not folder.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
     if file in _held:
         raise OwnedError(f"{what} is in use by this process itself (pid {os.getpid()})")
     descriptor, told = _lock(file, what)
@@ -71,6 +72,9 @@ def owned(file: Path, *, what: str, wait: Callable[[float], None] = time.sleep) 
         finally:
             released.set()
             file.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for folder in made:
+                    folder.rmdir()
     finally:
         _held.discard(file)
         os.close(descriptor)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..answering import Answering, Engine
 from ..types import Stage
 
@@ -47,6 +49,8 @@ class EvaluationContext:
     """Loads the exported folder again, on the same device: evaluations check that the export answers alike."""
     log_dir: Path | None = None
     """Folder with the CSV logger's metrics.csv."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """That the run was trained on."""
     title: str = "run"
     """The run's name."""
     summary: str = ""

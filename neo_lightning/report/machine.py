@@ -23,8 +23,10 @@ PACKAGES = (
 )
 
 
-def machine_facts() -> dict[str, Any]:
-    """Processor, usable cores, memory in GiB, accelerators, operating system and torch's threads."""
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """Processor, usable cores, memory in GiB, operating system, torch's threads, and accelerators if one is `device`:
+    to ask for their names opens a context on each.
+    """
     facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -33,7 +35,7 @@ def machine_facts() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "accelerators": [],
     }
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         facts["accelerators"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return facts
 

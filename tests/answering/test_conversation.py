@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from neo_lightning.answering import Engine
 from neo_lightning.answering.conversation import lay_out, read_conversation
@@ -58,6 +59,17 @@ def user(*content: Any) -> list[dict[str, Any]]:
         ("Why?", {"images": [torch.zeros(4, 4, 3, dtype=torch.uint8)]}, ["[4, 4, 3]"]),
         ("Why?", {"videos": [torch.zeros(3, 4, 4, dtype=torch.uint8)]}, ["videos[0]", "a path or bytes", "Tensor"]),
         ("Why?", {"images": [b"junk"]}, ["images[0]:"]),
+        ("Why?", {"images": (x for x in [b"x"])}, ["images: expected a list", "generator"]),
+        ("Why?", {"images": [Image.new("F", (9, 9))]}, ["images[0]", "mode F", "uint8"]),
+        ("Why?", {"images": [Image.new("RGB", (0, 0))]}, ["images[0]", "(0, 0)"]),
+        ("Why?", {"images": ["a\0b"]}, ["images[0]", "null byte"]),
+        ("Why?", {"images": ["~nobody-has-this-name/a.png"]}, ["images[0]", "~nobody-has-this-name", "No such file"]),
+        ("Why?", {"images": ["data:image/png;base64,!" + "A" * 9999]}, ["images[0]", "cannot read data:image/png"]),
+        ("Why \ud800?", {}, ["half of a character", "\\ud800"]),
+        (["Why?", None], {}, ["conversation 1", "a question or a list of messages", "nothing"]),
+        ([3], {}, ["int"]),
+        ([{"role": "system", "content": "Be brief."}], {}, ["the last message must be the user's"]),
+        ([{"role": "user", "content": [{"type": ["image"]}]}], {}, ["messages[0].content[0]", "['image']"]),
         ("Why?", {"videos": [b"junk"]}, ["videos[0]:"]),
         (user("a", {"type": "image", "image": b"junk"}), {}, ["messages[0].content[1]:"]),
         (user({"type": "image"}), {}, ["messages[0].content[0]", "no image under 'image', 'path' or 'url'"]),

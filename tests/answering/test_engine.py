@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +121,7 @@ def test_decoding_is_the_folders_unless_a_call_says_otherwise(engine: Engine) ->
     short, long = engine.answer("Hello"), engine.answer("Hello", max_new_tokens=40)
     assert long.startswith(short)
     assert len(long) > len(short)
-    with pytest.raises(TypeError, match="temprature"):
+    with pytest.raises(ValueError, match="temprature"):
         engine.answer("Hello", temprature=1.0)  # type: ignore[call-overload]
 
 
@@ -173,3 +175,69 @@ def test_tokens_of_an_answer_are_tokens_in_what_was_said_and_characters_in_a_que
         assert engine.prompt(messages).input_ids.tolist().count(box) == expected
     assert engine.score("Where?", "<box>").tokens == 1
     assert engine.score("Where?", "<img>").tokens > 1, "no answer has such a token"
+
+
+def test_a_lone_medium_and_an_embedded_one_are_the_same_question(engine: Engine, media: Files) -> None:
+    data = media["image"][0].read_bytes()
+    expected = engine.score("Which?", "red", images=[data])
+    embedded = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    picture = Image.open(media["image"][0])
+    for images in (data, str(media["image"][0]), media["image"][0], picture, [embedded], embedded):
+        assert engine.score("Which?", "red", images=images) == expected
+    asked = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": embedded}}, "Which?"]}]
+    assert engine.score(asked, "red") == expected
+    assert engine.answer("Hello", images=None) == engine.answer("Hello")  # type: ignore[call-overload]
+    deep = Image.new("I", (40, 40), 40000)
+    assert engine.score("Which?", "red", images=[deep]) == engine.score("Which?", "red", images=[deep.convert("I;16")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, found 0"),
+        ({"batch_size": -1}, "found -1"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be a whole number of at least 1"),
+        ({"max_new_tokens": 1.5}, "found 1.5"),
+        ({"temperature": "hot"}, "temperature must be of type float, found 'hot'"),
+        ({"temperature": float("nan")}, "temperature must be finite"),
+        ({"top_k": 1.5, "temperature": 1.0}, "top_k must be of type int"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"max_tokens": 3}, "there is no 'max_tokens'; known: max_new_tokens, temperature"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(engine: Engine, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        engine.answer(["Hello"], **arguments)
+    if "batch_size" not in arguments:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            engine.stream("Hello", **arguments)
+
+
+def test_answers_to_be_scored_are_texts(engine: Engine) -> None:
+    for answers in (b"red", [3], None, 3):
+        with pytest.raises(ValueError, match="a text, or a list of texts"):
+            engine.score("Which?", answers)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"device": "cudaa"}, "device 'cudaa' cannot be used here"),
+        ({"dtype": "float32"}, "dtype must be one of torch's"),
+        ({"max_pixels": "many"}, "max_pixels must be of type int"),
+        ({"max_pixels": 5000.5}, "max_pixels must be of type int"),
+        ({"max_frames": 1.5}, "max_frames must be of type int"),
+        ({"fps": float("nan")}, "fps must be finite"),
+    ],
+)
+def test_a_folder_is_loaded_with_what_makes_sense(folder: Path, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        neo_lightning.load(folder, **arguments)
+
+
+def test_a_model_is_named_by_a_path() -> None:
+    for source in (3, None, []):
+        with pytest.raises(ValueError, match="named by its folder"):
+            neo_lightning.load(source)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="~nobody-has-this-name/x: no such folder"):
+        neo_lightning.load("~nobody-has-this-name/x")

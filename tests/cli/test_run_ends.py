@@ -32,6 +32,20 @@ class Keeps(Logger):
         with self.file.open("a") as file:
             file.write(json.dumps(params) + "\\n")
 """
+BAR = """
+from lightning.pytorch.callbacks import ProgressBar
+
+
+class Bar(ProgressBar):
+    def disable(self):
+        pass
+
+    def enable(self):
+        pass
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        print("shown:", *sorted(self.get_metrics(trainer, pl_module)))
+"""
 GOOD_ENOUGH = (
     "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val_loss, stopping_threshold: 99}}"
 )
@@ -97,7 +111,7 @@ def test_max_time_and_max_steps_stop_it_and_a_run_without_evaluations_has_a_repo
 def test_fast_dev_run_reads_and_leaves_nothing(micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(micro), "--trainer.fast_dev_run=1"]) == 0
     assert "1 steps were done, and nothing of them is kept" in capsys.readouterr().out
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_callback_that_needs_a_logger_is_refused_before_the_first_step(
@@ -112,6 +126,28 @@ def test_a_callback_that_needs_a_logger_is_refused_before_the_first_step(
     assert main(["run", str(micro), "--trainer.accumulate_grad_batches=2"]) == 2
     assert "stages.NAME.packs_per_step" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
+    assert main(["run", str(micro), f"--run.dir={tmp_path}/a/b", "--data.manifest=nowhere.yaml"]) == 2
+    assert not (tmp_path / "a").exists(), "a start that is refused leaves nothing"
+
+
+def test_a_validation_that_never_comes_is_said(
+    micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    stopping = f"--trainer.callbacks+={GOOD_ENOUGH}"
+    for wrong, said in (
+        (["--trainer.val_check_interval=2"], "val_check_interval: 2 validates nothing"),
+        ([stopping], "EarlyStopping monitors val_loss, and nothing validates"),
+        ([stopping, "--data.validation=[image]"], "trainer.val_check_interval"),
+    ):
+        assert main(["run", str(micro), *wrong]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "my_bar.py").write_text(BAR, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        line = ["run", str(micro), "--data.validation=[image]", "--evaluation=[]", "--trainer.max_steps=1"]
+        assert main([*line, "--trainer.callbacks+=my_bar.Bar"]) == 0
+    assert "shown: loss" in capsys.readouterr().out, "a bar of the user's own sees the loss"
+    assert "data.validation: image are not read while training" in caplog.text
 
 
 def test_validate_test_and_predict_read_the_runs_last_checkpoint(
