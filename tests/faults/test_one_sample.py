@@ -144,6 +144,8 @@ def test_reasons_hold_no_paths_or_numbers_of_libraries() -> None:
     assert "none" not in str(told.value)
     with pytest.raises(SampleError, match=r"^this: OSError$"), costs_one_sample("this"):
         raise OSError
+    with pytest.raises(SampleError, match=r"^this: Is a directory$"), costs_one_sample("this"):
+        raise IsADirectoryError(21, "Is a directory")
 
 
 def boxed(mp4: bytes, kind: bytes, body: bytes) -> bytes:
