@@ -476,6 +476,11 @@ def test_the_index_counts_what_is_unused_by_name(tmp_path: Path, monkeypatch: py
     assert source.unused == {"objects": 2, "url": 1}
     assert len(list(sample_ids(source))) == 3
     assert open_source(source_file(tmp_path, "modality: text"), "s").unused == {"objects": 2, "url": 1}, "read back"
+    (root,) = (tmp_path / ".neo_index").glob("root-*.json")
+    assert json.loads(root.read_text())["unused"] == {"objects": 2, "url": 1}
+    write_tar(tmp_path / "t.tar", {"b.json": json.dumps(trees[1]).encode()})
+    (tmp_path / "m.yaml").write_text("sources: {s: {modality: text, shards: [s.tar, t.tar]}}\n")
+    assert open_source(tmp_path / "m.yaml", "s").unused == {"objects": 3, "url": 2}, "of all shards"
     monkeypatch.setattr(scan, "NAMES_KEPT", 1)
     again = open_source(source_file(tmp_path, "modality: text, ignore: [cls]"), "s")
     assert again.unused == {"objects": 2, "others than these 1": 1}
