@@ -266,7 +266,8 @@ def passes(tests: list[str], seconds: float, mutant: Mutant | None = None, watch
             options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--durations=0"]
             status = int(pytest.main([*options, *files], plugins=plugins))
             if watch is not None:
-                libraries = [name for name in sys.modules if name.split(".")[0] not in ("neo_lightning", "tests")]
+                places = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+                libraries = [name for name, place in places.items() if place and "site-packages" in place]
                 with open(tell, "wb") as pipe:
                     pickle.dump((watch.tests, watch.seconds, libraries), pipe)
         finally:
@@ -278,16 +279,19 @@ def passes(tests: list[str], seconds: float, mutant: Mutant | None = None, watch
             for name in libraries:
                 with suppress(Exception):
                     importlib.import_module(name)
+                assert "neo_lightning" not in sys.modules, f"{name} imports what is to be mutated"
     os.close(told)
     stop = time.monotonic() + seconds
-    while time.monotonic() < stop:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status == 0
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    try:
+        while time.monotonic() < stop:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return status == 0
+            time.sleep(0.02)
+        return False
+    finally:  # what it has started too, and where this run is ended itself
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
 
 
 def _replace(mutant: Mutant) -> None:
@@ -321,6 +325,7 @@ def main() -> int:
     parser.add_argument("--tests", nargs="+", help="other tests than the room's")
     args = parser.parse_args()
     os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.path[:0] = [str(ROOT)]
     import lightning.pytorch  # noqa: F401  takes long to import
     from hypothesis import Phase, settings
