@@ -57,7 +57,8 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "image": (
         [f"data/media/{name}.py" for name in ("image", "png", "still")],
-        ["data/test_image.py", "data/test_shown.py", "faults/test_image_faults.py", "faults/test_one_sample.py"],
+        ["data/test_image.py", "data/test_shown.py", "faults/test_image_faults.py", "faults/test_one_sample.py"]
+        + ["report/test_pictures.py"],
     ),
     "video": (
         ["data/media/video/*.py"],
