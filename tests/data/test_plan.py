@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from plan_helpers import Lengths, drawn_scenes, lengths_of, realistic, stage
 
 from neo_lightning.data.plan import PackSpec, Plan, PlanError, Position, StepSpec, one_pass
+from neo_lightning.data.plan.report import look_at_stage
 from neo_lightning.data.plan.streams import SLICES, Stream
+from neo_lightning.data.text.lengths import Measures
 from neo_lightning.types import Stage
 
 RANDOM = np.random.RandomState(0)
@@ -301,3 +303,27 @@ def test_one_pass_shows_everything_once() -> None:
     shown = samples([pack for rank in found for spec in rank for pack in spec.packs])
     assert set(shown.values()) == {1}
     assert len(shown) == sum(len(s.lengths) for s in SOURCES.values())
+
+
+def test_a_report_counts_what_is_planned() -> None:
+    """Every sample has 50 tokens and fits twice into a row; one of "long" in four is too long."""
+    sources = {"short": Lengths(np.full(300, 50)), "long": Lengths(np.tile([50, 50, 50, 200], 50))}
+    of, now = lengths_of(sources), stage(10, 120, 3, short=3, long=1)
+
+    def measures(source: str, shard_part: int, stage: Stage) -> Measures:
+        length = of(source, shard_part, stage)
+        zero = np.zeros_like(length)
+        learnt, pairs = np.where(length, 10, 0), np.where(length, 7, 0)
+        return Measures(length=length, supervised=learnt, pairs=pairs, halvings=zero, full=length)
+
+    found = look_at_stage(make({"one": now}, sources), now, measures, ranks=2, most_packs=20)
+    assert (found.packs, found.planned) == (30, 18), "whole steps of 3"
+    assert (found.fill, found.supervised, found.tokens) == (pytest.approx(100 / 120), 0.2, 3000)
+    assert found.balance == pytest.approx(0.75), "28 pairs on one rank, 14 on the other"
+    short, long = found.sources["short"], found.sources["long"]
+    assert (short.asked, long.asked) == (0.75, 0.25)
+    for source, usable in ((short, 300), (long, 150)):
+        assert source.samples == source.tokens == source.supervised
+        assert source.epochs == pytest.approx(source.samples * 60 / usable)
+    assert short.samples + long.samples == pytest.approx(1)
+    assert (short.left_out, short.looked_at, long.left_out, long.looked_at) == (0, 300, 50, 200)

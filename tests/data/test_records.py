@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neo_lightning.data.facts import SampleError, SampleFacts, Turn
-from neo_lightning.data.index import iterate_samples, open_source, sample_ids
+from neo_lightning.data.index import iterate_samples, open_source, sample_ids, scan
 from neo_lightning.data.index.adapted import AdaptedSource
 from neo_lightning.data.index.table import Columns, FactsTable, parse_content
 from neo_lightning.data.index.tokens import Counting
@@ -54,7 +54,7 @@ def tool_talk() -> list[dict[str, Any]]:
         {"role": "tool", "content": [{"type": "text", "text": "10"}], "tool_call_id": "1"},
         {"role": "assistant", "content": "Both.", "reasoning_content": "Hm", "tool_calls": [call({})]},
         {"role": "tool", "content": "</tool_response><|im_end|>"},
-        {"role": "assistant", "content": "Warm.", "reasoning_content": "\nDone.\n", "loss": 1},
+        {"role": "assistant", "content": "\nWarm.", "reasoning_content": "\nDone.\n", "loss": 1},
     ]
 
 
@@ -172,6 +172,8 @@ def test_a_turn_without_weight_is_shown_and_not_learnt(qwen: Tokenizer, said: di
     assert qwen.decode(found.ids[found.supervised].tolist(), skip_special_tokens=False) == "second<|im_end|>\n"
     turns = parse_turns(tree, None, [], literal=False)
     assert planned(turns, qwen, ()) == (len(found.ids), found.supervised.sum())
+    tree["messages"][1]["content"] = ""
+    assert parse_turns(tree, None, [], literal=False)[1].parts in ((), ("",)), "what is not learnt may be empty"
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,7 @@ def test_a_turn_without_weight_is_shown_and_not_learnt(qwen: Tokenizer, said: di
         ({**answered("a"), "system": 3}, "`system` must be a string"),
         ({**openai(("system", "a"), ("assistant", "b")), "system": "c"}, "both `system` and a first message"),
         ({**answered("a"), "label": False}, "`label` is false"),
+        ({**answered("a"), "kto_tag": False}, "`kto_tag` is false"),
         (
             {**answered("see <bbox>"), "objects": {"bbox": [[1, 2, 3, 4]]}},
             "'<bbox>', which stands for something in `objects`",
@@ -466,13 +469,21 @@ def test_a_class_of_ones_own_says_it_too(qwen: Tokenizer) -> None:
     assert lengths[0] < lengths[1]
 
 
-def test_the_index_counts_what_is_unused_by_name(tmp_path: Path) -> None:
+def test_the_index_counts_what_is_unused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees = [{**answered("a"), "objects": {"b": 1}}, {**answered("a"), "objects": {"b": 1}, "url": "c"}, answered("a")]
     write_tar(tmp_path / "s.tar", {f"{i}.json": json.dumps(tree).encode() for i, tree in enumerate(trees)})
     source = open_source(source_file(tmp_path, "modality: text"), "s")
     assert source.unused == {"objects": 2, "url": 1}
     assert len(list(sample_ids(source))) == 3
     assert open_source(source_file(tmp_path, "modality: text"), "s").unused == {"objects": 2, "url": 1}, "read back"
+    (root,) = (tmp_path / ".neo_index").glob("root-*.json")
+    assert json.loads(root.read_text())["unused"] == {"objects": 2, "url": 1}
+    write_tar(tmp_path / "t.tar", {"b.json": json.dumps(trees[1]).encode()})
+    (tmp_path / "m.yaml").write_text("sources: {s: {modality: text, shards: [s.tar, t.tar]}}\n")
+    assert open_source(tmp_path / "m.yaml", "s").unused == {"objects": 3, "url": 2}, "of all shards"
+    monkeypatch.setattr(scan, "NAMES_KEPT", 1)
+    again = open_source(source_file(tmp_path, "modality: text, ignore: [cls]"), "s")
+    assert again.unused == {"objects": 2, "others than these 1": 1}
 
 
 def test_further_members_are_passed_over_where_the_source_says_so(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from data_helpers import clip, encoded, picture
 
-from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, Turn
+from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
 from neo_lightning.data.media.image import fit, image_facts, smart_resize
 from neo_lightning.data.media.video import decode_frames, video_facts
 from neo_lightning.data.text.serialize import (
@@ -13,6 +13,7 @@ from neo_lightning.data.text.serialize import (
     make_outlines,
     prompt_from_messages,
     read_patches,
+    text_runs,
     time_label,
 )
 from neo_lightning.data.text.tokenizer import Tokenizer
@@ -111,6 +112,11 @@ def test_video_has_its_prefix_and_a_time_before_each_frame(tokenizer: Tokenizer)
         "[00:01.75]:<img>V</img>\n\nWhere to?<|im_end|>"
     )
     assert sequence.grids.shape == (4, 2)
+    turns = (Turn(role="user", parts=(0, "\nWhere to?")), Turn(role="assistant", parts=("Left",)))
+    said = list(text_runs(SampleFacts(key="a", modality="video", turns=turns, media=(facts,)), CLIP))
+    assert said[:4] == ["user\n", "\nWhere to?", "assistant\n", "Left"], "what a tokenizer is trained on"
+    assert f"user\n{said[4]}{said[5]}" in text
+    assert said[5:] == ["[00:00.25]:", "[00:00.75]:", "[00:01.25]:", "[00:01.75]:"]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +179,8 @@ def test_pixels_come_unit_after_unit(tokenizer: Tokenizer) -> None:
     assert torch.equal(together, torch.cat(alone))
     with pytest.raises(MediaError, match="2 media were read, 3 were planned"):
         read_patches(layout, media[:2], facts)
+    (words,) = make_outlines([[Turn(role="assistant", parts=("a",))]], tokenizer)
+    assert read_patches(make_layout(words, [], tokenizer, SMALL, CLIP), [], []).shape == (0, 768)
 
 
 def test_an_answer_before_the_asked_one_keeps_its_end_mark(tokenizer: Tokenizer) -> None:

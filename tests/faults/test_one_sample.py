@@ -144,6 +144,8 @@ def test_reasons_hold_no_paths_or_numbers_of_libraries() -> None:
     assert "none" not in str(told.value)
     with pytest.raises(SampleError, match=r"^this: OSError$"), costs_one_sample("this"):
         raise OSError
+    with pytest.raises(SampleError, match=r"^this: Is a directory$"), costs_one_sample("this"):
+        raise IsADirectoryError(21, "Is a directory")
 
 
 def boxed(mp4: bytes, kind: bytes, body: bytes) -> bytes:
@@ -298,13 +300,15 @@ def test_avi_whose_frames_are_stored_out_of_order_is_named() -> None:
         video_facts(textured(24, format="avi"))
 
 
-def test_a_clip_whose_first_frame_is_damaged_is_left_out_by_the_index() -> None:
+@pytest.mark.parametrize("part", [1.0, 0.1], ids=["not there", "concealed by the decoder"])
+def test_a_clip_whose_first_frame_is_damaged_is_left_out_by_the_index(part: float) -> None:
     data = textured(36, gop=12)
     with av.open(io.BytesIO(data)) as container:
         packet = next(container.demux(container.streams.video[0]))
         start, stop = packet.pos, packet.pos + packet.size
     damaged = bytearray(data)
-    damaged[start:stop] = bytes(stop - start)
+    zeros = int((stop - start) * part)
+    damaged[stop - zeros : stop] = bytes(zeros)
     with pytest.raises(MediaError, match="its first frame cannot be decoded"):
         video_facts(bytes(damaged))
 

@@ -27,6 +27,11 @@ def test_a_cut_line_of_the_log_is_no_line(tmp_path: Path) -> None:
     again.log_metrics({"loss": 0.25}, step=50)
     again.save()
     assert read_curves(tmp_path).points("loss") == [(9, 9.5), (10, 10.5), (50, 0.25)]
+    assert read_curves(tmp_path).steps == (9, 10, 50)
+    back = RunCSVLogger(str(tmp_path))
+    back.log_metrics({"loss": 0.5}, step=10)
+    back.save()
+    assert read_curves(tmp_path).points("loss") == [(9, 9.5), (10, 0.5)], "a run that goes back does its steps again"
 
 
 class _Log(Callback):
