@@ -80,6 +80,7 @@ PROMISES = {
     r"--data\.manifest=my_photos": exists("runs/own/export/config.json"),
     r"model info": says("parameters"),
     r"data tokenizer --from": exists("runs/tokenizer/tokenizer.json"),
+    r"model init --qwen3": exists("my-start/config.json", "my-start/*.safetensors", "my-start/tokenizer.json"),
     r"model export": exists("my-model/config.json", "my-model/*.safetensors"),
     r"plan neo_ov_2b": says("tokens/s", "memory"),
 }

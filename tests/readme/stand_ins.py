@@ -71,6 +71,7 @@ def clone(folder: Path) -> None:
     (folder / "my_changes.yaml").write_text(CHANGES, encoding="utf-8")
     (folder / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in CALLS), encoding="utf-8")
     qwen3_tokenizer(folder / "models" / "Qwen3-1.7B-Base")
+    qwen3(folder / "models" / "Qwen3-4B-Base")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -110,3 +111,12 @@ def qwen3_tokenizer(folder: Path) -> None:
     backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS if token.startswith("<|")])
     folder.mkdir(parents=True)
     backend.save(str(folder / "tokenizer.json"))
+
+
+def qwen3(folder: Path) -> None:
+    """A Qwen3 of a few random weights."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = Qwen3Config(vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2, **heads)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
