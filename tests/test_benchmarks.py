@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from neo_lightning.ops.fp8 import why_not
@@ -14,6 +15,7 @@ from neo_lightning.ops.fp8 import why_not
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_whole_steps_are_timed_on_a_cpu() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     arguments = "--device cpu --size tiny --tokens 128 --stage 1 2 --rows mixed video --repeats 1 --checkpointing full"

@@ -10,6 +10,7 @@ import pytest
 from neo_lightning.cli.main import main
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_that_of_its_recipe(
     micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_finished_run_is_that_of_its_recipe(
     assert f"{run / 'recipe.yaml'}: what the run was trained with cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_export_and_report_are_those_of_the_last_step_and_of_the_evaluations_asked(
     micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

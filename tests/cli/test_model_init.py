@@ -47,6 +47,7 @@ def test_a_backbone_of_any_size_becomes_a_model(qwen3: Path, scenes: Path, tmp_p
         assert load(out).answer("Hello", max_new_tokens=2) is not None
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_every_size_from_its_backbone(qwen3: Path, micro: Path, tmp_path: Path) -> None:
     text = micro.read_text()
     start, end = text.index("model:\n"), text.index("data:")

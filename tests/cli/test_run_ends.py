@@ -83,6 +83,7 @@ def test_an_early_stop_ends_the_run_as_done(
     assert len(losses(run)) == 6, "without the note it is an unfinished run"
 
 
+@pytest.mark.slow
 def test_max_time_and_max_steps_stop_it_and_a_run_without_evaluations_has_a_report(
     micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_validation_that_never_comes_is_said(
     assert "data.validation: image are not read while training" in caplog.text
 
 
+@pytest.mark.slow
 def test_validate_test_and_predict_read_the_runs_last_checkpoint(
     micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_steps_memory_is_as_reckoned(precision: str) -> None:
     assert_as_reckoned(precision, 8)
 
 
+@pytest.mark.slow
 def test_memory_of_the_richest_step_is_as_reckoned() -> None:
     """Everything trained, some layers recomputed whole and the others in part."""
     assert_as_reckoned("32-true", 1, "--stage", "2", "--checkpointing", "mixed")
