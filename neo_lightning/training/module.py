@@ -220,8 +220,9 @@ class NeoModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self._count_skips(report)
         self.report = report
-        self.log("loss", report.loss, prog_bar=True, logger=False)  # for a bar or monitor of the user's own
-        return {"loss": torch.tensor(report.loss), "report": report}
+        loss = torch.tensor(report.loss)  # on the host: a device would have to be waited for
+        self.log("train_loss", loss, prog_bar=True, logger=False)  # each step's, for a bar or monitor of the user's own
+        return {"loss": loss, "report": report}
 
     def _read(self, step: int, numbers: list[float]) -> StepReport:
         """Name the numbers of a step."""

@@ -147,7 +147,7 @@ def test_a_validation_that_never_comes_is_said(
         patch.syspath_prepend(str(tmp_path))
         line = ["run", str(micro), "--data.validation=[image]", "--evaluation=[]", "--trainer.max_steps=1"]
         assert main([*line, "--trainer.callbacks+=my_bar.Bar"]) == 0
-    assert "shown: loss" in capsys.readouterr().out, "a bar of the user's own sees the loss"
+    assert "shown: train_loss" in capsys.readouterr().out, "a bar of the user's own sees the loss"
     assert "data.validation: image are not read while training" in caplog.text
 
 

@@ -107,7 +107,7 @@ class _BadRows(TinyData):
                 assert row.info is not None
                 if step == 7:  # the plan comes to a unit that it had not measured before
                     self.skipped.add("x/late", "too late for this")
-                bad = ((f"x/{step}\udce9", 'says "it\'s [/b]"'),) if step % 5 == 0 else ()
+                bad = ((f"x/{step}\udce9", "says [/b] here"),) if step % 5 == 0 else ()
                 yield [replace(row, info=replace(row.info, tombstones=bad))]
                 step += 1
 
@@ -125,7 +125,7 @@ def test_left_out_samples_are_listed_once(tmp_path: Path) -> None:
     assert listed[0] == {"step": None, "sample": "x/long", "reason": "longer than the context"}
     assert [entry["step"] for entry in listed if entry["step"] is not None] == [0, 5, 10]
     assert [entry["sample"] for entry in listed if entry["step"] is None] == ["x/long", "x/late"]
-    assert own[0].reasons == {"longer than the context": 1, "too late for this": 1, 'says "it\'s [/b]"': 3}
+    assert own[0].reasons == {"longer than the context": 1, "too late for this": 1, "says [/b] here": 3}
     assert own[1].tombstones == 3
 
 
