@@ -43,6 +43,11 @@ class ImportReport:
         if self.unused:
             lines.append("neither learned nor kept (--strict refuses it, --keep KEY keeps a key in `meta`):")
             lines += [f"  {count} x {name}" for name, count in list(self.unused.items())[:20]]
+        if any("objects" in layout.fields for layout in self.found.values()):
+            lines.append(
+                "boxes: `<ref>` and `<box>` are characters, unless their source says answer_tokens: "
+                "[think, tool_call, ref, box] in the manifest"
+            )
         if held_out := [name for name in self.samples if name.startswith(HELD_OUT)]:
             lines.append(f"held out; a recipe validates on it with data: {{validation: [{', '.join(held_out)}]}}")
         if self.gone:

@@ -192,6 +192,15 @@ def test_r03_grounding_objects(tmp_path: Path) -> None:
     ]
 
 
+def test_an_import_of_boxes_says_how_they_become_tokens(tmp_path: Path) -> None:
+    said = {
+        name: str(import_dataset("auto", [CASES / name], tmp_path / name, media=CASES, workers=1))
+        for name in ("r03_a.jsonl", "r07_pretty.jsonl")
+    }
+    assert "answer_tokens: [think, tool_call, ref, box]" in said["r03_a.jsonl"]
+    assert "answer_tokens" not in said["r07_pretty.jsonl"]
+
+
 def test_r04_tool_calls(tmp_path: Path) -> None:
     (tree,) = case(tmp_path, "r04_a.jsonl", "text")
     (call,) = tree["messages"][1]["tool_calls"]
