@@ -95,6 +95,7 @@ def test_a_compiled_layer_gives_the_same() -> None:
 
 
 @runs
+@pytest.mark.slow
 def test_it_learns_as_without() -> None:
     """Four rows by heart, seen 60 times each."""
     rows = [make_row(i) for i in range(4)]
