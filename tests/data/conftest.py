@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_helpers import make_tokenizer
+from data_helpers import make_qwen_tokenizer, make_tokenizer
 
 from neo_lightning.data.text.tokenizer import Tokenizer
 
@@ -24,3 +24,8 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return make_qwen_tokenizer(tmp_path_factory.mktemp("qwen"))
