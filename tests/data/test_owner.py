@@ -112,9 +112,10 @@ def test_without_the_kernels_locks_an_owner_on_this_host_is_watched_too(
 
 
 def test_a_half_written_file_is_no_owner(tmp_path: Path) -> None:
-    (tmp_path / "run.lock").write_text('{"host": "nod')
-    with owned(tmp_path / "run.lock", what="the run", wait=never):
-        pass
+    file = tmp_path / "run.lock"
+    file.write_text('{"host": "nod')
+    with owned(file, what="the run", wait=never):
+        assert f'"pid": {os.getpid()},' in file.read_text(), "the file is this process's now"
 
 
 def test_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
