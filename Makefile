@@ -10,6 +10,8 @@
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 SEED ?= 0
+# one test process a core, a file of tests to one of them: files share what is dear to make
+PYTEST := pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # any Python >= 3.11, the plain name first; PYTHON=... chooses one
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -39,13 +41,13 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) -m "not slow"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST)
 
 lowest: $(LOWEST)/.installed
-	NEO_LOWEST=1 $(LOWEST)/bin/python -m pytest -m "not slow"
+	NEO_LOWEST=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m $(PYTEST) -m "not slow"
 
 $(LOWEST)/.installed: pyproject.toml
 	$(NEEDS_PYTHON)

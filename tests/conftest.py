@@ -7,6 +7,11 @@ import pytest
 from tests.forks import Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, or one process would be at the last of them while the others have nothing left to do."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Server]:
     """Processes that have imported what training takes."""
