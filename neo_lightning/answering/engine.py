@@ -61,8 +61,17 @@ class Score:
 class Engine:
     """A model with its tokenizer, asked as its folder says. What a conversation is: see `answering.conversation`."""
 
-    def __init__(self, model: Neo, tokenizer: Tokenizer, answering: Answering) -> None:
+    def __init__(
+        self,
+        model: Neo,
+        tokenizer: Tokenizer,
+        answering: Answering,
+        *,
+        all_ended: Callable[[list[bool]], bool] = all,
+    ) -> None:
+        """`all_ended` is that of `Ranks` where several answer together; see `model.generate`."""
         self.model, self.tokenizer, self.answering = model, tokenizer, answering
+        self._all_ended = all_ended
         self._stop = (tokenizer.im_end_id, tokenizer.pad_id)
 
     # ---- conversations
@@ -235,7 +244,15 @@ class Engine:
     # ---- inside
 
     def _texts(self, prompts: Sequence[Prompt], most: int, sampling: Sampling, seed: int) -> list[str]:
-        found = generate(self.model, prompts, max_new_tokens=most, stop_ids=self._stop, seed=seed, **asdict(sampling))
+        found = generate(
+            self.model,
+            prompts,
+            max_new_tokens=most,
+            stop_ids=self._stop,
+            seed=seed,
+            all_ended=self._all_ended,
+            **asdict(sampling),
+        )
         return [self.tokenizer.decode(ids) for ids in found]
 
     def _read(

@@ -6,7 +6,7 @@ A recipe's `trainer.callbacks` are added to the default ones; one of the same cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from ..evaluation.context import Evaluation
 from ..training.callbacks import (
     CommitCheckpoint,
     Curriculum,
     DataPosition,
+    Evaluating,
     RunProgress,
     SampleGenerations,
     Throughput,
@@ -43,7 +45,12 @@ SETTINGS: dict[str, Any] = {
 
 
 def trainer_settings(
-    config: dict[str, Any], run: RunSettings, stages: Mapping[str, Stage], *, training: bool
+    config: dict[str, Any],
+    run: RunSettings,
+    stages: Mapping[str, Stage],
+    evaluations: Sequence[Evaluation] = (),
+    *,
+    training: bool,
 ) -> dict[str, Any]:
     """Fill in the trainer's arguments that follow from the rest of the recipe.
 
@@ -51,6 +58,7 @@ def trainer_settings(
         config: `trainer` as parsed, objects instantiated.
         run: the run's folder.
         stages: how many steps there are.
+        evaluations: of the recipe; some may be asked while training.
         training: whether it will train; without it nothing is written into the run's folder.
 
     Raises:
@@ -66,7 +74,8 @@ def trainer_settings(
     if config.get("accelerator") == "cpu" and str(config.get("devices")).isdecimal():
         share_cores(int(config["devices"]))
     config["logger"] = _loggers(config.get("logger"), folder, training)
-    config["callbacks"] = _callbacks(config.get("callbacks"), config)
+    asked = [evaluation for evaluation in evaluations if evaluation.while_training and training]
+    config["callbacks"] = _callbacks(config.get("callbacks"), config, asked)
     config["max_time"] = None  # our TimeLimit's
     config["min_epochs"] = 0  # with min_steps Lightning would wait for the end of the endless epoch
     return config
@@ -91,7 +100,7 @@ CALLBACKS: tuple[type[Callback], ...] = (
 """What every run has, in the order in which the hooks run; checkpoints come last, when all others have their state."""
 
 
-def _callbacks(given: Any, config: Mapping[str, Any]) -> list[Callback]:
+def _callbacks(given: Any, config: Mapping[str, Any], asked: Sequence[Evaluation]) -> list[Callback]:
     own = [given] if isinstance(given, Callback) else list(given or ())
     unwanted: set[type[Callback]] = {kind for kind in CALLBACKS if any(isinstance(callback, kind) for callback in own)}
     if config.get("enable_progress_bar") is False or any(isinstance(callback, ProgressBar) for callback in own):
@@ -105,6 +114,7 @@ def _callbacks(given: Any, config: Mapping[str, Any]) -> list[Callback]:
     return [
         *[kind() for kind in wanted if kind is not CommitCheckpoint],
         *([] if limit is None else [TimeLimit(limit)]),
+        *([Evaluating(asked)] if asked else []),
         *own,
         *[CommitCheckpoint() for kind in wanted if kind is CommitCheckpoint],
     ]

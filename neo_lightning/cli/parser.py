@@ -209,10 +209,11 @@ class NeoCLI(LightningCLI):
         """Lay the shared defaults under what the recipe says about the trainer."""
         run = self._get(self.config_init, "run")
         stages = self._get(self.config_init, "stages")
+        evaluations = self._get(self.config_init, "evaluation") or []
         training = self.subcommand in (None, "fit")
         if training and isinstance(self.datamodule, NeoDataModule):
-            check_validation(config, self.datamodule.validation)
-        settings = defaults.trainer_settings(dict(config), run, stages, training=training)
+            check_validation(config, self.datamodule.validation, evaluations)
+        settings = defaults.trainer_settings(dict(config), run, stages, evaluations, training=training)
         return super()._instantiate_trainer(settings, callbacks)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 
+from ..evaluation.context import Evaluation
+from ..training.callbacks.evaluating import PREFIX
 from ..training.strategy import NeoStrategy
 from .errors import UserError
 
@@ -159,12 +161,15 @@ def check_trainer(trainer: Mapping[str, Any], *, run_dir: str, total: int) -> No
         raise UserError(f"trainer.default_root_dir: {folder} is not the run's folder; say run.dir={folder}")
 
 
-def check_validation(trainer: Mapping[str, Any], sources: Sequence[str]) -> None:
-    """Refuse what waits for a validation that never comes; say where held-out sources are never read.
+def check_validation(
+    trainer: Mapping[str, Any], sources: Sequence[str], evaluations: Sequence[Evaluation] = ()
+) -> None:
+    """Refuse what waits for a validation or a score that never comes; say where held-out sources are never read.
 
     Args:
         trainer: the arguments of a training, objects instantiated.
         sources: `data.validation`.
+        evaluations: of the recipe.
 
     Raises:
         UserError: naming the key and what is missing.
@@ -177,12 +182,20 @@ def check_validation(trainer: Mapping[str, Any], sources: Sequence[str]) -> None
         )
     epochs = any(trainer.get(key) for key in ("limit_train_batches", "overfit_batches", "fast_dev_run"))
     validates = bool(sources) and (interval is not None or epochs)
+    asked = {f"{PREFIX}{evaluation.name}" for evaluation in evaluations if evaluation.while_training}
     for callback in callbacks if isinstance(callbacks, Iterable) else [callbacks]:
-        if str(getattr(callback, "monitor", "")).startswith("val_loss") and not validates:
-            raise UserError(
-                f"trainer.callbacks: {type(callback).__name__} monitors {callback.monitor}, and nothing validates: "
-                "name held-out sources in data.validation, and the steps between in trainer.val_check_interval"
-            )
+        for monitor in (str(getattr(callback, "monitor", "")), *getattr(callback, "keep_best", ())):
+            if monitor.startswith(PREFIX) and "/".join(monitor.split("/")[:2]) not in asked:
+                raise UserError(
+                    f"trainer.callbacks: {type(callback).__name__} watches {monitor}, and no evaluation gives that "
+                    f"while training: there is {', '.join(asked) or 'none'}; give an entry of `evaluation` its "
+                    "every_n_steps"
+                )
+            if monitor.startswith("val_loss") and not validates:
+                raise UserError(
+                    f"trainer.callbacks: {type(callback).__name__} monitors {monitor}, and nothing validates: "
+                    "name held-out sources in data.validation, and the steps between in trainer.val_check_interval"
+                )
     if sources and not validates:
         rank_zero_info(
             f"data.validation: {', '.join(sources)} are not read while training; trainer.val_check_interval=STEPS does"

@@ -9,8 +9,8 @@ An evaluation of the user's own is a subclass of `Evaluation`; a recipe names it
         init_args: {shards: data/scenes/test/*.tar}
       - class_path: my_package.MyEvaluation
 
-Evaluations run in one process, after training and export. The trade-off: a large sharded model is evaluated from its
-exported folder, and no evaluation has to know about process groups.
+`run` is called in one process, after training and export. The trade-off: a large sharded model is evaluated from its
+checkpoint, on one device. `scores` is called while training, on all ranks, which answer together (`answering.Ranks`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from ..answering import Answering, Engine
+from ..answering import Answering, Engine, Ranks
 from ..types import Stage
 
 if TYPE_CHECKING:
@@ -70,13 +70,33 @@ class EvaluationContext:
 
 
 class Evaluation(ABC):
-    """A question put to a finished model. Subclass it, and name the subclass in a recipe by its dotted path."""
+    """Questions put to a model. Subclass it, and name the subclass in a recipe by its dotted path."""
 
     name: str
     """Key of this evaluation's result in report.json; unique among a recipe's evaluations."""
+    every_n_steps: int = 0
+    """Steps between two askings while training; 0: none."""
+    at: Literal["end", "stage_end"] = "end"
+    """`stage_end` asks at the end of each stage as well."""
+
+    @property
+    def while_training(self) -> bool:
+        """Whether `scores` is called."""
+        return self.every_n_steps > 0 or self.at == "stage_end"
 
     def check(self) -> None:  # noqa: B027 - having nothing to check is the usual case
         """Called before training: raise here (a ValueError) what would otherwise be found when the run is over."""
+
+    def size(self) -> int:
+        """Questions that `scores` puts, for an estimate of what they cost."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many questions it puts: define `size`")
+
+    def scores(self, engine: Engine, ranks: Ranks) -> Mapping[str, float]:
+        """Scores of the model as it is now, the overall one first; the same on all ranks, which all call this.
+
+        The engine steps in all ranks together: deal the questions by `ranks.deal`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be asked while training: it does not define `scores`")
 
     @abstractmethod
     def run(self, context: EvaluationContext) -> Mapping[str, Any]:

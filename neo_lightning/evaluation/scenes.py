@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.progress import track
 
-from ..answering import Engine
+from ..answering import Engine, Ranks
 from ..data.index import sample_ids
 from ..data.manifest import expand_pattern
 from ..types import Sample
@@ -47,6 +47,9 @@ class SceneEvaluation(Evaluation):
         goal: exact match (0-1) from which a type counts as learned.
         goals: goals of single types, in place of `goal`.
         pictures: number of examples with pictures in the report.
+        every_n_steps: steps between two askings while training (without the control, the export and the report);
+            0: none.
+        at: `stage_end` asks at the end of each stage as well.
     """
 
     def __init__(
@@ -60,7 +63,11 @@ class SceneEvaluation(Evaluation):
         goal: float = 0.9,
         goals: dict[str, float] | None = None,
         pictures: int = 24,
+        every_n_steps: int = 0,
+        at: Literal["end", "stage_end"] = "end",
     ) -> None:
+        if every_n_steps < 0:
+            raise ValueError(f"evaluation {name!r}: every_n_steps must be 0 or more, got {every_n_steps}")
         self.shards = [shards] if isinstance(shards, str) else list(shards)
         self.name = name
         self.limit = limit
@@ -70,11 +77,30 @@ class SceneEvaluation(Evaluation):
         self.goal = goal
         self.goals = dict(goals or {})
         self.pictures = pictures
+        self.every_n_steps, self.at = every_n_steps, at
+        self._chosen: list[tuple[str, Callable[[], Sample]]] = []
 
     def check(self) -> None:
         """Refuse patterns that match no shard."""
         for pattern in self.shards:
             expand_pattern(Path(), pattern, f"evaluation {self.name!r}")
+
+    def size(self) -> int:
+        """Questions of one asking."""
+        return len(self._choose())
+
+    def scores(self, engine: Engine, ranks: Ranks) -> dict[str, float]:
+        """Exact match (0-1) over all questions, as `exact_match`, and of each type."""
+        chosen = self._choose()
+        metric = ExactMatch([kind for kind, _ in chosen]).to(ranks.device)
+        for batch, counts in ranks.deal(chosen, self.batch_size):
+            asked = [question(read(), engine) for _, read in batch]
+            said = self._answers(engine, asked)
+            if counts:
+                metric.update(said, [item.truth for item in asked], [item.kind for item in asked])
+        found = metric.compute()
+        overall = Score(sum(score.correct for score in found.values()), sum(score.total for score in found.values()))
+        return {"exact_match": overall.accuracy, **{kind: score.accuracy for kind, score in found.items()}}
 
     def run(self, context: EvaluationContext) -> dict[str, Any]:
         """Answer every question; see the head of this file. Returns rates per type, examples, goals and failures."""
@@ -102,7 +128,9 @@ class SceneEvaluation(Evaluation):
         return result
 
     def _choose(self) -> list[tuple[str, Callable[[], Sample]]]:
-        """Type and reader of every question, `limit` of each type."""
+        """Type and reader of every question, `limit` of each type; looked up once."""
+        if self._chosen:
+            return self._chosen
         seen: Counter[str] = Counter()
         chosen: list[tuple[str, Callable[[], Sample]]] = []
         for source in open_shards(self.shards):
@@ -115,6 +143,7 @@ class SceneEvaluation(Evaluation):
             raise ValueError(
                 f"evaluation {self.name!r}: goals for {listing(sorted(unknown))}; the shards ask {listing(list(seen))}"
             )
+        self._chosen = chosen
         return chosen
 
     def _answers(self, engine: Engine, asked: list[Question]) -> list[str]:

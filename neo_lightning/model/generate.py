@@ -103,6 +103,7 @@ def generate(
     stop_ids: Collection[int] = (),
     seed: int = 0,
     on_token: Callable[[int, int], None] | None = None,
+    all_ended: Callable[[list[bool]], bool] = all,
 ) -> list[list[int]]:
     """Go on from every prompt.
 
@@ -114,6 +115,8 @@ def generate(
         stop_ids: tokens that end an answer; the ending token is not part of it.
         seed: of the random draws; prompt number i draws from its own generator, seeded by seed + i.
         on_token: called with (prompt number, token) for every new token, as it comes.
+        all_ended: whether to stop, of which answers have ended; ranks that share a model agree here, since each step
+            wants all of them.
 
     Returns:
         The new tokens of each prompt.
@@ -123,7 +126,15 @@ def generate(
     """
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty)
     answers: list[list[int]] = [[] for _ in prompts]
-    steps = stream(model, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=stop_ids, seed=seed)
+    steps = stream(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_ids=stop_ids,
+        seed=seed,
+        all_ended=all_ended,
+    )
     for tokens in steps:
         for i, token in enumerate(tokens):
             if token is not None:
@@ -141,6 +152,7 @@ def stream(
     sampling: Sampling | None = None,
     stop_ids: Collection[int] = (),
     seed: int = 0,
+    all_ended: Callable[[list[bool]], bool] = all,
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, the new token of each prompt (None once its answer has ended); see `generate`."""
     if not prompts or max_new_tokens < 1:
@@ -161,7 +173,7 @@ def stream(
         tokens = choose(logits, sampling, seen, uniform)
         values = tokens.tolist()
         ended = [e or token in stops for e, token in zip(ended, values, strict=True)]
-        if all(ended):
+        if all_ended(ended):
             return
         yield [None if e else token for e, token in zip(ended, values, strict=True)]
         if made + 1 == max_new_tokens:

@@ -115,20 +115,41 @@ def _stages(context: EvaluationContext) -> list[dict[str, Any]]:
 def _charts(curves: Curves) -> list[dict[str, Any]]:
     """The charts whose columns were logged, with a name and a colour for each line."""
     charts = []
-    for chart in CHARTS:
+    for chart in (*CHARTS, *_watched(curves)):
         present = [column for column in chart["columns"] if column in curves.columns]
         several = len(chart["columns"]) > 1
+        names = [column.rpartition("/")[2] for column in chart["columns"]] if several else ["single"]
         lines = [
             {
                 "column": column,
                 "name": label(column.rpartition("/")[2]) if several else "",
-                "colour": column.rpartition("/")[2] if several else "single",
+                "colour": dict(zip(chart["columns"], chart.get("colours") or names, strict=False))[column],
             }
             for column in present
         ]
         if lines:
             charts.append({"title": chart["title"], "unit": chart["unit"], "share": chart["share"], "lines": lines})
     return charts
+
+
+def _watched(curves: Curves) -> list[dict[str, Any]]:
+    """A chart of the held-out losses and one of each evaluation's scores; of many parts the whole alone."""
+    wholes = ["val_loss", *(name for name in curves.columns if name.startswith("eval/") and name.count("/") == 1)]
+    charts = []
+    for whole in wholes:
+        parts = [name for name in curves.columns if name.startswith(f"{whole}/")]
+        columns = [whole, *parts] if len(parts) < len(_PARTS) else [whole]
+        title, unit, share = ("Held-out loss", "nats a token", False)
+        if whole != "val_loss":
+            name = whole.partition("/")[2]
+            share = all(0 <= y <= 1 for column in columns for _, y in curves.points(column))
+            title, unit = f"Evaluation: {label(name)}", "score while training"
+        charts.append({"title": title, "unit": unit, "share": share, "columns": columns, "colours": _PARTS})
+    return charts
+
+
+_PARTS = ("single", "multi_image", "video", "text")
+"""Colours of a whole and its parts."""
 
 
 def _typical(curves: Curves, column: str) -> float | None:

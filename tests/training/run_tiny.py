@@ -20,6 +20,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
+from neo_lightning.answering import Ranks
 from neo_lightning.checkpoint.commit import latest
 from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.model.neo import Neo
@@ -69,6 +70,22 @@ def answer(model: Neo) -> list[list[int]]:
     return generate(model, [with_image, bare], max_new_tokens=6)
 
 
+def ask_together(model: Neo, whole: Neo, ranks: Ranks) -> None:
+    """Five questions dealt to the ranks, whose answers end after different numbers of tokens, as one process says."""
+    ids = [torch.arange(3, 4 + length) for length in range(5)]
+    none = {"grids": torch.empty(0, 2).int(), "patches": tiny.make_row(1).patches[:0]}
+    prompts = [Prompt(input_ids=row, visual=torch.zeros(len(row), dtype=torch.bool), **none) for row in ids]
+    free = generate(whole, prompts, max_new_tokens=12)
+    ends = {answer[2 + place] for place, answer in enumerate(free)}
+    alone = generate(whole, prompts, max_new_tokens=12, stop_ids=ends)
+    assert len({len(answer) for answer in alone}) > 1, "all answers have the same length: nothing to agree about"
+    said: list[list[int]] = []
+    for batch, counts in ranks.deal(prompts, 2):
+        found = generate(model, batch, max_new_tokens=12, stop_ids=ends, all_ended=ranks.all_ended)
+        said += found if counts else []
+    assert said == alone[ranks.rank :: ranks.count], f"rank {ranks.rank} of {ranks.count}: {said} and alone {alone}"
+
+
 def train(devices: int, job: dict[str, Any]) -> None:
     """One training."""
     folder = Path(job["folder"])
@@ -83,6 +100,7 @@ def train(devices: int, job: dict[str, Any]) -> None:
     weights = whole_weights(module.model)
     answers = [answer(model) for model in (module.model, plain(weights))]
     assert answers[0] == answers[1], f"the sharded model answers {answers[0]}, the whole one {answers[1]}"
+    ask_together(module.model, plain(weights), Ranks(rank=trainer.global_rank, count=trainer.world_size))
     if trainer.is_global_zero:
         save_file(weights, folder / "final.safetensors")
         print(f"{folder.name} done {trainer.global_step} {int(trainer.callbacks[-1].interrupted)}", flush=True)

@@ -1,7 +1,8 @@
-"""What happens around a step: stages, position, speed, progress, checkpoints, samples. One file each."""
+"""What happens around a step: stages, position, speed, progress, checkpoints, samples, evaluations. One file each."""
 
 from neo_lightning.training.callbacks.checkpointing import CommitCheckpoint
 from neo_lightning.training.callbacks.curriculum import Curriculum
+from neo_lightning.training.callbacks.evaluating import Evaluating
 from neo_lightning.training.callbacks.position import DataPosition
 from neo_lightning.training.callbacks.progress import RunProgress
 from neo_lightning.training.callbacks.samples import SampleGenerations
@@ -12,6 +13,7 @@ __all__ = [
     "CommitCheckpoint",
     "Curriculum",
     "DataPosition",
+    "Evaluating",
     "RunProgress",
     "SampleGenerations",
     "Throughput",
