@@ -2,8 +2,9 @@
 
     RECIPE + overrides --NeoCLI--> stages, model, layout --training.outlook--> tables on the screen
 
-The network is built on the meta device; no weights, shards or tokenizer are opened. Only the arithmetic of
-`training.memory`, `training.outlook` and `model.flops` speaks here: this module prints.
+The network is built on the meta device; no weights or tokenizer are opened, and no shards but those of evaluations that
+are asked while training, whose questions are counted. Only the arithmetic of `training.memory`, `training.outlook` and
+`model.flops` speaks here: this module prints.
 """
 
 from __future__ import annotations
@@ -11,20 +12,19 @@ from __future__ import annotations
 import argparse
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, nearest, user_errors
 from .options import Options
+from .planned import Planned, read_recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..model.config import NeoConfig
+    from ..evaluation.context import Evaluation
     from ..training.devices import Device
-    from ..training.memory import Layout
     from ..training.outlook import StageOutlook
-    from ..types import Stage
 
 DOES_NOT_FIT = 1
 """Exit status with --strict: some stage needs more memory than a device has."""
@@ -70,115 +70,6 @@ def _device(args: argparse.Namespace) -> Device:
     return Device(name=args.device, **given)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """What a recipe says, as far as an outlook needs it."""
-
-    config: NeoConfig
-    sizes: Mapping[str, int]
-    """Elements of each parameter."""
-    stages: Mapping[str, Stage]
-    modalities: Mapping[str, str]
-    """Source -> modality."""
-    layout: Layout
-    devices: int
-
-    def outlook(self, name: str, device: Device, **changes: Any) -> StageOutlook:
-        """A stage's outlook; `changes` are other values of `stage`, `layout` or `devices`."""
-        from ..training.outlook import stage_outlook
-        from ..training.stages import trained_names
-
-        stage = changes.get("stage", self.stages[name])
-        return stage_outlook(
-            self.config,
-            self.sizes,
-            trained_names(self.sizes, stage.trains, self.config.extra_num_layers),
-            stage,
-            self.modalities,
-            device=device,
-            devices=changes.get("devices", self.devices),
-            layout=changes.get("layout", self.layout),
-        )
-
-
-def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
-    """Parse a recipe with its overrides, without building its trainer or data.
-
-    Raises:
-        UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
-    """
-    import torch
-
-    from ..model.neo import Neo
-    from ..training.build import Init, read_config
-    from ..training.memory import Layout
-    from .arguments import parse
-    from .parser import NeoCLI, build_stage
-
-    class ParseOnly(NeoCLI):
-        def instantiate_classes(self) -> None:
-            """Build nothing."""
-
-    found = ParseOnly(parse(argv)).config
-    model, trainer = found["model"].as_dict(), found["trainer"].as_dict()
-    config = read_config(model.get("model"), Init(**(model.get("init") or {})))
-    with torch.device("meta"):
-        sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
-    stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
-    count = _devices(trainer) if devices is None else devices
-    shard_size = _shard_size(trainer) or count
-    if count < 1:
-        raise UserError(f"--devices must be at least 1, got {count}")
-    if count % shard_size:
-        raise UserError(f"--devices must be a multiple of the strategy's shard_size {shard_size}, got {count}")
-    return Planned(
-        config=config,
-        sizes=sizes,
-        stages=stages,
-        modalities=_modalities(found["data"].as_dict().get("manifest"), stages),
-        layout=Layout(
-            shard_size=shard_size,
-            bf16=str(trainer.get("precision")).startswith("bf16"),
-            checkpointing=model.get("activation_checkpointing", "none"),
-            recomputed_layers=model.get("recomputed_layers", 0),
-            kernels="triton" if gpu else "eager",
-        ),
-        devices=count,
-    )
-
-
-def _devices(trainer: Mapping[str, Any]) -> int:
-    here, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
-    if not str(here).isdecimal():
-        raise UserError(f"the recipe's trainer.devices is {here!r}: say how many with --devices")
-    return int(str(here)) * int(nodes)
-
-
-def _shard_size(trainer: Mapping[str, Any]) -> int | None:
-    strategy = trainer.get("strategy")
-    given = strategy.get("init_args") if isinstance(strategy, dict) else None
-    return (given or {}).get("shard_size")
-
-
-def _modalities(manifest: Any, stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Source -> modality as the manifest says; without one, by the source's name, else `image`."""
-    from pathlib import Path
-
-    from omegaconf import OmegaConf
-
-    from ..types import MODALITIES
-
-    said: dict[str, Any] = {}
-    if manifest and Path(str(manifest)).is_file():
-        said = OmegaConf.to_container(OmegaConf.load(manifest), resolve=False).get("sources") or {}  # type: ignore[union-attr,assignment]
-    by_name = sorted(MODALITIES, key=len, reverse=True)  # multi_image before image
-    sources = {source for stage in stages.values() for source in stage.mixture}
-    guessed = {source: next((m for m in by_name if m in source), "image") for source in sources}
-    return {
-        s: modality if (modality := (said.get(s) or {}).get("modality")) in MODALITIES else guessed[s] for s in sources
-    }
-
-
 PARTS = {
     "masters": "weights, float32",
     "moments": "AdamW moments",
@@ -208,6 +99,8 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     )
     console.print(_work(planned, outlooks, device))
     console.print(_memory(outlooks))
+    if planned.evaluations:
+        console.print(_askings(planned))
     console.print(
         "Assumed: documents as training.outlook says (text of 600 tokens, images of up to 1.5 MP, clips of up to 32 "
         "frames; `data plan` knows the real ones), the efficiency above, no wait for data or other machines. Memory is "
@@ -250,6 +143,33 @@ def _work(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device
     table.add_section()
     table.add_row("all", "", "", "", "", "", f"{tokens / 1e9:,.3g} G", f"{days:,.3g}")
     return table
+
+
+def _askings(planned: Planned) -> Table:
+    """Answers that evaluations want while training; the run says after each how many seconds it took."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..training.callbacks.evaluating import times_asked
+    from ..training.stages import stage_ends
+
+    table = Table(title="Evaluations while training, answered by all devices", title_justify="left")
+    for head in ("evaluation", "times", "questions", "answers", "answers a device"):
+        table.add_column(head, justify="left" if head == "evaluation" else "right")
+    for evaluation in planned.evaluations:
+        times, size = times_asked(evaluation, stage_ends(planned.stages)), _size(evaluation)
+        answers = 0 if size is None else times * size
+        counts = [f"{n:,}" if size else "?" for n in (size or 0, answers, -(-answers // planned.devices))]
+        table.add_row(escape(evaluation.name), f"{times:,}", *counts)
+    return table
+
+
+def _size(evaluation: Evaluation) -> int | None:
+    """Questions of one asking; None where its data is not here yet."""
+    try:
+        return evaluation.size()
+    except (ValueError, OSError):
+        return None
 
 
 def _memory(outlooks: Mapping[str, StageOutlook]) -> Table:

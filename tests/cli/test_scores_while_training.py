@@ -95,3 +95,13 @@ def test_a_score_that_never_comes_is_refused(
     assert main([*scored, f"--trainer.callbacks=[{stops}]"]) == 2
     assert f"EarlyStopping watches {watched}" in capsys.readouterr().err
     assert not (micro.parent / "run" / "checkpoints").exists()
+
+
+def test_what_evaluations_want_is_counted_beforehand(
+    scored: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    scored[-1] = scored[-1].replace("every_n_steps: 1", "every_n_steps: 4, at: stage_end")
+    assert main(["plan", *scored[1:], "--device", "cpu", "--devices", "2"]) == 0
+    counted = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│ mine"))
+    assert counted.split("│")[2:-1] == ["     3 ", "         4 ", "      12 ", "                6 "], "after 2, 4 and 6"

@@ -1,0 +1,141 @@
+"""What a recipe says, as far as an outlook needs it (`neo-lightning plan`): parsed, with nothing opened or built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from ..evaluation.context import Evaluation
+    from ..model.config import NeoConfig
+    from ..training.devices import Device
+    from ..training.memory import Layout
+    from ..training.outlook import StageOutlook
+    from ..types import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a recipe says, as far as an outlook needs it."""
+
+    config: NeoConfig
+    sizes: Mapping[str, int]
+    """Elements of each parameter."""
+    stages: Mapping[str, Stage]
+    modalities: Mapping[str, str]
+    """Source -> modality."""
+    layout: Layout
+    devices: int
+    evaluations: Sequence[Evaluation]
+    """Those that are asked while training."""
+
+    def outlook(self, name: str, device: Device, **changes: Any) -> StageOutlook:
+        """A stage's outlook; `changes` are other values of `stage`, `layout` or `devices`."""
+        from ..training.outlook import stage_outlook
+        from ..training.stages import trained_names
+
+        stage = changes.get("stage", self.stages[name])
+        return stage_outlook(
+            self.config,
+            self.sizes,
+            trained_names(self.sizes, stage.trains, self.config.extra_num_layers),
+            stage,
+            self.modalities,
+            device=device,
+            devices=changes.get("devices", self.devices),
+            layout=changes.get("layout", self.layout),
+        )
+
+
+def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
+    """Parse a recipe with its overrides, without building its trainer or data.
+
+    Raises:
+        UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
+    """
+    import torch
+
+    from ..model.neo import Neo
+    from ..training.build import Init, read_config
+    from ..training.memory import Layout
+    from .arguments import parse
+    from .parser import NeoCLI, build_stage
+
+    class ParseOnly(NeoCLI):
+        def instantiate_classes(self) -> None:
+            """Build nothing."""
+
+    found = ParseOnly(parse(argv)).config
+    model, trainer = found["model"].as_dict(), found["trainer"].as_dict()
+    config = read_config(model.get("model"), Init(**(model.get("init") or {})))
+    with torch.device("meta"):
+        sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
+    stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
+    count = _devices(trainer) if devices is None else devices
+    shard_size = _shard_size(trainer) or count
+    if count < 1:
+        raise UserError(f"--devices must be at least 1, got {count}")
+    if count % shard_size:
+        raise UserError(f"--devices must be a multiple of the strategy's shard_size {shard_size}, got {count}")
+    return Planned(
+        config=config,
+        sizes=sizes,
+        stages=stages,
+        modalities=_modalities(found["data"].as_dict().get("manifest"), stages),
+        layout=Layout(
+            shard_size=shard_size,
+            bf16=str(trainer.get("precision")).startswith("bf16"),
+            checkpointing=model.get("activation_checkpointing", "none"),
+            recomputed_layers=model.get("recomputed_layers", 0),
+            kernels="triton" if gpu else "eager",
+        ),
+        devices=count,
+        evaluations=_asked_while_training(found["evaluation"]),
+    )
+
+
+def _asked_while_training(entries: Any) -> list[Evaluation]:
+    """The evaluations of a parsed recipe, built, as far as they are asked while training."""
+    from jsonargparse import ArgumentParser
+
+    from ..evaluation.context import Evaluation
+
+    parser = ArgumentParser()
+    parser.add_argument("--evaluation", type=list[Evaluation])
+    given = parser.parse_object({"evaluation": [entry.as_dict() for entry in entries or ()]})
+    return [entry for entry in parser.instantiate_classes(given).evaluation if entry.while_training]
+
+
+def _devices(trainer: Mapping[str, Any]) -> int:
+    here, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
+    if not str(here).isdecimal():
+        raise UserError(f"the recipe's trainer.devices is {here!r}: say how many with --devices")
+    return int(str(here)) * int(nodes)
+
+
+def _shard_size(trainer: Mapping[str, Any]) -> int | None:
+    strategy = trainer.get("strategy")
+    given = strategy.get("init_args") if isinstance(strategy, dict) else None
+    return (given or {}).get("shard_size")
+
+
+def _modalities(manifest: Any, stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Source -> modality as the manifest says; without one, by the source's name, else `image`."""
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from ..types import MODALITIES
+
+    said: dict[str, Any] = {}
+    if manifest and Path(str(manifest)).is_file():
+        said = OmegaConf.to_container(OmegaConf.load(manifest), resolve=False).get("sources") or {}  # type: ignore[union-attr,assignment]
+    by_name = sorted(MODALITIES, key=len, reverse=True)  # multi_image before image
+    sources = {source for stage in stages.values() for source in stage.mixture}
+    guessed = {source: next((m for m in by_name if m in source), "image") for source in sources}
+    return {
+        s: modality if (modality := (said.get(s) or {}).get("modality")) in MODALITIES else guessed[s] for s in sources
+    }
