@@ -37,8 +37,8 @@ class Item:
     """Under which its grade is counted beside the whole."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Everything else that the row says."""
-    messages: tuple[Message, ...] = ()
-    """Of a held-out conversation: what is asked, as it stands, media included."""
+    messages: Callable[[], tuple[Message, ...]] | None = None
+    """Of a held-out conversation: reads what is asked, as it stands, media included."""
     media: Callable[[], tuple[Media, ...]] = no_media
     """Reads the encoded images and clips, in the order in which they are shown.
 

@@ -97,7 +97,7 @@ class Benchmark:
     decoding: Mapping[str, float] = field(default_factory=lambda: dict(LIKELIEST))
     """Of `--preset authors`; names as in `answering.engine.Decoding`."""
     files: tuple[str, ...] = ()
-    """Names of its data files without their endings; several are read one after the other."""
+    """Names of its data files without their endings, the first that is there counts; `A+B` is A and, behind it, B."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field (key, question, answer, options, category, hint) -> column, where the name is another one than usual."""
     source: str = ""
@@ -115,7 +115,7 @@ class Benchmark:
         Raises:
             SampleError: it lacks the question or the answer, or its options cannot be read.
         """
-        if row.messages:
+        if row.messages is not None:
             return conversation_item(row, number)
         question = self._find(row, "question")
         answer = self._find(row, "answer")
@@ -132,7 +132,7 @@ class Benchmark:
             answers=_answers(answer, options),
             options=options,
             categories=self._categories(row),
-            fields={name: _text(value) for name, value in row.fields.items() if is_short(value)} | {"index": row.key},
+            fields={name: _text(value) for name, value in row.fields.items() if is_short(value)},
             media=row.media,
         )
 

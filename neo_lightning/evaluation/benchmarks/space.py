@@ -1,13 +1,16 @@
-"""Benchmarks of space, as the authors' evaluation asks them: every picture at 720 x 960 pixels' area, no system prompt."""
+"""Benchmarks of space, as the authors ask them: every picture at 720 x 960 pixels' area, no system prompt."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ...types import PixelBudget
 from .benchmark import DIRECTLY, LIKELIEST, Benchmark, Frames, Words
 
 AUTHORS = "VLMEvalKit_ov of EvolvingLMMs-Lab/NEO at 78faae9, model NEOov-2B-si"
 FIXED = PixelBudget(min_pixels=720 * 960, max_pixels=720 * 960)
-_ASKED = {"group": "spatial", "image": FIXED, "decoding": LIKELIEST, "source": AUTHORS}
+ASKED = Benchmark(name="space", group="spatial", metric="choice", image=FIXED, decoding=LIKELIEST, source=AUTHORS)
+"""What these have in common."""
 _FRAMES = Frames(count=32)
 
 _SITE = "Question: {question}\nOptions:{options}\nGive me the answer letter directly. The best answer is:"
@@ -54,8 +57,7 @@ where X ∈ {A, B, C, D}.
 """
 
 SPACE = (
-    Benchmark(
-        name="vsi-bench",
+    replace(ASKED, name="vsi-bench",
         title="VSI-Bench",
         metric="vsi",
         files=("VSI-Bench",),
@@ -65,72 +67,58 @@ SPACE = (
         ),
         frames=_FRAMES,
         columns={"category": "question_type"},
-        **_ASKED,
     ),
-    Benchmark(
-        name="mmsi",
+    replace(ASKED, name="mmsi",
         title="MMSI",
-        metric="choice",
+       
         files=("MMSIBench_wo_circular", "MMSIBench"),
         words=Words(
-            choice="{hint}{question}\nOptions: {options}\nAnswer with the option's letter from the given choices directly. "
-            "Enclose the option's letter within ``.",
+            choice="{hint}{question}\nOptions: {options}\nAnswer with the option's letter from the given choices "
+            "directly. Enclose the option's letter within ``.",
             option="{letter}: {text}, ",
         ),
-        **_ASKED,
     ),
-    Benchmark(
-        name="mindcube",
+    replace(ASKED, name="mindcube",
         title="Mindcube",
-        metric="choice",
+       
         files=("MindCubeBench_tiny_raw_qa", "MindCubeBench_raw_qa"),
-        words=Words(open="{question}\nAnswer the question directly."),
-        **_ASKED | {"source": f"{AUTHORS}; the options stand in the question's text"},
+        words=Words(open="{question}\nAnswer the question directly."), source=f"{AUTHORS}; the options stand in the question's text",
     ),
-    Benchmark(
-        name="viewspatial",
+    replace(ASKED, name="viewspatial",
         title="ViewSpatial",
-        metric="choice",
+       
         files=("ViewSpatialBench",),
         words=Words(
             choice="Question: {question}\nChoices: {options}\nReply only to the corresponding option.\nAnswer:",
             option="{letter}. {text}\n",
         ),
         columns={"category": "question_type"},
-        **_ASKED,
     ),
-    Benchmark(
-        name="site",
+    replace(ASKED, name="site",
         title="SITE",
         metric="chance_adjusted",
-        files=("SiteBenchImage", "SiteBenchVideo"),
+        files=("SiteBenchImage+SiteBenchVideo",),
         words=Words(
             choice=_SITE,
-            clip="Select the best answer to the following multiple-choice question based on the video. Respond with only "
-            f"the letter of the correct option.\n{_SITE}",
+            clip="Select the best answer to the following multiple-choice question based on the video. Respond with "
+            f"only the letter of the correct option.\n{_SITE}",
             option="\n{letter}: {text}",
         ),
         frames=_FRAMES,
-        **_ASKED,
     ),
-    Benchmark(
-        name="3dsr",
+    replace(ASKED, name="3dsr",
         title="3DSR",
-        metric="choice",
+       
         files=("3DSRBench",),
-        **_ASKED
         | {"source": f"{AUTHORS}; the accuracy of rows: rotations and mirror images are questions of their own"},
     ),
-    Benchmark(
-        name="embspatial",
+    replace(ASKED, name="embspatial",
         title="EmbSpatial",
-        metric="choice",
+       
         files=("EmbSpatialBench",),
         columns={"category": "data_source"},
-        **_ASKED,
     ),
-    Benchmark(
-        name="spar",
+    replace(ASKED, name="spar",
         title="SPAR",
         metric="spar",
         files=("SparBench", "SparBench_tiny"),
@@ -145,16 +133,13 @@ SPACE = (
             },
         ),
         columns={"category": "task"},
-        **_ASKED,
     ),
-    Benchmark(
-        name="omnispatial",
+    replace(ASKED, name="omnispatial",
         title="Omni-Spatial",
-        metric="choice",
+       
         files=("OmniSpatialBench",),
-        words=Words(choice=_OMNI + "{question}{options}"),
-        **_ASKED | {"source": f"{AUTHORS}, prompt manual_cot of OmniSpatial's own code"},
+        words=Words(choice=_OMNI + "{question}{options}"), source=f"{AUTHORS}, prompt manual_cot of OmniSpatial's own code",
     ),
-    Benchmark(name="blink", title="BLINK", metric="choice", files=("BLINK",), **_ASKED),
-    Benchmark(name="muirbench", title="MUIRBENCH", metric="choice", files=("MUIRBench_EASI", "MUIRBench"), **_ASKED),
+    replace(ASKED, name="blink", title="BLINK", files=("BLINK",),),
+    replace(ASKED, name="muirbench", title="MUIRBENCH", files=("MUIRBench_EASI", "MUIRBench"),),
 )

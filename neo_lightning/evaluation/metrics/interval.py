@@ -1,4 +1,4 @@
-"""95% intervals: of a share by Wilson, of anything else by resampling questions; and of two models' paired difference."""
+"""95% intervals: of a share by Wilson, of anything else by resampling; and of two models' paired difference."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class SparAccuracy(TypeMean):
 
 
 def movements(text: str) -> dict[str, float]:
-    """`move_right:0.3,rotate_left:15` -> {"move_right": 0.3, "rotate_left": 15}; what is no such pair is passed over."""
+    """`move_right:0.3,rotate_left:15` -> {"move_right": 0.3, "rotate_left": 15}; else is passed over."""
     found = {}
     for part in text.split(","):
         name, colon, size = part.partition(":")

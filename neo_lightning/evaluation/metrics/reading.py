@@ -22,8 +22,9 @@ _LED = re.compile(r"[\s*_(\[{\"'`]*([A-Z])\s*(?:[.:)\]}]|[*_]+)(?:\s|$|(?<=\)))"
 _ALONE = re.compile(r"(?<![A-Za-z'-])([A-Z])(?![A-Za-z'-])")
 _ARTICLE = re.compile(r"(?<![A-Za-z])(?:A(?=\s+[a-z])|I(?=\s+[a-z]|'))")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+)(?:[eE][-+]?\d+)?")
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_NUMBER_WORD = re.compile(rf"\b({'|'.join(_NUMBERS)})\b", re.IGNORECASE)
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+"""Number words, each at its number."""
+_NUMBER_WORD = re.compile(rf"\b({'|'.join(NUMBERS)})\b", re.IGNORECASE)
 
 
 def conclusion(answer: str) -> str:
@@ -94,7 +95,7 @@ def number_of(answer: str) -> float | None:
         if found := _NUMBER.search(part):
             return float(found[0].replace(",", ""))
         if word := _NUMBER_WORD.search(part):
-            return float(_NUMBERS.index(word[1].lower()))
+            return float(NUMBERS.index(word[1].lower()))
     return None
 
 

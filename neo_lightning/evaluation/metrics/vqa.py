@@ -10,19 +10,20 @@ import re
 from typing import ClassVar
 
 from ..item import Item
+from .reading import NUMBERS
 from .text import _ShortAnswer, short_answer
 
-_CONTRACTIONS = (
-    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've "
-    "he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't "
-    "needn't o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'll somebody's someone'd "
-    "someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're "
-    "there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've "
-    "when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't "
-    "wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
-).split()
-_WITHOUT_APOSTROPHE = {word.replace("'", ""): word for word in _CONTRACTIONS}
-_DIGITS = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't
+    needn't o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'll somebody's someone'd
+    someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
+    they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
+    where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
+    y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+_WITHOUT_APOSTROPHE = {word.replace("'", ""): word for word in _CONTRACTIONS.split()}
+_DIGITS = {word: str(i) for i, word in enumerate(NUMBERS[:11])}
 _DIGITS["none"] = "0"
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")

@@ -34,7 +34,7 @@ def truth_of(item: Item) -> str:
 
 
 class YesNoF1(_YesNo):
-    """F1 of "yes" (POPE, arXiv 2305.10355). A question counts once for each of its categories, as POPE's files have it."""
+    """F1 of "yes" (POPE, arXiv 2305.10355). A question counts once for each of its categories, as in VLMEvalKit."""
 
     headline: ClassVar[str] = "F1"
 
