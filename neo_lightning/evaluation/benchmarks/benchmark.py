@@ -14,12 +14,13 @@ from ..item import Item
 from ..metrics import METRICS
 from ..readers.row import Row, conversation_item
 
-Group = Literal["knowledge", "general", "hallucination", "ocr", "video", "spatial", "own"]
+Group = Literal["knowledge", "general", "hallucination", "ocr", "several", "video", "spatial", "own"]
 GROUPS: dict[Group, str] = {
     "knowledge": "Knowledge",
     "general": "General",
     "hallucination": "Hallucination",
     "ocr": "Text in pictures",
+    "several": "Several images",
     "video": "Clips",
     "spatial": "Space",
     "own": "Own",

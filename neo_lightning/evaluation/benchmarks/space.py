@@ -57,7 +57,9 @@ where X ∈ {A, B, C, D}.
 """
 
 SPACE = (
-    replace(ASKED, name="vsi-bench",
+    replace(
+        ASKED,
+        name="vsi-bench",
         title="VSI-Bench",
         metric="vsi",
         files=("VSI-Bench",),
@@ -68,9 +70,10 @@ SPACE = (
         frames=_FRAMES,
         columns={"category": "question_type"},
     ),
-    replace(ASKED, name="mmsi",
+    replace(
+        ASKED,
+        name="mmsi",
         title="MMSI",
-       
         files=("MMSIBench_wo_circular", "MMSIBench"),
         words=Words(
             choice="{hint}{question}\nOptions: {options}\nAnswer with the option's letter from the given choices "
@@ -78,15 +81,18 @@ SPACE = (
             option="{letter}: {text}, ",
         ),
     ),
-    replace(ASKED, name="mindcube",
+    replace(
+        ASKED,
+        name="mindcube",
         title="Mindcube",
-       
         files=("MindCubeBench_tiny_raw_qa", "MindCubeBench_raw_qa"),
-        words=Words(open="{question}\nAnswer the question directly."), source=f"{AUTHORS}; the options stand in the question's text",
+        words=Words(open="{question}\nAnswer the question directly."),
+        source=f"{AUTHORS}; the options stand in the question's text",
     ),
-    replace(ASKED, name="viewspatial",
+    replace(
+        ASKED,
+        name="viewspatial",
         title="ViewSpatial",
-       
         files=("ViewSpatialBench",),
         words=Words(
             choice="Question: {question}\nChoices: {options}\nReply only to the corresponding option.\nAnswer:",
@@ -94,7 +100,9 @@ SPACE = (
         ),
         columns={"category": "question_type"},
     ),
-    replace(ASKED, name="site",
+    replace(
+        ASKED,
+        name="site",
         title="SITE",
         metric="chance_adjusted",
         files=("SiteBenchImage+SiteBenchVideo",),
@@ -106,19 +114,23 @@ SPACE = (
         ),
         frames=_FRAMES,
     ),
-    replace(ASKED, name="3dsr",
+    replace(
+        ASKED,
+        name="3dsr",
         title="3DSR",
-       
         files=("3DSRBench",),
-        | {"source": f"{AUTHORS}; the accuracy of rows: rotations and mirror images are questions of their own"},
+        source=f"{AUTHORS}; the accuracy of rows: rotations and mirror images are questions of their own",
     ),
-    replace(ASKED, name="embspatial",
+    replace(
+        ASKED,
+        name="embspatial",
         title="EmbSpatial",
-       
         files=("EmbSpatialBench",),
         columns={"category": "data_source"},
     ),
-    replace(ASKED, name="spar",
+    replace(
+        ASKED,
+        name="spar",
         title="SPAR",
         metric="spar",
         files=("SparBench", "SparBench_tiny"),
@@ -134,12 +146,26 @@ SPACE = (
         ),
         columns={"category": "task"},
     ),
-    replace(ASKED, name="omnispatial",
+    replace(
+        ASKED,
+        name="omnispatial",
         title="Omni-Spatial",
-       
         files=("OmniSpatialBench",),
-        words=Words(choice=_OMNI + "{question}{options}"), source=f"{AUTHORS}, prompt manual_cot of OmniSpatial's own code",
+        words=Words(choice=_OMNI + "{question}{options}"),
+        source=f"{AUTHORS}, prompt manual_cot of OmniSpatial's own code",
     ),
-    replace(ASKED, name="blink", title="BLINK", files=("BLINK",),),
-    replace(ASKED, name="muirbench", title="MUIRBENCH", files=("MUIRBench_EASI", "MUIRBench"),),
+    replace(
+        ASKED,
+        name="blink",
+        title="BLINK",
+        group="several",
+        files=("BLINK",),
+    ),
+    replace(
+        ASKED,
+        name="muirbench",
+        title="MUIRBENCH",
+        group="several",
+        files=("MUIRBench_EASI", "MUIRBench"),
+    ),
 )
