@@ -15,7 +15,7 @@ _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.IGNORECASE | re.DOT
 _BOXED = re.compile(r"\\boxed\s*(?:\{(?:\\text\s*\{)?((?:[^{}]|\{[^{}]*\})*)\}|\(?([A-Za-z0-9.+-]+))")
 _TICKS = re.compile(r"`+([^`]+)`+")
 _SAID = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s+(?:is|would be|should be))?\s*[:：=]?[\s*_(\[{\"']*([A-Z])(?![A-Za-z'])"
+    r"\b(?i:answer|option|choice)\b(?:\s+(?:is|would be|should be))?\s*[:：=]?[\s*_(\[{\"']*([A-Z])(?![A-Za-z'])"
 )
 _LETTER = re.compile(r"[\s*_(\[{\"'`]*([A-Za-z])[\s*_)\]}\"'`.,:;]*")
 _LED = re.compile(r"[\s*_(\[{\"'`]*([A-Z])\s*(?:[.:)\]}]|[*_]+)(?:\s|$|(?<=\)))")

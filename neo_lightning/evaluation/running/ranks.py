@@ -22,3 +22,9 @@ def wait_for_all() -> None:
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=_PATIENCE)
         dist.barrier()
+
+
+def leave() -> None:
+    """Be no process of many any more."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
