@@ -54,7 +54,7 @@ def option_of(answer: str, options: Mapping[str, str]) -> str | None:
         return found
     if (ticks := _TICKS.findall(text)) and (found := _option_in(ticks[-1], options, letters)):
         return found
-    if said := [letter for letter in _SAID.findall(_ARTICLE.sub(" ", text)) if letter in letters]:
+    if said := [letter for letter in _SAID.findall(text) if letter in letters]:
         return said[-1]
     return _option_in(text, options, letters)
 
