@@ -254,7 +254,7 @@ def test_states_of_processes_add_up_and_nothing_asked_is_no_number(name: str) ->
     asked = [item("yes" if name in ("yes_no", "hallusion") else "1", fields=fields) for _ in range(3)]
     said = ["yes", "1", "2"]
     one, first, second = METRICS[name](), METRICS[name](), METRICS[name]()
-    assert math.isnan(list(scores(one).values())[0])
+    assert math.isnan(next(iter(scores(one).values())))
     assert one.interval() == (0.0, 1.0)
     one.update(said, asked)
     first.update(said[:1], asked[:1])
@@ -264,7 +264,7 @@ def test_states_of_processes_add_up_and_nothing_asked_is_no_number(name: str) ->
         [torch.cat([*first.marked, *second.marked])],
     )
     assert scores(first) == scores(one)
-    assert list(scores(one))[0] == METRICS[name].headline
+    assert next(iter(scores(one))) == METRICS[name].headline
     with pytest.raises(ValueError, match="zip"):
         one.update(["x"], [])
 
