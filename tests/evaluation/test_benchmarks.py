@@ -37,7 +37,8 @@ def test_general_multiple_choice() -> None:
     system, user = asked("mmstar", ONE, **CHOICE, hint="Look.")
     assert (system.role, system.parts) == ("system", ("Reason step by step.",))
     assert shown((user,)) == (
-        "[image]\nLook.\nWhat is it?\nA. a cat\nB. a dog\nAnswer with the option's letter from the given choices directly."
+        "[image]\nLook.\nWhat is it?\nA. a cat\nB. a dog\n"
+        "Answer with the option's letter from the given choices directly."
     )
     assert shown(asked("mmstar", ONE, TWO, **CHOICE)[1:]).endswith("directly.[image]\n[image]\n")
 
@@ -117,7 +118,8 @@ def test_every_built_in_benchmark_has_its_settings_and_says_whence() -> None:
 def test_a_user_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_sets.py").write_text(
         "from neo_lightning.evaluation.benchmarks import Benchmark, Words\n"
-        "TILES = Benchmark(name='tiles', metric='relaxed', words=Words(open='{media}How many?'), columns={'answer': 'n'})\n"
+        "WORDS = Words(open='{media}How many?')\n"
+        "TILES = Benchmark(name='tiles', metric='relaxed', words=WORDS, columns={'answer': 'n'})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     mine = find_benchmark("my_sets.TILES")

@@ -1,4 +1,4 @@
-"""An evaluation that is killed, resumed, or split over processes gives the same scores: real processes, real answers."""
+"""An evaluation that is killed, resumed or split over processes gives the same scores; processes and answers are real."""
 
 from __future__ import annotations
 
