@@ -21,7 +21,7 @@ from .running.score import GRADED
 from .running.settings import published_settings
 
 SCORES = "scores.json"
-_COMPARED = ("metric", "prompt", "system", "image", "video", "frames", "enlarge", "decoding", "seed", "data")
+_COMPARED = ("metric", "prompt", "system", "image", "video", "frames", "enlarge", "only", "decoding", "seed", "data")
 
 
 @dataclass(frozen=True, kw_only=True)

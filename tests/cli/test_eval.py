@@ -1,4 +1,4 @@
-"""`neo-lightning eval` through the command line's own main: from a table, a manifest and a server to scores and page."""
+"""`neo-lightning eval` through its own main: from a table, a manifest and a server to scores and a page."""
 
 from __future__ import annotations
 

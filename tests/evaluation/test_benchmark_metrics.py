@@ -248,9 +248,10 @@ def test_a_judge_s_grades() -> None:
         metric.update(["x"], [item("y")])
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("name", METRICS)
 def test_states_of_processes_add_up_and_nothing_asked_is_no_number(name: str) -> None:
-    fields = {"index": "a_0_0_0", "grade": "1"}
+    fields = {"index": "VD_map_0_0_0_0", "grade": "1"}
     asked = [item("yes" if name in ("yes_no", "hallusion") else "1", fields=fields) for _ in range(3)]
     said = ["yes", "1", "2"]
     one, first, second = METRICS[name](), METRICS[name](), METRICS[name]()

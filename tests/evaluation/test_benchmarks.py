@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from neo_lightning.data.index import ShardSource
 from neo_lightning.evaluation.benchmarks import BENCHMARKS, LIKELIEST, SAMPLED, Benchmark, Words, find_benchmark
 from neo_lightning.evaluation.benchmarks.words import messages_of
+from neo_lightning.evaluation.compare import published
 from neo_lightning.evaluation.readers import Row
 from neo_lightning.types import Media, Message
 
@@ -63,6 +65,11 @@ def test_mmmu_thinks_first_and_sees_its_first_picture_twice_as_large() -> None:
     assert 'format where X is only the answer and nothing else: "ANSWER: X"' in shown(
         asked("mmmu", question="q", answer="x")
     )
+
+
+def test_rows_of_another_split_are_not_the_benchmark_s() -> None:
+    splits = [{}, {"split": "validation"}, {"split": "dev"}]
+    assert [BENCHMARKS["mmmu"].has(Row(key="0", where="", fields=fields)) for fields in splits] == [True, True, False]
 
 
 def test_space_numbers_its_pictures_and_has_no_system_turn() -> None:
@@ -135,3 +142,16 @@ def test_a_user_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Benchmark(name="x", metric="nope")
     with pytest.raises(ValueError, match="no field 'anwser'"):
         Benchmark(name="x", words=Words(), columns={"anwser": "a"})
+
+
+def test_the_papers_tables_are_those_of_the_document() -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    models = published()["models"]
+    found: dict[str, list[float]] = {name: [] for name in models}
+    for name, cells in re.findall(r"^\| `([\w.-]+)` \| ([\d.–| ]+) \|$", document, re.MULTILINE):
+        found[name] += [float(cell) for cell in cells.split(" | ") if cell != "–"]
+    assert found == {name: list(model["scores"].values()) for name, model in models.items()}
+    assert models["neo-ov-2b"]["scores"]["mmmu"] == 54.7
+    titles = {benchmark.name for benchmark in BENCHMARKS.values()}
+    compared = titles & set(models["neo-ov-2b"]["scores"])
+    assert len(compared) == 24, "what can be set beside the paper's"

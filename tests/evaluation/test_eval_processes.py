@@ -1,4 +1,4 @@
-"""An evaluation that is killed, resumed or split over processes gives the same scores; processes and answers are real."""
+"""An evaluation that is killed, resumed or split gives the same scores; its processes and answers are real ones."""
 
 from __future__ import annotations
 

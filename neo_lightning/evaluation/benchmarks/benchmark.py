@@ -99,6 +99,8 @@ class Benchmark:
     """Of `--preset authors`; names as in `answering.engine.Decoding`."""
     files: tuple[str, ...] = ()
     """Names of its data files without their endings, the first that is there counts; `A+B` is A and, behind it, B."""
+    only: Mapping[str, str] = field(default_factory=dict)
+    """Column -> value: rows with another value are not the benchmark's, such as those of a development split."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field (key, question, answer, options, category, hint) -> column, where the name is another one than usual."""
     source: str = ""
@@ -109,6 +111,10 @@ class Benchmark:
             raise ValueError(f"benchmark {self.name!r}: no metric {self.metric!r}; known: {', '.join(METRICS)}")
         if unknown := [name for name in self.columns if name not in COLUMNS]:
             raise ValueError(f"benchmark {self.name!r}: no field {unknown[0]!r}; known: {', '.join(COLUMNS)}")
+
+    def has(self, row: Row) -> bool:
+        """Whether a row belongs to the benchmark (`only`); one that does not say does."""
+        return all(row.fields.get(column, value) == value for column, value in self.only.items())
 
     def item(self, row: Row, number: int) -> Item:
         """The question that a row asks.

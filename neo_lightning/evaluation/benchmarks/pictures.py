@@ -40,6 +40,7 @@ PICTURES = (
         words=Words(choice=_MMMU_CHOICE, open=_MMMU_OPEN, several="{image}\n", behind=True),
         image=PixelBudget(min_pixels=1003520, max_pixels=4014080),
         enlarge=2,
+        only={"split": "validation"},
     ),
     replace(
         ASKED,

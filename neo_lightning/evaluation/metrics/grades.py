@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from ..item import Item
-from .interval import bootstrap_interval, wilson_interval
+from .interval import bootstrap_interval, bootstrap_mean, wilson_interval
 
 _APART = 0x61C8864680B583EB
 """An odd number: multiples of it tell the copies of a resampled group apart."""
@@ -81,8 +81,9 @@ class GradeMetric(Metric):
         if not len(self.grades):
             return 0.0, 1.0
         grades, marks = self._all()
-        if type(self).scores is GradeMetric.scores and bool(((grades == 0) | (grades == 1)).all()):
-            return wilson_interval(int(grades.sum()), len(grades))
+        if type(self).scores is GradeMetric.scores:
+            shares = bool(((grades == 0) | (grades == 1)).all())
+            return wilson_interval(int(grades.sum()), len(grades)) if shares else bootstrap_mean(grades.tolist())
 
         def statistic(rows: Tensor, copies: Tensor) -> float:
             sample = marks[rows]

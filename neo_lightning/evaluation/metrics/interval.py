@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,23 +40,33 @@ def bootstrap_interval(
         statistic: (rows [M], copies [M]) int64 -> the score of a sample; `copies` tells draws of one unit apart.
         resamples, seed: how many samples, and of which generator.
     """
-    _, unit = units.unique(return_inverse=True)
-    order, sizes = unit.argsort(stable=True), unit.bincount()
-    starts = sizes.cumsum(0) - sizes
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(resamples):
-        drawn = torch.randint(len(sizes), (len(sizes),), generator=generator)
+    _, unit, sizes = np.unique(units.numpy(), return_inverse=True, return_counts=True)
+    order, starts = np.argsort(unit, kind="stable"), np.cumsum(sizes) - sizes
+    generator = np.random.default_rng(seed)
+    found = np.empty(resamples)
+    for sample in range(resamples):
+        drawn = generator.integers(len(sizes), size=len(sizes))
         length = sizes[drawn]
-        within = torch.arange(int(length.sum())) - (length.cumsum(0) - length).repeat_interleave(length)
-        rows = order[starts[drawn].repeat_interleave(length) + within]
-        found.append(statistic(rows, torch.arange(len(drawn)).repeat_interleave(length)))
-    values = torch.tensor(found, dtype=torch.float64)
-    values = values[values.isfinite()]
-    if not len(values):
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        rows = order[np.repeat(starts[drawn], length) + within]
+        copies = np.repeat(np.arange(len(drawn)), length)
+        found[sample] = statistic(torch.from_numpy(rows), torch.from_numpy(copies))
+    return _middle(found)
+
+
+def bootstrap_mean(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """The same of a mean over values that belong to nothing larger."""
+    array, generator = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    return _middle(np.array([array[generator.integers(len(array), size=len(array))].mean() for _ in range(resamples)]))
+
+
+def _middle(found: np.ndarray) -> tuple[float, float]:
+    """The middle 95% of scores, those that are no number left out."""
+    finite = found[np.isfinite(found)]
+    if not len(finite):
         return math.nan, math.nan
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
@@ -64,6 +75,5 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
         raise ValueError(
             f"a paired difference needs as many grades of one as of the other, got {len(first)}, {len(second)}"
         )
-    gain = torch.tensor(second, dtype=torch.float64) - torch.tensor(first, dtype=torch.float64)
-    low, high = bootstrap_interval(torch.arange(len(gain)), lambda rows, _: float(gain[rows].mean()))
-    return float(gain.mean()), low, high
+    gain = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    return float(gain.mean()), *bootstrap_mean(gain.tolist())

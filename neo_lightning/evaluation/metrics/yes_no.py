@@ -56,7 +56,8 @@ class HallusionAccuracy(_YesNo):
     """HallusionBench (arXiv 2310.14566): the mean of aAcc, fAcc and qAcc, as VLMEvalKit's tables have it.
 
     aAcc is of questions, fAcc of figures all of whose questions are right, qAcc of questions that are right for all of
-    their figures. A row's `set_id`, `figure_id` and `question_id` are columns, or the last three numbers of its index.
+    their figures. A row's `set_id`, `figure_id` and `question_id` are columns, or parts of its index:
+    `VD_chart_0_SET_FIGURE_QUESTION`.
     """
 
     headline: ClassVar[str] = "mean of aAcc, fAcc, qAcc"
@@ -65,10 +66,12 @@ class HallusionAccuracy(_YesNo):
     def marks(self, answer: str, item: Item) -> tuple[int, ...]:
         """The set, the figure, and the question over its figures."""
         names = ("set_id", "figure_id", "question_id")
-        parts = item.fields.get("index", item.key).split("_")[-3:]
+        parts = item.fields.get("index", item.key).split("_")[3:6]
         found = [item.fields.get(name) or (parts[i] if len(parts) == 3 else "") for i, name in enumerate(names)]
         if not all(found):
-            raise ValueError(f"{item.where}: HallusionBench needs {', '.join(names)}, or an index that ends with them")
+            raise ValueError(
+                f"{item.where}: HallusionBench needs {', '.join(names)}, or an index with them as its parts 4 to 6"
+            )
         topic = item.fields.get("l2-category") or item.fields.get("subcategory", "")
         set_name = f"{topic}_{found[0]}"
         return mark_of(set_name), mark_of(f"figure_{set_name}_{found[1]}"), mark_of(f"question_{set_name}_{found[2]}")

@@ -19,7 +19,7 @@ from ..benchmarks import LIKELIEST, Benchmark
 from ..item import Item
 from ..metrics.judged import grade_of, judge_question
 from ..questions import batches
-from ..readers import Rows, Unread
+from ..readers import Row, Rows, Unread
 from .answers import GRADES, Log, answers_file, read_answers, read_log
 from .ask import Answerer
 from .server import ChatServer
@@ -47,9 +47,11 @@ class Job:
         return len(self.rows) if self.limit is None else min(self.limit, len(self.rows))
 
     def entries(self) -> Iterator[Item | Unread]:
-        """Every row as a question, or why it is none. A key that stands twice is told apart by the row's number."""
+        """The benchmark's rows as questions, or why one is none. A key that stands twice gets the row's number."""
         seen: set[str] = set()
         for number, row in enumerate(islice(self.rows, self.limit)):
+            if isinstance(row, Row) and not self.benchmark.has(row):
+                continue
             try:
                 entry = row if isinstance(row, Unread) else self.benchmark.item(row, number)
             except SampleError as error:

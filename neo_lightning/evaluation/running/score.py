@@ -87,7 +87,7 @@ def score(job: Job, settings: Mapping[str, Any]) -> Scored:
         "group": benchmark.group,
         "headline": whole.headline,
         **_summary(whole),
-        "rows": len(job),
+        "rows": sum(len(part) for part in whole.grades) + len(unread),
         "limit": job.limit,
         "categories": {name: _summary(metric) for name, metric in sorted(parts.items())} if len(parts) > 1 else {},
         "unread": {

@@ -60,6 +60,7 @@ def published_settings(benchmark: Benchmark) -> dict[str, Any]:
         "video": asdict(benchmark.video) if benchmark.video else None,
         "frames": asdict(benchmark.frames) if benchmark.frames else None,
         "enlarge": benchmark.enlarge,
+        "only": dict(benchmark.only),
         "decoding": dict(benchmark.decoding),
         "source": benchmark.source,
     }
