@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -44,14 +45,26 @@ def bootstrap_interval(
     order, starts = np.argsort(unit, kind="stable"), np.cumsum(sizes) - sizes
     generator = np.random.default_rng(seed)
     found = np.empty(resamples)
-    for sample in range(resamples):
-        drawn = generator.integers(len(sizes), size=len(sizes))
-        length = sizes[drawn]
-        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        rows = order[np.repeat(starts[drawn], length) + within]
-        copies = np.repeat(np.arange(len(drawn)), length)
-        found[sample] = statistic(torch.from_numpy(rows), torch.from_numpy(copies))
+    with _one_thread():
+        for sample in range(resamples):
+            drawn = generator.integers(len(sizes), size=len(sizes))
+            length = sizes[drawn]
+            within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+            rows = order[np.repeat(starts[drawn], length) + within]
+            copies = np.repeat(np.arange(len(drawn)), length)
+            found[sample] = statistic(torch.from_numpy(rows), torch.from_numpy(copies))
     return _middle(found)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small sums: where cores are shared, threads that wait for each other take a hundred times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def bootstrap_mean(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:

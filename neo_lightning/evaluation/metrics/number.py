@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..item import Item
@@ -84,9 +85,9 @@ class TypeMean(GradeMetric):
 
     def scores(self, grades: Tensor, marks: Tensor) -> dict[str, Tensor]:
         """The mean over types, and over questions."""
-        names, means = mean_by(grades, marks[:, 0])
-        whole = dict(zip(marks[:, 0].tolist(), marks[:, 1].tolist(), strict=True))
-        _, types = mean_by(means, marks.new_tensor([whole[name] for name in names.tolist()]))
+        names, place = marks[:, 0].unique(return_inverse=True)
+        joined = torch.zeros_like(names).scatter(0, place, marks[:, 1])
+        types = mean_by(mean_by(grades, place), joined)
         return {self.headline: types.mean(), "mean over questions": grades.mean()}
 
 
