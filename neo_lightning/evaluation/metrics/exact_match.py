@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .interval import wilson_interval
+
 Verdict = Literal["learned", "partly learned", "not learned"]
 EXACT_MATCH_LAYOUT = "exact match per type"
 """Marks a result (key `layout`) that holds the fields which the report shows in full; see `scenes`."""
-Z95 = 1.959963984540054
-"""Two-sided 95% quantile of the normal distribution."""
 
 
 class Score(NamedTuple):
@@ -69,22 +69,6 @@ class ExactMatch(Metric):
 def exact_match(answer: str, truth: str) -> bool:
     """Whether two answers are equal, with runs of white space counted as one space and none at the ends."""
     return answer.split() == truth.split()
-
-
-def wilson_interval(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Confidence interval of a share, Wilson's score interval (Wilson 1927, JASA 22, eq. 4; no continuity correction).
-
-    Unlike the usual plus-minus it stays in [0, 1] and has a width at 0% and 100%. No observations: (0, 1).
-    """
-    if not 0 <= correct <= total:
-        raise ValueError(f"need 0 <= correct <= total, got {correct} of {total}")
-    if total == 0:
-        return 0.0, 1.0
-    share, square = correct / total, z * z
-    centre = (share + square / (2 * total)) / (1 + square / total)
-    half = z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
-    # At the ends the bound is exactly 0 or 1; rounding must not say otherwise.
-    return (0.0 if correct == 0 else centre - half), (1.0 if correct == total else centre + half)
 
 
 def verdict(score: Score, *, guess: float, goal: float) -> Verdict:

@@ -1,0 +1,73 @@
+"""Benchmarks of clips with options, as the authors' evaluation asks them."""
+
+from __future__ import annotations
+
+from ...types import VideoBudget
+from .benchmark import DIRECTLY, SAMPLED, Benchmark, Words
+from .pictures import STEP_BY_STEP
+
+AUTHORS = (
+    "VLMEvalKit_ov of EvolvingLMMs-Lab/NEO at 78faae9, model NEOov-2B-video; frames are chosen by presentation "
+    "timestamps, at the middle of equal parts of the clip"
+)
+
+_SELECT = (
+    "\nThese are the frames of a video. Select the best answer to the following multiple-choice question based on the "
+    "video. Respond with only the letter (A, B, C, or D) of the correct option.\n"
+)
+LETTERED = Words(
+    choice=_SELECT + "Question: {question}{options}" + DIRECTLY,
+    open="{question}",
+    one="{image}",
+    option="\n{letter}. {text}",
+)
+
+_WATCH = (
+    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
+    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
+    "addresses the question.\n"
+)
+
+CLIPS = (
+    Benchmark(
+        name="mvbench",
+        title="MVBench",
+        group="video",
+        metric="choice",
+        files=("MVBench_MP4", "MVBench"),
+        words=Words(
+            choice=_WATCH + "{media}Question: {question}\nOptions:{options}\nOnly give the best option.",
+            option="\n({letter}) {text}",
+            one="{image}",
+        ),
+        system=STEP_BY_STEP,
+        video=VideoBudget(fps=None, max_frames=64, prefix="", frame_label=""),
+        decoding=SAMPLED,
+        columns={"category": "task_type"},
+        source=f"{AUTHORS}; 64 frames (the 9B model was asked with 32, each of 128*32^2 to 2048*32^2 pixels)",
+    ),
+    Benchmark(
+        name="video-mme",
+        title="VideoMME",
+        group="video",
+        metric="choice",
+        files=("Video-MME",),
+        words=LETTERED,
+        system=STEP_BY_STEP,
+        video=VideoBudget(fps=1.0, max_frames=256),
+        decoding=SAMPLED,
+        columns={"category": "duration"},
+        source=f"{AUTHORS}; one frame a second, at most 256, without subtitles",
+    ),
+    Benchmark(
+        name="clip-choice",
+        title="Clips with options",
+        group="video",
+        metric="choice",
+        words=LETTERED,
+        system=STEP_BY_STEP,
+        video=VideoBudget(fps=1.0, max_frames=128),
+        decoding=SAMPLED,
+        source="Video-MME's words, for any clips with options; 128 frames as in training",
+    ),
+)
