@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import ctypes
 import importlib
 import importlib.machinery
 import os
@@ -39,11 +40,17 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS: dict[str, tuple[list[str], list[str]]] = {
     "training": (
         ["training/*.py"],
-        [f"training/test_{name}.py" for name in ("adamw", "step", "stages", "step_cost", "parallel", "callbacks")]
-        + [f"training/test_{name}.py" for name in ("restart", "memory", "state_files", "lr_scale", "heap")]
+        [
+            f"training/test_{name}.py"
+            for name in ("adamw", "step", "stages", "step_cost", "parallel", "callbacks", "outlook")
+        ]
+        + [f"training/test_{name}.py" for name in ("restart", "memory", "state_files", "lr_scale", "heap", "ranks")]
         + ["cli/test_outlook.py"],
     ),
-    "model": (["model/*.py"], ["model", "answering/test_engine.py", "training/test_step_cost.py"]),
+    "model": (
+        ["model/*.py"],
+        ["model", "checkpoint/test_qwen3.py", "answering/test_engine.py", "training/test_step_cost.py"],
+    ),
     "ops": (
         ["ops/*.py", "ops/*/__init__.py", "ops/*/eager.py", "ops/*/reference.py", "ops/*/tiled.py", "ops/*/cached.py"]
         + ["ops/*/chunked.py"],
@@ -67,6 +74,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
 }
 """Room -> sources below neo_lightning/, and the tests below tests/ that stand nearest to them."""
 
+_CHILD_SUBREAPER = 36
 SECONDS = 90
 """Of tests for one mutant, as long as they take while their lines are noted; slower ones are passed over."""
 
@@ -193,6 +201,8 @@ class Watch:
         self.paths = {str(path) for path in paths}
         self.tests: dict[tuple[str, int], set[str]] = {}
         self.seconds: dict[str, float] = {}
+        self.forking: set[str] = set()
+        """Tests whose runs are processes of their own (`tests/forks.py`): any line may be passed there."""
         self.owner = ""
 
     def _trace(self, frame: Any, event: str, arg: object) -> Any:
@@ -205,6 +215,8 @@ class Watch:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.owner, began = item.nodeid, time.monotonic()
+        if "forks" in getattr(item, "fixturenames", ()):
+            self.forking.add(item.nodeid)
         threading.settrace(self._trace)
         sys.settrace(self._trace)
         try:
@@ -227,7 +239,8 @@ class Watch:
     def of(self, mutant: Mutant) -> list[str]:
         """The quickest tests that pass a mutant's lines; where none does, as when a module is imported, of all."""
         owners = set().union(*(self.tests.get((str(mutant.path), line), ()) for line in mutant.lines))
-        found = [t for t in self.seconds if not owners or t in owners or t.split("::")[0] in owners]
+        near = owners | self.forking
+        found = [t for t in self.seconds if not owners or t in near or t.split("::")[0] in near]
         found.sort(key=self.seconds.__getitem__)
         spent, chosen = 0.0, []
         for test in found:
@@ -261,7 +274,7 @@ def passes(tests: list[str], seconds: float, mutant: Mutant | None = None, watch
         status = 1
         try:
             if mutant is not None:
-                _replace(mutant)
+                replace(mutant.path, mutant.source)
             files = list(dict.fromkeys(test.split("::")[0] for test in tests))
             plugins = [watch or Order(tests)]
             options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--durations=0"]
@@ -270,13 +283,13 @@ def passes(tests: list[str], seconds: float, mutant: Mutant | None = None, watch
                 places = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
                 libraries = [name for name, place in places.items() if place and "site-packages" in place]
                 with open(tell, "wb") as pipe:
-                    pickle.dump((watch.tests, watch.seconds, libraries), pipe)
+                    pickle.dump((watch.tests, watch.seconds, watch.forking, libraries), pipe)
         finally:
             os._exit(status)
     os.close(tell)
     if watch is not None:
         with open(told, "rb", closefd=False) as pipe, suppress(EOFError):
-            watch.tests, watch.seconds, libraries = pickle.load(pipe)
+            watch.tests, watch.seconds, watch.forking, libraries = pickle.load(pipe)
             for name in libraries:
                 with suppress(Exception):
                     importlib.import_module(name)
@@ -290,27 +303,40 @@ def passes(tests: list[str], seconds: float, mutant: Mutant | None = None, watch
                 return status == 0
             time.sleep(0.02)
         return False
-    finally:  # what it has started too, and where this run is ended itself
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
+    finally:  # what it has started too, which is this process's where its parent has gone
+        while left := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            for pid in left:
+                os.kill(int(pid), signal.SIGKILL)
+            os.wait()
 
 
-def _replace(mutant: Mutant) -> None:
-    """From now on the mutant's file has another source, imported or run as a program (the decoder of clips)."""
+_SERVER = """import runpy
+from pathlib import Path
+from tests.mutate import replace
+replace(Path({path!r}), {source!r})
+runpy.run_module("tests.forks", run_name="__main__", alter_sys=True)
+"""
+
+
+def replace(path: Path, source: str) -> None:
+    """From now on a file has another source, imported or run as a program: here (the decoder of clips is one), and in
+    what `tests/forks.py` starts."""
     as_it_is = importlib.machinery.SourceFileLoader.get_code
 
     def get_code(loader: importlib.machinery.SourceFileLoader, name: str) -> object:
-        if Path(loader.path) != mutant.path:
+        if Path(loader.path) != path:
             return as_it_is(loader, name)
-        return compile(mutant.source, loader.path, "exec", dont_inherit=True)
+        return compile(source, loader.path, "exec", dont_inherit=True)
 
     importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]
     start = subprocess.Popen.__init__
 
     def run(process: Any, args: Any, *more: Any, **options: Any) -> None:
-        if isinstance(args, list) and (program := str(mutant.path)) in args:
-            at = args.index(program)
-            args = [*args[:at], "-c", mutant.source, *args[at + 1 :]]
+        if isinstance(args, list) and str(path) in args:
+            at = args.index(str(path))
+            args = [*args[:at], "-c", source, *args[at + 1 :]]
+        elif isinstance(args, list) and args[1:3] == ["-m", "tests.forks"]:
+            args = [args[0], "-c", _SERVER.format(path=str(path), source=source), *args[3:]]
         start(process, args, *more, **options)
 
     subprocess.Popen.__init__ = run  # type: ignore[method-assign]
@@ -327,6 +353,7 @@ def main() -> int:
     args = parser.parse_args()
     os.chdir(ROOT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
     sys.path[:0] = [str(ROOT)]
     import lightning.pytorch  # noqa: F401  takes long to import
     from hypothesis import Phase, settings

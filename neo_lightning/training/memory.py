@@ -264,7 +264,7 @@ def shared_activations(config: NeoConfig, row: RowCounts, layout: Layout) -> int
     rotations = row.tokens * 2 * config.head_dim * FLOAT
     if layout.kernels == "triton":
         ids = 8 + 12 + 4 + 4 + 8 + 4 + 8  # a token's fields in PackedBatch
-        return rotations + row.tokens * (ids + 2 * FLOAT) + row.visual * (8 + 4 * PATCH_CHANNELS)
+        return rotations + row.tokens * (ids + 2 * FLOAT) + row.visual * (8 + 4 * PATCH_CHANNELS) + row.supervised * 8
     group = config.num_attention_heads // config.num_key_value_heads
     masks = row.pairs + row.tokens * ROWS // 2
     return rotations + FLOAT * group * masks * (masks <= KEPT_BIAS)

@@ -130,8 +130,9 @@ def test_all_orientations_of_a_clip(orientation: int) -> None:
 def test_a_clip_turned_by_no_right_angle_is_left_out_by_the_index() -> None:
     with pytest.raises(MediaError, match="rotated by -45 degrees; only multiples of 90"):
         video_facts(with_matrix(quartered(), 46341, 46341, -46341, 46341))
-    nothing = video_facts(with_matrix(quartered(), 0, 0, 0, 0))
-    assert (nothing.width, nothing.height) == (96, 64), "a matrix of zeros says nothing"
+    for matrix in ((0, 0, 0, 0), (65536, 65536, 65536, 65536)):
+        nothing = video_facts(with_matrix(quartered(), *matrix))
+        assert (nothing.width, nothing.height) == (96, 64), "a matrix that leaves no plane says nothing"
 
 
 @pytest.mark.parametrize("format", ["mp4", "mov", "matroska", "avi", "mpegts"])
@@ -153,6 +154,11 @@ def test_a_clip_of_oblong_pixels_is_stretched_before_it_is_turned() -> None:
     facts = video_facts(data)
     assert (facts.width, facts.height) == (64, 192)
     assert corners(decode_frames(data, facts, [0])[0]) == SHOWN[6]
+
+
+def test_a_clip_that_its_pixels_stretch_beyond_the_cap_is_left_out() -> None:
+    with pytest.raises(MediaError, match="40960x1024 pixels are more than the cap"):
+        video_facts(quartered(1, size=(2048, 1024), preset="ultrafast", **{"x264-params": "sar=20/1"}))
 
 
 def trimmed(mp4: bytes, *, start: int, milliseconds: int) -> bytes:

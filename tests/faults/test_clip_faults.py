@@ -6,6 +6,7 @@ DROP means that the header reader, which the index calls, refuses the file; TOMB
 from __future__ import annotations
 
 import io
+import signal
 from fractions import Fraction
 from pathlib import Path
 
@@ -111,6 +112,27 @@ def test_fault_17_a_decoder_that_comes_to_no_end_is_ended(endless: bytes, limit:
     with pytest.raises(MediaError, match=f"more than {said}"):
         decoder.frames(endless, ticks=list(range(0, 60000, 100)), shown=[2048, 2048], size=[32, 32])
     setattr(decoder, limit, before)
+    assert decoder.facts(good)["width"] == 96, "the next clip has a new decoder"
+
+
+def test_fault_17_a_decoder_that_nobody_waits_for_any_more_is_ended(endless: bytes) -> None:
+    decoder = ClipDecoder()
+    good = textured(4)
+    decoder.facts(good)
+    child = decoder._child
+    assert child is not None
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            decoder.frames(endless, ticks=list(range(0, 60000, 100)), shown=[2048, 2048], size=[32, 32])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert child.wait(10) == -signal.SIGKILL
     assert decoder.facts(good)["width"] == 96, "the next clip has a new decoder"
 
 

@@ -295,6 +295,12 @@ def test_an_avi_with_empty_frames_is_whole_and_a_cut_one_is_not() -> None:
         video_facts(data[: len(data) * 3 // 4])
 
 
+def test_avi_of_a_decoder_that_holds_a_frame_back_is_in_order() -> None:
+    facts = video_facts(film("avi", "mpeg2video"))
+    assert facts.ticks is not None
+    assert len(facts.ticks) == 12
+
+
 def test_avi_whose_frames_are_stored_out_of_order_is_named() -> None:
     with pytest.raises(MediaError, match=r"AVI with frames stored out of order.*convert it to MP4"):
         video_facts(textured(24, format="avi"))

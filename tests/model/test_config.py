@@ -56,6 +56,16 @@ def test_missing_fields_are_named(section, name):
         NeoConfig.from_dict(config)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_is_tied_where_the_config_says_so(tied):
+    config = changed("llm_config", tie_word_embeddings=tied)
+    read = NeoConfig.from_dict(config)
+    assert read.tie_word_embeddings is tied
+    assert NeoConfig.from_dict(read.to_dict()) == read
+    del config["llm_config"]["tie_word_embeddings"]
+    assert not NeoConfig.from_dict(config).tie_word_embeddings
+
+
 def test_both_spellings_of_rope_are_read():
     llm = dict(RELEASED["llm_config"])
     theta = llm.pop("rope_theta")

@@ -202,6 +202,17 @@ def test_from_the_meta_device_the_same_seed_gives_the_same_model():
     assert torch.isfinite(model(random_batch(model.config, IMAGES)).loss_sum)
 
 
+def test_another_deviation_is_the_backbones_alone():
+    usual, wide = Neo(small_config()), Neo(small_config())
+    usual.init_weights(seed=4)
+    wide.init_weights(seed=4, std=0.05)
+    fresh = tuple(f"language_model.model.layers.{i}." for i in range(usual.config.extra_num_layers))
+    assert fresh
+    for (name, a), b in zip(usual.named_parameters(), wide.parameters(), strict=True):
+        backbones = a.dim() > 1 and not name.startswith(("vision_model.", *fresh))
+        torch.testing.assert_close(b, 2.5 * a if backbones else a, rtol=1e-5, atol=0)
+
+
 def test_closed_height_and_width_leave_text_as_without_them():
     model = Neo(small_config())
     model.init_weights(seed=4, closed_hw=True)

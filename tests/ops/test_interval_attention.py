@@ -149,6 +149,19 @@ def test_masks_made_anew_in_each_call_are_the_kept_ones(monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(kept, run(fn, q, k, v, do), strict=True))
 
 
+@pytest.mark.parametrize(("length", "kept"), [(2800, True), (2900, False)])
+def test_masks_that_all_layers_share_take_at_most_16_mib_a_head_of_a_group(length, kept):
+    """One document: about half of its square is in the tiles."""
+    start, limit = torch.zeros(length, dtype=torch.int32), torch.arange(1, length + 1, dtype=torch.int32)
+    tiles = prepare_intervals(start, limit, "tiled")
+    masks = sum((tile.b - tile.a) * (tile.hi - tile.lo) for tile in tiles)
+    assert (4 * masks <= 16 * 2**20) is kept
+    held = [tile.bias(2, torch.float32) for tile in tiles]  # by a layer with two query heads a group
+    assert [x.numel() for x in held] == [2 * (tile.b - tile.a) * (tile.hi - tile.lo) for tile in tiles]
+    again = [tile.bias(2, torch.float32) for tile in tiles]
+    assert [x is y for x, y in zip(again, held, strict=True)] == [kept] * len(tiles)
+
+
 @pytest.mark.parametrize("longest", [60, 600])
 def test_tiled_keeps_probabilities_of_short_documents_only(longest):
     """Elements kept for the backward pass: queries, keys and values, and never more than three times as much."""

@@ -18,15 +18,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
+from neo_lightning.ops.linear_cross_entropy import CHUNK
 from neo_lightning.training.memory import (
     Layout,
     RowCounts,
     layer_activations,
+    loss_buffers,
     patch_activations,
     shared_activations,
     step_memory,
 )
 from neo_lightning.training.stages import trained_names
+
+from .tiny import CONFIG, make_row
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO_B = NeoConfig()
@@ -119,6 +123,32 @@ def test_the_gpus_kernels_keep_what_is_reckoned(trains: tuple[str, ...]) -> None
         assert layer_activations(config, trained.__contains__, i, ROW, layout) == pytest.approx(measured, rel=0.002)
     assert patch_activations(config, trained.__contains__, ROW, layout) == pytest.approx(front[0], rel=0.002)
     assert shared_activations(config, ROW, layout) > row.rope.turn.untyped_storage().nbytes()
+
+
+def test_a_row_is_reckoned_whole_on_a_gpu() -> None:
+    """All of its tensors but the sizes of its images, rotations, and two more bounds a token."""
+    batch = make_row(0, images=2)
+    tensors = [x for x in vars(batch).values() if isinstance(x, Tensor)]
+    own = sum(x.nbytes for x in tensors) - batch.grids.nbytes
+    row = RowCounts(tokens=24, visual=4, supervised=batch.places.numel(), pairs=300)
+    rotations = 4 * 24 * 2 * CONFIG.head_dim
+    assert shared_activations(CONFIG, row, Layout()) == own + rotations + 2 * 4 * 24
+
+
+def test_the_loss_is_reckoned_at_its_height() -> None:
+    """Hidden states and their gradients, the head's gradient, and the larger of what a chunk of logits becomes."""
+    few, many = (replace(ROW, supervised=n) for n in (100, 10_000))
+    width, vocabulary = TWO_B.hidden_size, TWO_B.vocab_size
+    head = vocabulary * width
+    plain = Layout(bf16=False, kernels="eager")
+    assert loss_buffers(TWO_B, 0, few, plain) == 4 * 2 * 100 * width + 2 * 4 * 100 * vocabulary
+    assert loss_buffers(TWO_B, 0, many, plain) == 4 * 2 * 10_000 * width + 2 * 4 * CHUNK * vocabulary
+    assert loss_buffers(TWO_B, head, few, plain) == loss_buffers(TWO_B, 0, few, plain) + 4 * head
+    hidden, sums = 2 * 2 * 100 * width, 4 * head
+    made = (4 + 2) * 100 * vocabulary + 2 * head
+    assert loss_buffers(TWO_B, head, few, Layout()) == hidden + sums + made
+    assert loss_buffers(TWO_B, head, few, Layout(kernels="eager")) == hidden + sums + made + 4 * head
+    assert loss_buffers(TWO_B, 0, few, Layout()) == hidden + 2 * 4 * 100 * vocabulary
 
 
 def test_a_2b_step_on_eight_devices_adds_up() -> None:

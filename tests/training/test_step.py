@@ -197,8 +197,8 @@ def test_a_step_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
 def test_too_many_in_a_row_stop_the_run(tmp_path: Path) -> None:
     run = {"all": stage(9)}
     net = module(run, stop_after_skips=3)
-    with pytest.raises(NonFiniteError, match=r"3 steps in a row .* up to step 3 \(loss is not finite"):
-        trainer(tmp_path, _Poison({1, 2, 3, 4}), steps=9, save_every=0).fit(net, datamodule=_Data(run))
+    with pytest.raises(NonFiniteError, match=r"3 steps in a row .* up to step 5 \(loss is not finite"):
+        trainer(tmp_path, _Poison({0, 1, 3, 4, 5, 6}), steps=9, save_every=0).fit(net, datamodule=_Data(run))
 
 
 class _Data(TinyData):
@@ -212,6 +212,30 @@ class _Data(TinyData):
                 index += 1
 
         return steps()
+
+
+def test_documents_are_scored_one_by_one(tmp_path: Path) -> None:
+    rows = [make_row(i, images=i, weight=w) for i, w in enumerate((0.25, 3.0))]
+    silent = replace(rows[1], targets=rows[1].targets.index_fill(0, torch.arange(12, 24), IGNORE))
+    net = module()
+    loader = DataLoader([rows, [silent]], batch_size=None, collate_fn=lambda item: item)  # type: ignore[arg-type]
+    found = trainer(tmp_path).predict(net, loader)
+    assert found is not None
+    scores = [score for step in found for score in step]
+    assert [(s["key"], s["supervised"]) for s in scores] == [
+        ("x/0a", 3),
+        ("x/0b", 3),
+        ("x/1a", 3),
+        ("x/1b", 3),
+        ("x/1a", 3),
+        ("x/1b", 0),
+    ]
+    assert net.model is not None
+    with torch.no_grad():
+        for row, pair in zip([*rows, silent], (scores[:2], scores[2:4], scores[4:]), strict=True):
+            nll, places = net.model(row).nll, row.places  # a document's are three
+            for score, own in zip(pair, (nll[places < 12], nll[places >= 12]), strict=True):
+                assert score["nll"] == pytest.approx(float(own.mean()), nan_ok=True)
 
 
 def test_counts() -> None:
