@@ -99,6 +99,7 @@ def test_restarts_on_1_3_and_2_ranks_train_on_the_same_rows(forks: Server, data:
         assert loss == pytest.approx(losses(straight)[step], rel=1e-4), "ranks add up in another order"
 
 
+@pytest.mark.slow
 def test_two_ranks_validate_as_one(forks: Server, data: Path, tmp_path: Path) -> None:
     """By source, with a number of rows that two ranks do not share evenly; all ranks know all losses."""
     found = {}
