@@ -335,27 +335,32 @@ def whole(name: str, value: Any, *, least: int) -> int:
 
 
 class Pieces:
-    """Text of a stream of tokens, piece by piece; a character is held back until all of its bytes are there."""
+    """Text of a stream of tokens, piece by piece; a character is held back until all of its bytes are there.
+
+    Only the tokens since the last pieces are decoded again, so that the work grows with the answer and not with its
+    square; the tokens of one piece in front of them are decoded with them, as a decoder may treat its first token
+    otherwise than the others.
+    """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
+        """Tokens of the last piece, and behind them those that are not shown yet."""
         self._shown = 0
+        """How many of them are."""
 
     def add(self, token: int) -> str:
         """The text that the next token completes; often empty."""
         self._ids.append(token)
-        text = self._decode(self._ids)
-        return "" if text.endswith("\ufffd") else self._take(text)
+        piece = self.rest()
+        if not piece or piece.endswith("\ufffd"):
+            return ""
+        self._ids, self._shown = self._ids[self._shown :], len(self._ids) - self._shown
+        return piece
 
     def rest(self) -> str:
         """What is left at the end: an unfinished character is shown as such."""
-        return self._take(self._decode(self._ids))
-
-    def _take(self, text: str) -> str:
-        piece = text[self._shown :]
-        self._shown = max(self._shown, len(text))
-        return piece
+        return self._decode(self._ids)[len(self._decode(self._ids[: self._shown])) :]
 
 
 def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -83,10 +83,10 @@ def export_checkpoint(checkpoint: Path, folder: Path, tokenizer: str | Path, *, 
     Raises:
         ValueError: see `restore`; or the checkpoint does not say how its model is asked.
     """
-    write_folder(restore(checkpoint, dtype=dtype), folder, tokenizer, _answering(checkpoint))
+    write_folder(restore(checkpoint, dtype=dtype), folder, tokenizer, answering_of(checkpoint))
 
 
-def _answering(checkpoint: Path) -> Answering:
+def answering_of(checkpoint: Path) -> Answering:
     """How the checkpoint's model is asked; one of an earlier version only names its stage, which the recipe has."""
     noted = about(checkpoint)
     if "answering" in noted:

@@ -31,11 +31,14 @@ def main(argv: list[str]) -> int:
         with user_errors(f"neo-lightning {command}"):
             arguments = parse(rest)
             from .parser import NeoCLI
+            from .together import Ranks
 
             cli = NeoCLI(arguments, subcommand=command)
             method = cli.method_arguments()
             if command == "fit":
-                until_the_end.enter_context(cli.ownership())
+                ranks = Ranks(cli.trainer)
+                with ranks.together("own the folder"):
+                    until_the_end.enter_context(cli.ownership())
             else:
                 method["ckpt_path"] = weights(cli, method.get("ckpt_path"))
         try:

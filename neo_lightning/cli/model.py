@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from neo_lightning.data.text.tokenizer import Tokenizer
 
+    from ..answering import Answering
     from ..model.config import NeoConfig
 
 
@@ -144,10 +145,12 @@ def _info(args: argparse.Namespace) -> None:
 
     from ..console import table_console
 
-    config = _config_of(args.model)
+    config, answering = _asked_as(args.model)
     table = Table(title=args.model, title_justify="left", show_header=False)
     for name, value in asdict(config).items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
+    clip = answering.video
+    table.add_row("a clip", f"up to {clip.max_frames} frames of {clip.min_pixels:,} to {clip.max_pixels:,} pixels")
     table.add_section()
     for name, value in _sizes(config, args.context).items():
         table.add_row(name, value)
@@ -176,12 +179,15 @@ def _sizes(config: NeoConfig, context: int) -> dict[str, str]:
     }
 
 
-def _config_of(name: str) -> NeoConfig:
-    """The config of a preset, a model folder (or `hf://owner/name`), or a run."""
+def _asked_as(name: str) -> tuple[NeoConfig, Answering]:
+    """The config of a preset, a model folder (or `hf://owner/name`), or a run; and its budgets, which a run's last
+    checkpoint has from its stage."""
+    from ..answering import Answering
     from ..checkpoint import commit
+    from ..checkpoint.read import model_folder
     from ..model.config import NeoConfig
     from ..training.build import PRESETS, read_config
-    from .finish import about, last_checkpoint
+    from .finish import about, answering_of, last_checkpoint
 
     path = Path(name)
     if name not in PRESETS and path.is_dir() and not (path / "config.json").is_file():
@@ -190,8 +196,12 @@ def _config_of(name: str) -> NeoConfig:
                 f"{name} is neither a model folder (config.json, model.safetensors) nor a run's (checkpoints/); there "
                 f"is also the name of a preset: {', '.join(PRESETS)}"
             )
-        return NeoConfig.from_dict(about(last_checkpoint(path))["config"])
-    return read_config(name)
+        checkpoint = last_checkpoint(path)
+        answering = answering_of(checkpoint)
+        image = {"min_pixels": answering.image.min_pixels, "max_pixels": answering.image.max_pixels}
+        return replace(NeoConfig.from_dict(about(checkpoint)["config"]), **image), answering
+    config = read_config(name)
+    return config, Answering.of_config(config) if name in PRESETS else Answering.read(model_folder(name), config)
 
 
 def _parameters(config: NeoConfig) -> int:

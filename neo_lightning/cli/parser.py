@@ -74,12 +74,22 @@ class NeoParser(LightningArgumentParser):
 
 
 class SaveRecipe(SaveConfigCallback):
-    """Writes the resolved recipe to the run's folder, so that `lightning run RUN/recipe.yaml` repeats the run."""
+    """Writes the resolved recipe to the run's folder, so that `lightning run RUN/recipe.yaml` repeats the run.
+
+    With the first step and not before: a start that some callback refuses has trained nothing by its recipe.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Rank 0, once."""
+        if trainer.is_global_zero and not self.already_saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save_config(trainer, pl_module, "fit")
+            self.already_saved = True
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `recipe.yaml` and give the loggers its values, before a training (rank 0 only)."""
-        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
+        """Write `recipe.yaml` and give the loggers its values."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)

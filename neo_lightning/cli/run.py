@@ -61,15 +61,19 @@ def main(argv: list[str]) -> int:
     with ExitStack() as until_the_end:
         with user_errors(f"cannot run {arguments.files[0]}"):
             from .parser import NeoCLI
+            from .together import Ranks
 
             cli = NeoCLI(arguments)
-            until_the_end.enter_context(cli.ownership())
-            run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
-            run.check_recipe()
-            if run.complete:
-                print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
-                return 0
-            run.prepare()
+            ranks = Ranks(cli.trainer)
+            with ranks.together("own the folder"):
+                until_the_end.enter_context(cli.ownership())
+            with ranks.together("prepare"):
+                run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
+                run.check_recipe()
+                if run.complete:
+                    print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
+                    return 0
+                run.prepare()
         return run.finish() if run.trained() or run.train() else run.outcome
 
 

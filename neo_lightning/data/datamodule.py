@@ -52,7 +52,8 @@ class NeoDataModule(pl.LightningDataModule):
             the manifest's `store.deadline` and the ten minutes that a clip may take.
 
     Raises:
-        PlanError: no stage, fewer than one lane, or a range that ends before it starts.
+        PlanError: no stage, fewer than one lane, a source of the validation that is named twice, or a range that ends
+            before it starts.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class NeoDataModule(pl.LightningDataModule):
         self.manifest_path, self.stages, self.tokenizer_path = manifest, dict(stages), tokenizer
         self.num_workers, self.seed, self.prefetch = num_workers, seed, prefetch
         self.validation = list(validation or [])
+        if twice := sorted({source for source in self.validation if self.validation.count(source) > 1}):
+            raise PlanError(f"data.validation names the source {twice[0]!r} twice; once is enough")
         self.loader_timeout = loader_timeout
         self.lanes, self.skip = lanes, _ranges(skip or [])
         self.next_step = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import tempfile
@@ -181,8 +182,18 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
+def _finite(value: Any) -> Any:
+    """JSON has no NaN, which is pandas' missing value and becomes null, and no infinity, which becomes its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _json(record: Record) -> bytes:
     try:
-        return json.dumps({**record.tree, "meta": record.meta}, default=_plain).encode("ascii")
+        text = json.dumps(_finite({**record.tree, "meta": record.meta}), default=_plain, allow_nan=False)
+        return text.encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"the record cannot be written as JSON: {error}") from error

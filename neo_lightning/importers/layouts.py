@@ -177,7 +177,8 @@ def _preference(fields: Fields) -> Any:
         RecordError: a record with chosen and rejected answers that the user did not ask for, or a bad answer.
     """
     label = fields.key("kto_tag")
-    good = is_good("label" if label == "label" else "kto_tag", fields.peek("kto_tag"))
+    talk = bool(fields.key("messages"))
+    good = is_good("label" if label == "label" else "kto_tag", fields.peek("kto_tag"), talk=talk)
     if good is False:
         raise RecordError(f"`{label}` is false: a bad answer is not learned")
     if good:

@@ -81,7 +81,10 @@ class Conversation:
                 f"a turn without content (found {', '.join(others)}); --columns content=KEY names its key"
             )
         self.form = self.form or f"{role}, {content or 'content'}"
-        self._message(self.reading.role(left.pop(role)), left.pop(content, "") if content else "", left, key)
+        said_by = self.reading.role(left.pop(role))
+        if content is None and not others and said_by in ("user", "system"):
+            raise RecordError(f"the {said_by}'s content is null")
+        self._message(said_by, left.pop(content, "") if content else "", left, key)
 
     def clear(self) -> None:
         """Forget what has been read."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from neo_lightning.answering.engine import Pieces
 from neo_lightning.checkpoint.load import load_model
 from neo_lightning.cli.chat import printable
 from neo_lightning.cli.main import main
@@ -88,20 +87,6 @@ def test_several_turns_about_a_picture(
 def test_one_question(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--model", str(model), "--prompt", "Hello", "--max-new-tokens", "6"]) == 0
     assert capsys.readouterr().out == printable(answer(model, [Message(role="user", parts=("Hello",))])) + "\n"
-
-
-def decode(ids: list[int]) -> str:
-    return bytes(ids).decode(errors="replace")
-
-
-def test_a_character_appears_when_all_its_bytes_are_there() -> None:
-    data = "aé漢b".encode()
-    pieces = Pieces(decode)
-    assert [piece for byte in data if (piece := pieces.add(byte))] == ["a", "é", "漢", "b"]
-    assert pieces.rest() == ""
-    cut = Pieces(decode)
-    assert [cut.add(byte) for byte in data[:2]] == ["a", ""]
-    assert cut.rest() == "\ufffd", "an unfinished character at the end is shown as such"
 
 
 def test_what_is_wrong_is_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

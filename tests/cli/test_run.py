@@ -91,7 +91,11 @@ def test_a_finished_run_does_only_what_is_missing(
     assert json.loads(config.read_text()) == written
     assert losses(run) == before, "nothing was trained again"
     # the export is a model like any other: it can be described, checked, and started from
-    assert main(["model", "info", str(run)]) == 0
+    capsys.readouterr()
+    for described in (run, run / "export"):
+        assert main(["model", "info", str(described)]) == 0
+        budget = [line.split() for line in capsys.readouterr().out.splitlines() if "_pixels" in line]
+        assert [words[-1 if words[-1] != "│" else -2] for words in budget] == ["4,096", "4,096"], "the last stage's"
     assert main(["model", "import", "--model", str(run / "export"), "--out", str(tmp_path / "copy")]) == 0
     copy, exported = (load_file(f / "model.safetensors") for f in (tmp_path / "copy", run / "export"))
     name = next(iter(exported))

@@ -46,9 +46,15 @@ class Bar(ProgressBar):
     def on_train_batch_end(self, trainer, pl_module, *args):
         print("shown:", *sorted(self.get_metrics(trainer, pl_module)))
 """
+
 GOOD_ENOUGH = (
     "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val_loss, stopping_threshold: 99}}"
 )
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    """All files below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_an_early_stop_ends_the_run_as_done(
@@ -126,9 +132,23 @@ def test_a_callback_that_needs_a_logger_is_refused_before_the_first_step(
         assert "no logger" in error
     assert main(["run", str(micro), "--trainer.accumulate_grad_batches=2"]) == 2
     assert "stages.NAME.packs_per_step" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists(), "a start that is refused leaves nothing"
     assert main(["run", str(micro), f"--run.dir={tmp_path}/a/b", "--data.manifest=nowhere.yaml"]) == 2
-    assert not (tmp_path / "a").exists(), "a start that is refused leaves nothing"
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_start_that_a_callback_refuses_does_not_change_what_the_run_was_trained_with(
+    micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["run", str(micro), "--trainer.logger=false", "--evaluation=[]", "--export=false"]
+    assert main([*line, "--trainer.max_steps=1"]) == 0
+    before = files(tmp_path / "run")
+    monitor = "--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"
+    assert main([*line, "--stages.two.lr=5e-3", monitor]) == 2
+    assert files(tmp_path / "run") == before
+    capsys.readouterr()
+    assert main([*line, "--trainer.max_steps=2"]) == 0
+    assert "another recipe" not in capsys.readouterr().out, "the refused one trained nothing"
 
 
 def test_a_validation_that_never_comes_is_said(
@@ -163,7 +183,7 @@ def test_validate_test_and_predict_read_the_runs_last_checkpoint(
         assert "--ckpt_path" in error
         assert "lightning run" in error
     assert main(["run", str(micro), "--evaluation=[]"]) == 0
-    before = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = files(run)
     capsys.readouterr()
 
     def found(*line: str, name: str = "val_loss") -> tuple[str, str]:
@@ -193,8 +213,7 @@ def test_validate_test_and_predict_read_the_runs_last_checkpoint(
     assert f"weights: {last}" in capsys.readouterr().out
     assert main(["validate", str(micro), held_out, "--ckpt_path=nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
-    after = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert after == before, "what only reads changes nothing in the run's folder"
+    assert files(run) == before, "what only reads changes nothing in the run's folder"
 
 
 def test_one_process_owns_the_runs_folder(micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

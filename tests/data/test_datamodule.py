@@ -285,6 +285,8 @@ def test_validation_is_one_pass(manifest: Path, tokenizer_folder: Path) -> None:
         assert set(keys.values()) == {1}
     assert len(module(manifest, tokenizer_folder).val_dataloader()) == 0
     assert len(data.test_dataloader()) == len(data.predict_dataloader()) == len(data.val_dataloader())
+    with pytest.raises(PlanError, match=r"data\.validation names the source 'image' twice"):
+        module(manifest, tokenizer_folder, validation=["image", "pairs", "image"])
     with pytest.raises(PlanError, match=r"data\.validation"):
         module(manifest, tokenizer_folder).test_dataloader()
 

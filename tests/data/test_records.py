@@ -383,8 +383,9 @@ def test_a_weight_may_be_text(weight: Any, learnt: bool) -> None:
     assert [turn.learnt for turn in parse_turns(tree, None, [], literal=False)] == [True, learnt, True, True]
 
 
-@pytest.mark.parametrize("said", [{"label": "False"}, {"kto_tag": 0}, {"kto_tag": "0"}])
+@pytest.mark.parametrize("said", [{"label": "False"}, {"label": 0}, {"label": 0.0}, {"kto_tag": 0}, {"kto_tag": "0"}])
 def test_a_bad_answer_may_be_text(said: dict[str, Any]) -> None:
     with pytest.raises(SampleError, match="is false: the answer is a bad one"):
         parse_turns({**answered("a"), **said}, None, [], literal=False)
-    parse_turns({**answered("a"), "label": 0}, None, [], literal=False)  # which may be a class
+    parse_turns({**answered("a"), "label": 2}, None, [], literal=False)  # which is a class
+    parse_turns({"text": "a", "label": 0}, None, [], literal=False)  # which may be one

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,23 @@ def test_a_member_is_written_as_tarfile_writes_it() -> None:
         assert written == info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-size % 512)
     with pytest.raises(ValueError, match="names of 100"):
         list(tar_member("n" * 101, b""))
+
+
+APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + bytes(16)
+
+
+def test_a_macs_attributes_are_passed_over_and_counted(tmp_path: Path) -> None:
+    """Told by name and content: `tar` on a Mac puts `._a.jpg` in front of `a.jpg`."""
+    members = {name: data for key, value in GOOD.items() for name, data in ((f"._{key}", APPLE_DOUBLE), (key, value))}
+    path = write_tar(tmp_path / "a.tar", {"._.": APPLE_DOUBLE, "in/._b.txt": APPLE_DOUBLE} | members)
+    assert {m.name: m.data for s in scan(path) for m in s.members} == GOOD
+    store, counts = Store(StoreOptions(deadline=0)), Counter[str]()
+    list(samples_of(str(path), store, store.stat(str(path)), unused=counts))
+    assert counts == {"members ._* (AppleDouble)": len(GOOD) + 2}
+    for name, data in (("._a.jpg", b"\xff\xd8\xff\xe0"), ("a.jpg", APPLE_DOUBLE)):
+        other = write_tar(tmp_path / "b.tar", {name: data})
+        if name == "a.jpg":
+            assert [s.key for s in scan(other)] == ["a"], "content alone says nothing"
+        else:
+            with pytest.raises(ShardError, match="KEY"):
+                scan(other)

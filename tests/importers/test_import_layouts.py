@@ -186,6 +186,7 @@ TEXTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a number as answer": ({"question": "1 + 1", "answer": 2}, {"messages": talk("1 + 1", "2")}),
     "document": ({"text": "Words."}, {"text": "Words."}),
     "answer alone": ({"response": "Words."}, {"text": "Words."}),
+    "KTO, good, as a number": ({"messages": talk(), "label": 1}, {"messages": talk()}),
     "KTO, good": ({"messages": talk(), "label": True}, {"messages": talk()}),
 }
 
@@ -257,6 +258,10 @@ PARTS: dict[str, dict[str, Any]] = {
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "KTO, bad": ({"messages": talk(), "label": False}, "`label` is false: a bad answer"),
+    "KTO, bad, as a number": ({"messages": talk(), "label": 0}, "`label` is false"),
+    "KTO, bad, as a number beside ShareGPT": ({"conversations": [HUMAN, GPT], "label": "0"}, "`label` is false"),
+    "a question of null": ({"messages": talk(None)}, "`messages[0]`: the user's content is null"),
+    "a question of null, ShareGPT": ({"conversations": [{"from": "human", "value": None}, GPT]}, "content is null"),
     "KTO, bad, as text": ({"prompt": "Ask", "completion": "Say", "kto_tag": "false"}, "`kto_tag` is false"),
     "chosen and rejected": (
         {"conversations": [HUMAN], "chosen": GPT, "rejected": GPT},

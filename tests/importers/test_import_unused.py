@@ -134,3 +134,19 @@ def words(value: Any) -> list[str]:
     if isinstance(value, list):
         return [word for inner in value for word in words(inner)]
     return [value] if isinstance(value, str) and value.startswith("word ") else []
+
+
+def test_numbers_that_json_has_no_form_for(tmp_path: Path) -> None:
+    """Python's JSON reads and writes NaN, which other readers of the shards and of Hugging Face's refuse."""
+    meta = {"score": float("nan"), "scores": [1.5, float("inf"), {"a": float("-inf")}, float("nan")]}
+    file = lines(tmp_path / "f.jsonl", [{"messages": TALK, "meta": meta}])
+    assert "NaN" in file.read_text()
+    import_dataset("auto", [file], tmp_path / "out", workers=1)
+    (sample,) = members(tmp_path / "out", "text")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    read = json.loads(sample["json"], parse_constant=refuse)["meta"]
+    assert read["scores"] == [1.5, "inf", {"a": "-inf"}, None]
+    assert read.get("score") is None

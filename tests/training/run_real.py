@@ -1,13 +1,15 @@
 """A tiny model on real shards: what the tests' processes do.
 
 Each rank writes a line `step index digest` for each packed row that it trained on to `packs-RANK.txt` in the run's
-folder; rank 0 writes `step loss` to `losses.txt`. Fillers of ranks that have no row in a step have no index.
+folder, and `step name loss` of validations to `validation-RANK.txt`; rank 0 writes `step loss` to `losses.txt`.
+Fillers of ranks that have no row in a step have no index.
 """
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,24 @@ class Record(Callback):
             with (Path(trainer.default_root_dir) / "losses.txt").open("a") as file:
                 file.write(f"{pl_module.report.step} {pl_module.report.loss!r}\n")
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        with (Path(trainer.default_root_dir) / f"validation-{trainer.global_rank}.txt").open("a") as file:
+            for name, loss in sorted(trainer.callback_metrics.items()):
+                if name.startswith("val_loss"):
+                    file.write(f"{trainer.global_step} {name} {loss.item()!r}\n")
 
-def train(*, ranks: int, data: str, folder: str, workers: int = 0, steps: int = 9, resume: bool = False) -> None:
-    """Train to step `steps`, from the folder's last checkpoint if `resume`."""
+
+def train(
+    *,
+    ranks: int,
+    data: str,
+    folder: str,
+    workers: int = 0,
+    steps: int = 9,
+    resume: bool = False,
+    validation: Sequence[str] = (),
+) -> None:
+    """Train to step `steps`, from the folder's last checkpoint if `resume`; validate sources after every third step."""
     tokenizer = Tokenizer.load(data)
     config = replace(
         tiny.CONFIG,
@@ -66,9 +83,9 @@ def train(*, ranks: int, data: str, folder: str, workers: int = 0, steps: int = 
         image_token_id=tokenizer.context_id,
         image_start_token_id=tokenizer.img_start_id,
     )
-    rows = NeoDataModule(f"{data}/m.yaml", stages(), data, num_workers=workers, lanes=2)
+    rows = NeoDataModule(f"{data}/m.yaml", stages(), data, num_workers=workers, lanes=2, validation=[*validation])
     Path(folder).mkdir(parents=True, exist_ok=True)
-    trainer = tiny.trainer(Path(folder), Record(), steps=steps, devices=ranks)
+    trainer = tiny.trainer(Path(folder), Record(), steps=steps, devices=ranks, val_check_interval=3)
     last = latest(Path(folder) / "checkpoints") if resume else None
     trainer.fit(NeoModule(stages(), model=config), datamodule=rows, ckpt_path=last)  # type: ignore[arg-type]
     assert not multiprocessing.active_children(), "workers outlive the fit"

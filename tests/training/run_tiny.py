@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def ask_together(model: Neo, whole: Neo, ranks: Ranks) -> None:
 def train(devices: int, job: dict[str, Any]) -> None:
     """One training."""
     folder = Path(job["folder"])
-    run_stages = tiny.stages(*job.get("stages", (4, 8)))
+    scaled = {"lr_scale": job.get("lr_scale", {})}
+    run_stages = {name: replace(stage, **scaled) for name, stage in tiny.stages(*job.get("stages", (4, 8))).items()}
     module = tiny.module(run_stages, **job.get("module", {}))
     data = tiny.TinyData(run_stages, num_workers=job.get("workers", 0))
     options = {"strategy": NeoStrategy(shard_size=job.get("shard_size")), **job.get("trainer", {})}

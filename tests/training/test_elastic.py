@@ -97,3 +97,19 @@ def test_restarts_on_1_3_and_2_ranks_train_on_the_same_rows(forks: Server, data:
     assert [index for _, index, _ in packs(folder)] == list(range(4 * 2 + 5 * 5))
     for step, loss in losses(folder).items():
         assert loss == pytest.approx(losses(straight)[step], rel=1e-4), "ranks add up in another order"
+
+
+@pytest.mark.slow
+def test_two_ranks_validate_as_one(forks: Server, data: Path, tmp_path: Path) -> None:
+    """By source, with a number of rows that two ranks do not share evenly; all ranks know all losses."""
+    found = {}
+    for ranks in (1, 2):
+        folder, sources = tmp_path / str(ranks), ["image", "text", "pairs"]
+        processes(forks, ranks, {"data": str(data), "folder": str(folder), "steps": 3, "validation": sources})
+        each = [file.read_text().splitlines() for file in sorted(folder.glob("validation-*.txt"))]
+        assert len(each) == ranks
+        assert all(lines == each[0] for lines in each)
+        found[ranks] = {name: float(loss) for _, name, loss in map(str.split, each[0])}
+    assert set(found[1]) == {"val_loss", "val_loss/image", "val_loss/text", "val_loss/pairs"}
+    assert len(set(found[1].values())) == 4, "losses can tell sources apart"
+    assert found[2] == pytest.approx(found[1], rel=1e-6), "a mean of the ranks' means differs by 5e-5"

@@ -10,12 +10,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from rich.console import Console
+from safetensors.torch import load_file
 
 from neo_lightning.checkpoint.commit import latest
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.callbacks.curriculum import render_table
 from neo_lightning.training.stages import check_stages, learning_rate, lr_scales, parameter_table
 from neo_lightning.types import Stage
+from tests.forks import Server
 from tests.training.tiny import CONFIG, TinyData, module, stage, trainer
 
 SCALES = {"all": 0.5, "patch_embedding": 0.1, "*.mlp.*": 2.0}
@@ -127,3 +129,19 @@ def test_the_table_of_trained_parameters_shows_the_scales() -> None:
     assert "lr x0.1 " in first
     assert "lr x0.5..2" in first
     assert "lr x1..4" in second
+
+
+@pytest.mark.slow
+def test_two_ranks_that_share_the_model_scale_as_one_process(forks: Server, tmp_path: Path) -> None:
+    scales = {"hw": 0.25, "patch_embedding": 4.0}  # both stages train them
+    weights = {}
+    for name, ranks, lr_scale in (("one", 1, scales), ("two", 2, scales), ("unscaled", 1, {})):
+        job = {"folder": str(tmp_path / name), "stages": (2, 2), "steps": 4, "lr_scale": lr_scale}
+        status, output = forks.run("tests.training.run_tiny:run", ranks, [job], ranks=ranks)
+        assert status == 0, output
+        weights[name] = load_file(tmp_path / name / "final.safetensors")
+    for name, tensor in weights["one"].items():
+        torch.testing.assert_close(weights["two"][name], tensor, rtol=1e-4, atol=2e-6, msg=name)
+    moved = [name for name, tensor in weights["one"].items() if not torch.allclose(weights["unscaled"][name], tensor)]
+    assert any("_hw" in name for name in moved)
+    assert any(name.startswith("vision_model.") for name in moved)

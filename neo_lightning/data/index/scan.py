@@ -91,15 +91,17 @@ def members_digest(shard: str, store: Store, stamp: Stamp, ignore: Sequence[str]
     return hasher.hexdigest()
 
 
-def samples_of(shard: str, store: Store, stamp: Stamp, ignore: Sequence[str] = ()) -> Iterator[tar.TarSample]:
-    """The shard's samples as they lie in the tar, without the members that end in one of `ignore`.
+def samples_of(
+    shard: str, store: Store, stamp: Stamp, ignore: Sequence[str] = (), unused: Counter[str] | None = None
+) -> Iterator[tar.TarSample]:
+    """The shard's samples as they lie in the tar, without the members that `tar.walk` passes over.
 
     Raises:
         ShardError, RetryError: see `index_shard`.
     """
     read = tar.Buffered(lambda offset, length: store.read(shard, offset, length, stamp), stamp.size)
     _check_start(shard, read(0, 512), stamp.size)
-    return tar.walk(read, stamp.size, shard, ignore)
+    return tar.walk(read, stamp.size, shard, ignore, unused)
 
 
 def modality_of(shard: str | Path, store: Store | None = None) -> str:
@@ -131,7 +133,7 @@ def _check_start(shard: str, head: bytes, size: int) -> None:
 def _scan(shard: str, modality: str, store: Store, stamp: Stamp, ignore: Sequence[str]) -> tuple[pa.Table, Summary]:
     columns, without_effect = Columns(), Counter[str]()
     plan, members = hashlib.sha256(modality.encode()), hashlib.sha256()
-    for sample in samples_of(shard, store, stamp, ignore):
+    for sample in samples_of(shard, store, stamp, ignore, without_effect):
         crcs = _hash_members(members, sample)
         media = [member for member in sample.members if _kind(member.extension)]
         media_crcs = crcs[len(crcs) - len(media) :]

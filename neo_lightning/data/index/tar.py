@@ -15,6 +15,7 @@ the tar must be plain (media are compressed already), since members are read at 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ EXTENSIONS = TEXT_EXTENSIONS + IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
 _BLOCK = 512
 _MAX_META = 1 << 20
 _ZEROS = bytes(_BLOCK)
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"  # RFC 1740
 
 Read = Callable[[int, int], bytes]
 """(offset, length) -> bytes; fewer only at the end of the shard."""
@@ -78,7 +80,9 @@ def split_key(name: str) -> tuple[str, int | None, str]:
     return (f"{folder}/{stem}" if folder else stem), (int(number) if dot else None), extension.lower()
 
 
-def walk(read: Read, size: int, shard: str, ignore: Sequence[str] = ()) -> Iterator[TarSample]:
+def walk(
+    read: Read, size: int, shard: str, ignore: Sequence[str] = (), unused: Counter[str] | None = None
+) -> Iterator[TarSample]:
     """Samples of a shard in file order, each when its last member has been read.
 
     Args:
@@ -86,6 +90,8 @@ def walk(read: Read, size: int, shard: str, ignore: Sequence[str] = ()) -> Itera
         size: its bytes.
         shard: its name, for messages.
         ignore: members are passed over whose base name behind its first dot is one of these.
+        unused: gets the number of members that are passed over for what they are, by name: a Mac's tar puts a file's
+            attributes in front of it, as `._name` (AppleDouble).
 
     Raises:
         ShardError: cut or damaged shard; duplicate or scattered key; forbidden member.
@@ -95,7 +101,12 @@ def walk(read: Read, size: int, shard: str, ignore: Sequence[str] = ()) -> Itera
     members: list[Member] = []
     passed_over = {ending.lower().removeprefix(".") for ending in ignore}
     for at, name, regular, offset, length in entries(read, size, shard):
-        if passed_over and name.rpartition("/")[2].partition(".")[2].lower() in passed_over:
+        base = name.rpartition("/")[2]
+        if passed_over and base.partition(".")[2].lower() in passed_over:
+            continue
+        if base.startswith("._") and regular and length >= 4 and read(offset, 4) == _APPLE_DOUBLE:
+            if unused is not None:
+                unused["members ._* (AppleDouble)"] += 1
             continue
         try:
             key, number, extension = split_key(name)

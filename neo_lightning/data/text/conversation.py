@@ -86,10 +86,10 @@ def places(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _turns(tree: Mapping[str, Any], caption: str | None, literal: bool) -> list[_Turn]:
-    for key in ("label", "kto_tag"):
-        if is_good(key, tree.get(key)) is False:
-            raise SampleError(f"`{key}` is false: the answer is a bad one and is not learnt")
     keys = [key for key in CONVERSATIONS if key in tree]
+    for key in ("label", "kto_tag"):
+        if is_good(key, tree.get(key), talk=bool(keys)) is False:
+            raise SampleError(f"`{key}` is false: the answer is a bad one and is not learnt")
     if len(keys) > 1:
         raise SampleError("JSON holds both `conversations` and `messages`")
     if keys:
@@ -174,14 +174,15 @@ def weight_of(value: Any) -> float | None:
         return None
 
 
-def is_good(key: str, value: Any) -> bool | None:
+def is_good(key: str, value: Any, *, talk: bool) -> bool | None:
     """What KTO's `label` or `kto_tag` says of an answer; None where it says nothing or is another kind of label.
 
-    A `label` of 0 or 1 may be a class; `false` and `true`, and any number under `kto_tag`, are not.
+    A `label` of 0 or 1 may be a class, unless it stands beside a conversation (`talk`); `false` and `true`, and any
+    number under `kto_tag`, are none.
     """
     if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("true", "false")):
         return bool(weight_of(value))
-    return bool(weight_of(value)) if key == "kto_tag" and weight_of(value) in (0, 1) else None
+    return bool(weight_of(value)) if (talk or key == "kto_tag") and weight_of(value) in (0, 1) else None
 
 
 def _add_system(turns: list[_Turn], tree: Mapping[str, Any], literal: bool) -> None:

@@ -38,7 +38,13 @@ class DataPosition(Callback):
         self._known: set[int] = set()  # hashes of (sample, reason) of entries without a step
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Open the list: entries of steps that are about to be repeated go."""
+        """Nothing is listed of a start that another callback may still refuse."""
+        self._path = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Open the list in front of the first step: entries of steps that are about to be repeated go."""
+        if self._path is not None:
+            return
         stem, suffix = os.path.splitext(self.file)
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         self._path = Path(trainer.default_root_dir) / f"{stem}{rank}{suffix}"
@@ -79,8 +85,8 @@ class DataPosition(Callback):
             if isinstance(micro_batch, PackedBatch) and micro_batch.info is not None
             for sample, reason in micro_batch.info.tombstones
         ]
+        assert self._path is not None
         if entries := found + self._newly_left_out(trainer):
-            assert self._path is not None
             self.reasons.update(reason_kind(entry["reason"]) for entry in entries)
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(map(_line, entries))

@@ -1,0 +1,87 @@
+"""Ranks that a launcher has started start together or not at all: what refuses one refuses all.
+
+    rank 0   own the folder: refused --.                       status 2, "... is in use by ..."
+    rank 1   -----------------------------> the store -------> status 2, "rank 0 cannot start: ... is in use by ..."
+
+A refused rank would otherwise leave the others waiting for it until the process group gives up, unless the launcher
+ends them. They meet in the store in which the process group will meet (rank 0's, or torchrun's), so nothing of a device
+is touched. Processes that Lightning starts itself need none of it: rank 0 has passed when it starts them, and it ends
+when one of them does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..data.facts import RetryError
+from .errors import TRY_AGAIN, USER_ERROR, UserError, describe
+
+RANK_0_HAS_STARTED = "NEO_LIGHTNING_RANK_0_HAS_STARTED"
+"""Set for the processes that Lightning starts."""
+
+
+class Ranks:
+    """The ranks of a trainer, before it trains."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.rank, self.world = trainer.global_rank, trainer.world_size
+        self._store: Any = None
+        if self.world == 1 or RANK_0_HAS_STARTED in os.environ:
+            return
+        if trainer.strategy.launcher is not None:
+            os.environ[RANK_0_HAS_STARTED] = "1"
+            return
+        self._store = _store(trainer.strategy)  # kept: the process group finds rank 0's server where it is
+
+    @contextmanager
+    def together(self, part: str) -> Iterator[None]:
+        """Do a part of the start on every rank; returns when all have done it.
+
+        Args:
+            part: its name, the same on all ranks.
+
+        Raises:
+            UserError, RetryError: another rank could not do it; the lowest such rank's own words.
+        """
+        try:
+            yield
+        except Exception as error:
+            status = TRY_AGAIN if isinstance(error, RetryError) else USER_ERROR
+            with suppress(RuntimeError):  # nobody came to hear it
+                self._settle(part, [self.rank, status, describe(error)])
+            raise
+        if verdict := self._settle(part, None):
+            rank, status, said = verdict
+            kind = RetryError if status == TRY_AGAIN else UserError
+            raise kind(f"rank {rank} cannot start: {said}")
+
+    def _settle(self, part: str, problem: list[Any] | None) -> list[Any] | None:
+        """What the lowest rank that has a problem says. Rank 0 hears all and answers, and leaves when all know."""
+        if self._store is None:
+            return problem
+        key = f"neo_lightning/{part}"
+        self._store.set(f"{key}/{self.rank}", json.dumps(problem))
+        if self.rank == 0:
+            said = [json.loads(self._store.get(f"{key}/{rank}")) for rank in range(self.world)]
+            self._store.set(f"{key}/verdict", json.dumps(next(filter(None, said), None)))
+        verdict = json.loads(self._store.get(f"{key}/verdict"))
+        if self._store.add(f"{key}/heard", 1) == self.world:
+            self._store.set(f"{key}/all", "")
+        if self.rank == 0:
+            self._store.wait([f"{key}/all"])
+        return verdict
+
+
+def _store(strategy: Any) -> Any:
+    """The store of the process group to come."""
+    from torch.distributed import rendezvous
+
+    cluster = strategy.cluster_environment
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
+    where = {"rank": strategy.global_rank, "world_size": strategy.world_size}
+    store, _, _ = next(rendezvous("env://", timeout=strategy._timeout, **where))
+    return store
