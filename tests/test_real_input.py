@@ -7,6 +7,7 @@ EXIF, three greyscale, two RGBA) and two H.264 clips, all imported from LLaVA an
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -55,17 +56,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The two imports."""
+    """The imports."""
     run = tmp_path_factory.mktemp("photos")
     media = str(collect(run / "media"))
-    for kind, name in (("llava", "photos.json"), ("messages", "clips_and_pairs.jsonl")):
+    imports = (("llava", "photos.json"), ("messages", "clips_and_pairs.jsonl"), ("llava", "held_out.json"))
+    for kind, name in imports:
         line = ["--input", str(HERE / name), "--media", media, "--out", str(run / name.partition(".")[0]), "--strict"]
         assert main(["data", "import", "--format", kind, *line]) == 0
     return run
 
 
 def sources(shards: Path) -> list[ShardSource]:
-    return open_shards([str(path) for path in sorted(shards.glob("*/*.tar"))])
+    """Those that are trained on."""
+    return open_shards([str(path) for path in sorted(shards.glob("*/*.tar")) if path.parent.name != "held_out"])
 
 
 def test_photographs_keep_their_size_and_aspect(shards: Path) -> None:
@@ -94,6 +97,21 @@ def test_a_model_fine_tuned_on_photographs_answers_about_them(
                     if answer != "".join(str(part) for part in message.parts):
                         wrong.append((sample.key, answer, message.parts))
     assert not wrong, "trained questions that the model does not answer"
+    held_out(shards, model)
+
+
+def held_out(run: Path, model: Engine) -> None:
+    """Other questions were scored while training and at the end, as the export answers them."""
+    report = json.loads((run / "report.json").read_text())
+    columns, steps = report["curves"]["columns"], report["curves"]["steps"]
+    seen = {step: score for step, score in zip(steps, columns["eval/held_out"], strict=True) if score is not None}
+    assert set(seen) == {40, 80, 120, 160}
+    asked = [sample for source in open_shards([str(run / "held_out" / "*.tar")]) for sample in iterate_samples(source)]
+    said = model.answer([sample.messages[:1] for sample in asked], max_new_tokens=16)
+    right = sum([answer.strip()] == list(s.messages[1].parts) for answer, s in zip(said, asked, strict=True))
+    final = report["evaluations"]["held_out"]
+    assert (final["questions"], final["rows not asked"]) == (8, 0)
+    assert final["exact match"] == seen[160] == right / 8
 
 
 def test_the_recipe_of_photographs_exports_what_answers_as_it_trained(

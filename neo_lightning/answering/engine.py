@@ -74,6 +74,10 @@ class Engine:
         self._all_ended = all_ended
         self._stop = (tokenizer.im_end_id, tokenizer.pad_id)
 
+    def asked(self, answering: Answering) -> Engine:
+        """The same model, asked otherwise."""
+        return Engine(self.model, self.tokenizer, answering, all_ended=self._all_ended)
+
     # ---- conversations
 
     @overload

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -43,3 +43,11 @@ class Ranks:
         here = torch.tensor(int(all(ended)), device=self.device)
         distributed.all_reduce(here, op=distributed.ReduceOp.MIN)
         return bool(here)
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """Every rank's items, on every rank."""
+        if self.count == 1:
+            return list(items)
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, list(items))
+        return [item for part in found for item in part]

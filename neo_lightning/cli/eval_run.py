@@ -218,14 +218,11 @@ def decoding_of(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, flo
 
 
 def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
-    from ..evaluation.benchmarks import LIKELIEST, Benchmark, find_benchmark
+    from ..evaluation.benchmarks import find_benchmark, of_conversations
 
     if args.benchmark:
         return [find_benchmark(name.strip()) for name in args.benchmark.split(",") if name.strip()]
-    name = args.source or args.data.stem
-    decoding = {**LIKELIEST, "max_new_tokens": 512}
-    source = "conversations, asked as they stand"
-    return [Benchmark(name=name, metric=args.metric or "exact", decoding=decoding, source=source)]
+    return [of_conversations(args.source or args.data.stem, args.metric or "exact")]
 
 
 def _judge(args: argparse.Namespace, benchmarks: list[Benchmark]) -> ChatServer | None:

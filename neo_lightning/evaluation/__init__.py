@@ -1,15 +1,17 @@
-"""What a finished model is asked and how that is scored: exact match per question type. Draws nothing (see report/).
+"""What a model is asked and how that is scored. Draws nothing (see report/).
 
 context = EvaluationContext(model=..., tokenizer=..., run_dir=..., stages=...)
 results = {evaluation.name: evaluation.run(context) for evaluation in evaluations}
 report = neo_lightning.report.write_report(context, results)
 """
 
+from .benchmark_evaluation import BenchmarkEvaluation
 from .context import Evaluation, EvaluationContext
 from .metrics import ExactMatch, wilson_interval
 from .scenes import SceneEvaluation
 
 __all__ = [
+    "BenchmarkEvaluation",
     "Evaluation",
     "EvaluationContext",
     "ExactMatch",

@@ -40,4 +40,20 @@ def find_benchmark(name: str) -> Benchmark:
     raise ValueError(f"no benchmark {name!r}; {hint}Built in: {', '.join(BENCHMARKS)}; your own: module.NAME")
 
 
-__all__ = ["BENCHMARKS", "GROUPS", "LIKELIEST", "SAMPLED", "Benchmark", "Frames", "Words", "find_benchmark"]
+def of_conversations(name: str, metric: str) -> Benchmark:
+    """Held-out conversations, asked as they stand: the last turn is the right answer."""
+    decoding = {**LIKELIEST, "max_new_tokens": 512}
+    return Benchmark(name=name, metric=metric, decoding=decoding, source="conversations, asked as they stand")
+
+
+__all__ = [
+    "BENCHMARKS",
+    "GROUPS",
+    "LIKELIEST",
+    "SAMPLED",
+    "Benchmark",
+    "Frames",
+    "Words",
+    "find_benchmark",
+    "of_conversations",
+]

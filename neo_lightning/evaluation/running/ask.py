@@ -46,7 +46,7 @@ class EngineAnswerer:
             seed: a question's random draws come from this plus its number in the data.
         """
         self._benchmark, self._seed = benchmark, seed
-        self.engine = Engine(engine.model, engine.tokenizer, asked_as(engine.answering, benchmark, decoding))
+        self.engine = engine.asked(asked_as(engine.answering, benchmark, decoding))
 
     def answer(self, items: Sequence[Item]) -> list[Reply]:
         """Answers of a batch, or the reason why a question cannot be put."""
