@@ -31,7 +31,7 @@ def resolve_folder(source: str | Path, make: str, *, fetch: tuple[str, ...] = _F
     """
     text = str(source)
     if text.startswith(SCHEME):
-        return _fetch(text.removeprefix(SCHEME), fetch)
+        return _fetch(text, fetch)
     folder = Path(os.path.expanduser(text))  # unlike pathlib's it leaves the home of a user who is not there
     if folder.is_dir():
         return folder
@@ -41,15 +41,26 @@ def resolve_folder(source: str | Path, make: str, *, fetch: tuple[str, ...] = _F
     raise ValueError(f"{text}: no such folder. {make[:1].upper()}{make[1:]}{hint}")
 
 
-def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
-    if not _ID.fullmatch(name) or ".." in name:
-        raise ValueError(f"{SCHEME}{name}: a repository on Hugging Face is named {SCHEME}owner/name")
+def repository_of(source: str) -> str:
+    """`owner/name` of `hf://owner/name`.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    name = source.removeprefix(SCHEME)
+    if not source.startswith(SCHEME) or not _ID.fullmatch(name) or ".." in name:
+        raise ValueError(f"{source}: a repository on Hugging Face is named {SCHEME}owner/name")
+    return name
+
+
+def _fetch(source: str, patterns: tuple[str, ...]) -> Path:
+    name = repository_of(source)
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's errors have no common base: network, access, missing repository
         raise ValueError(
-            f"{SCHEME}{name}: fetching it from Hugging Face failed ({type(error).__name__}: {error}); "
+            f"{source}: fetching it from Hugging Face failed ({type(error).__name__}: {error}); "
             "where it lies on this machine, name its folder"
         ) from error

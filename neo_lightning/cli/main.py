@@ -20,7 +20,7 @@ COMMANDS = {
     "validate": ("fit", "LightningCLI: one validation pass"),
     "test": ("fit", "LightningCLI: one test pass"),
     "predict": ("fit", "LightningCLI: one prediction pass"),
-    "model": ("model", "init | import | export | info: make, convert and describe model folders"),
+    "model": ("model", "init | import | export | info | publish: make, convert and describe model folders"),
     "data": ("data", "scenes | import | index | check | plan | stats | inspect: make shards, look at them"),
     "chat": ("chat", "talk to a model folder about text, images and clips"),
     "eval": ("eval", "score a model on the papers' benchmarks, or on held-out conversations"),

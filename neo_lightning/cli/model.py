@@ -1,9 +1,10 @@
-"""`neo-lightning model init | import | export | info`: make, convert and describe model folders.
+"""`neo-lightning model init | import | export | info | publish`: make, convert, describe and publish model folders.
 
 init      Qwen3 folder (or nothing) + tokenizer -> a NEO folder that a run or `generate` can start from
 import    released folder or hf://owner/name    -> the same, checked tensor by tensor
 export    a run's training checkpoint           -> a NEO folder in the released layout
 info      preset, folder, id or run             -> sizes, parameters, FLOPs
+publish   a finished run                        -> its export with a model card, and a repository (see publish.py)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .errors import UserError, user_errors
 from .options import Options
+from .publish import publish
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", help="preset, model folder, hf://owner/name, or run folder")
     info.add_argument("--context", type=int, default=16384, help="row length for the FLOPs")
     info.set_defaults(function=_info)
+
+    send = commands.add_parser("publish", help="write a run's model card, and push the export to Hugging Face")
+    send.add_argument("--run", type=Path, required=True, help="finished run's folder")
+    send.add_argument("--to", metavar="hf://owner/name", help="repository; without it nothing leaves this machine")
+    send.add_argument("--licence", required=True, help="of the weights, as the hub names it, such as apache-2.0")
+    send.add_argument("--base", metavar="OWNER/NAME", help="model on the hub that this one was trained from")
+    send.add_argument("--name", help="in the card, without --to; default the run's")
+    send.add_argument("--private", action="store_true", help="a repository that only its owner sees")
+    send.set_defaults(function=publish)
     return parser
 
 
