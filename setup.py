@@ -1,4 +1,4 @@
-"""Packages of the wheel: neo_lightning, and the top-level recipes/ and data_manifests/ as its data."""
+"""Packages of the wheel: neo_lightning with its chat template, and the top-level recipes/ and data_manifests/."""
 
 from setuptools import find_packages, setup
 
@@ -7,5 +7,5 @@ DATA = {"neo_lightning.recipes": "recipes", "neo_lightning.data_manifests": "dat
 setup(
     packages=[*find_packages(include=["neo_lightning", "neo_lightning.*"]), *DATA],
     package_dir=DATA,
-    package_data={package: ["*.yaml"] for package in DATA},
+    package_data={**{package: ["*.yaml"] for package in DATA}, "neo_lightning.hf": ["*.jinja"]},
 )
