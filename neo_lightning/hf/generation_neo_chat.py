@@ -6,6 +6,8 @@ through the model once, with the prompt.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,9 +15,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 
-from .positions_neo_chat import MERGE, keys_of, mixed_mask, positions_and_units
+from .positions_neo_chat import MERGE, keys_of, last_tokens, mixed_mask, positions_and_units
+from .prompt_text_neo_chat import PromptText
 
 _PIXELS = ("pixel_values", "grid_hw")
+_IMAGE = "<image>"
+"""Where an image belongs in what `chat` is asked."""
 
 
 class NEOChatGenerationMixin(GenerationMixin):
@@ -73,6 +78,8 @@ class NEOChatGenerationMixin(GenerationMixin):
                 raise ValueError("the cache ends in front of an image of the prompt: begin with an empty one")
             pixels = dict.fromkeys(_PIXELS)
         _, units = positions_and_units(visual, pixels["grid_hw"], None)
+        if attention_mask is not None and kwargs.get("logits_to_keep") == 1:  # behind padding on the right
+            kwargs["logits_to_keep"] = last_tokens(attention_mask[:, -length:])
         return {
             **{name: value for name, value in kwargs.items() if name != "labels"},
             **pixels,
@@ -103,6 +110,70 @@ class NEOChatGenerationMixin(GenerationMixin):
         if model_kwargs.get("use_cache", True):
             model_kwargs.update(dict.fromkeys(_PIXELS))
         return model_kwargs
+
+    @torch.no_grad()
+    def chat(
+        self,
+        tokenizer: Any,
+        pixel_values: Tensor | None,
+        question: str,
+        generation_config: Mapping[str, Any],
+        history: list[tuple[str, str]] | None = None,
+        return_history: bool = False,
+        grid_hw: Tensor | None = None,
+        verbose: bool = False,
+    ) -> str | tuple[str, list[tuple[str, str]]]:
+        """One turn, with the arguments of the authors' code, which evaluation harnesses call.
+
+        `self.system_message` stands in front, where there is one.
+
+        Args:
+            tokenizer: the model's own.
+            pixel_values, grid_hw: see `forward`; of all images of history and question, or None.
+            question: `<image>` where an image belongs; the only image of a first question may go without.
+            generation_config: arguments of `generate`.
+            history: (question, answer) of the turns before.
+            return_history: return the history with this turn as well.
+            verbose: print prompt and answer.
+
+        Raises:
+            ValueError: there are more images than `<image>`.
+        """
+        if history is None and pixel_values is not None and _IMAGE not in question:
+            question = f"{_IMAGE}\n{question}"
+        text, system = PromptText(tokenizer, (_IMAGE,)), self.system_message
+        turns = [("system", system)] if system else []
+        for asked, answered in history or []:
+            turns += [("user", asked), ("assistant", answered)]
+        grids = iter([] if grid_hw is None else grid_hw.tolist())
+        prompt = ""
+        for role, said in (*turns, ("user", question)):
+            *before, last = said.split(_IMAGE) if role == "user" else [said]
+            prompt += f"<|im_start|>{role}\n"
+            for piece in before:
+                grid = next(grids, None)
+                prompt += text.escape(piece) + (text.escape(_IMAGE) if grid is None else _unit(grid))
+            prompt += text.escape(last, answer=role == "assistant") + "<|im_end|>\n"
+        if left := len(list(grids)):
+            raise ValueError(f"{left} images more than there are {_IMAGE} in question and history")
+        input_ids = torch.tensor(text.encode([f"{prompt}<|im_start|>assistant\n"]), device=self.device)
+        context, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<IMG_CONTEXT>", "<|im_end|>"))
+        found = self.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            pixel_values=None if pixel_values is None else pixel_values.to(self.device),
+            grid_hw=grid_hw,
+            mm_token_type_ids=(input_ids == context).long(),
+            **{"pad_token_id": end, **generation_config, "eos_token_id": end},
+        )
+        answer = tokenizer.decode(found[0, input_ids.shape[1] :], skip_special_tokens=True).strip()
+        if verbose:
+            print(re.sub("<img>(<IMG_CONTEXT>)*</img>", _IMAGE, prompt), answer)
+        return (answer, [*(history or []), (question, answer)]) if return_history else answer
+
+
+def _unit(grid: list[int]) -> str:
+    return f"<img>{'<IMG_CONTEXT>' * (grid[0] * grid[1] // MERGE**2)}</img>"
 
 
 def _repeat_images(pixel_values: Tensor, grid_hw: Tensor, visual: Tensor, times: int) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_neo_chat import NEOChatTextConfig, NEOChatVisionConfig
 from .positions_neo_chat import MERGE
 
-
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, float32."""
 
@@ -54,6 +53,15 @@ class NEOChatRMSNorm(nn.Module):
         return self.weight * (high * torch.rsqrt(high.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalise(patches: Tensor) -> Tensor:
+    """[P, 3 * 16 * 16] uint8 (channel, row, column) -> float32 with the ImageNet mean and deviation."""
+    mean, std = (torch.tensor(values, device=patches.device)[:, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((patches.float().unflatten(1, (3, -1)) / 255 - mean) / std).flatten(1)
+
+
 class NEOChatVisionEmbeddings(nn.Module):
     """Patches -> visual tokens, each of 2 x 2 patches."""
 
@@ -67,7 +75,8 @@ class NEOChatVisionEmbeddings(nn.Module):
     def forward(self, pixel_values: Tensor, grid_hw: Tensor) -> Tensor:
         """[P, 3 * 16 * 16] patches of images with grids [n, 2] -> [P / 4, hidden], image after image, row-major."""
         weight, size = self.patch_embedding.weight, self.config.patch_size
-        patches = pixel_values.to(weight.device, weight.dtype).view(-1, self.config.num_channels, size, size)
+        patches = normalise(pixel_values) if pixel_values.dtype == torch.uint8 else pixel_values
+        patches = patches.to(weight.device, weight.dtype).view(-1, self.config.num_channels, size, size)
         x = F.gelu(self.patch_embedding(patches).flatten(1))
         embedded, first = [], 0
         for rows, columns in grid_hw.tolist():
@@ -118,7 +127,7 @@ class NEOChatAttention(nn.Module):
 
     def __init__(self, config: NEOChatTextConfig, layer_idx: int) -> None:
         super().__init__()
-        self.config, self.layer_idx = config, layer_idx
+        self.layer_idx = layer_idx
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.head_dim**-0.5  # of the T axis, not of the full width
@@ -140,6 +149,7 @@ class NEOChatAttention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Rotary, Rotary, Rotary],
         attention_mask: Tensor,
+        implementation: str = "eager",
         cache: Cache | None = None,
         cache_position: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -161,8 +171,7 @@ class NEOChatAttention(nn.Module):
         if cache is not None:
             # transformers 5.0's static cache asks where; later ones know
             key, value = cache.update(key, value, self.layer_idx, {"cache_position": cache_position})
-        name = self.config._attn_implementation
-        attend = eager_attention_forward if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+        attend = eager_attention_forward if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
         output, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0)
         return self.o_proj(output.flatten(2)), weights
 

@@ -124,7 +124,7 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
         patches = int(grid_hw.prod(-1).sum())
         if patches != pixel_values.shape[0] or patches != 4 * int(visual.sum()):
             raise ValueError(
-                f"{pixel_values.shape[0]} patches, grid_hw of {patches} patches, and {int(visual.sum())} visual tokens; "
+                f"{pixel_values.shape[0]} patches, grid_hw of {patches}, and {int(visual.sum())} visual tokens: "
                 "a visual token has four patches"
             )
         features = self.get_image_features(pixel_values, grid_hw)
@@ -182,7 +182,8 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
                 [B, 1, L, keys] bool of what each token sees.
             position_ids: [3, B, L] int64 (t, h, w). None computes them; tokens behind a cache need them, since an image
                 in it counts as one step.
-            pixel_values: [P, 768] float, normalised patches (channel, row, column), those of row 0 first.
+            pixel_values: [P, 768] patches (channel, row, column), those of row 0 first: uint8, as the processor gives
+                them, or already normalised floats.
             grid_hw: [n, 2] int64, rows and columns of each image or frame in patches, in the same order.
             mm_token_type_ids: [B, L], above 0 for visual tokens. None: those that are `config.img_context_token_id`
                 where there are pixels, and no token where there are none.
@@ -193,7 +194,7 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
             labels: [B, L] int64, -100 where no loss is taken; token i + 1 is what token i shall predict.
             loss_weights: [B, L] float, weight of each label: loss = sum(w l) / sum(w). None: 1 each.
             num_items_in_batch: divides in place of sum(w): the labels of the whole optimiser step.
-            logits_to_keep: logits of the last so many tokens (0: of all), or of these indices; not with labels.
+            logits_to_keep: logits of the last so many tokens (0: of all); or of these places, [k] or each row's [B, k].
             output_attentions, output_hidden_states: as everywhere; attentions need the "eager" implementation.
             return_dict: False gives a tuple.
 
@@ -238,14 +239,14 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
                 x,
                 position_embeddings=turns,
                 attention_mask=attention_mask,
+                implementation=self.config._attn_implementation,
                 cache=cache,
                 cache_position=cache_position,
             )
             states.append(x)
             attentions.append(weights)
         x = states[-1] = self.language_model.model.norm(x)
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.language_model.lm_head(x[:, keep])
+        logits = self.language_model.lm_head(kept(x, logits_to_keep))
         loss = None
         if labels is not None:
             loss = weighted_loss(logits, labels, loss_weights, num_items_in_batch)
@@ -257,6 +258,13 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
             **{_CACHE: cache if use_cache else None},
         )
         return output.to_tuple() if return_dict is False else output
+
+
+def kept(x: Tensor, places: int | Tensor) -> Tensor:
+    """[B, L, hidden] -> [B, k, hidden], see `logits_to_keep` of `NEOChatModel.forward`."""
+    if isinstance(places, int):
+        return x[:, -places:]
+    return x[:, places] if places.ndim == 1 else x.take_along_dim(places[..., None].to(x.device), 1)
 
 
 def weighted_loss(

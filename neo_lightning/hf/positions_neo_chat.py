@@ -88,3 +88,9 @@ def mixed_mask(unit: Tensor, attention_mask: Tensor | None, past: int, keys: int
 def keys_of(cache: Cache | None, seen: int) -> int:
     """How many keys a layer's attention gets: `seen`, or all places of a static cache."""
     return getattr(cache.layers[0], "max_cache_len", seen) if cache is not None and cache.layers else seen
+
+
+def last_tokens(attention_mask: Tensor) -> Tensor:
+    """[B, L], 0 where there is padding -> [B, 1]: the place of each row's last token."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask.bool() * places).argmax(1, keepdim=True)
