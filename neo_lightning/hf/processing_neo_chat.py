@@ -43,6 +43,7 @@ class NEOChatProcessorKwargs(ProcessingKwargs, total=False):
 
     images_kwargs: NEOChatImagesKwargs
     videos_kwargs: NEOChatVideosKwargs
+    _defaults = {}  # type: ignore[misc]  # noqa: RUF012  transformers 5.0 looks for it
 
 
 @dataclass
