@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
 PURE_TORCH = ("model", "ops")
 """Rooms that somebody can lift out: nothing but torch (`ops`: Triton and flash-attn too) and the standard library."""
 
-OF_TRANSFORMERS = {"torch", "torchvision", "transformers", "tokenizers", "huggingface_hub", "av", "numpy"}
+OF_TRANSFORMERS = {"torch", "torchvision", "transformers", "tokenizers", "huggingface_hub", "av", "numpy", "PIL"}
 """What `hf`, which exports carry away, may need: transformers with what it brings for images, and PyAV."""
 
 

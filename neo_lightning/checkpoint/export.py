@@ -1,8 +1,9 @@
 """`Neo` -> a model folder in the released layout.
 
 Out: `config.json`, `model.safetensors` (or shards with `model.safetensors.index.json`), the code with which
-transformers loads it (`neo_lightning/hf`, named by `auto_map`) and, where given, the tokenizer's files. Everything is written beside the folder first and moved in at the end, so a failed export leaves an
-older one as it was; weights of an older export are removed with it.
+transformers loads it (`neo_lightning/hf`, named by `auto_map`) and, where given, the tokenizer's files. Everything is
+written beside the folder first and moved in at the end, so a failed export leaves an older one as it was; weights of an
+older export are removed with it.
 """
 
 from __future__ import annotations
