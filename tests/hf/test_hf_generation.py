@@ -131,7 +131,7 @@ def test_samples_are_drawn_from_what_the_model_says(asked: Any) -> None:
 
 def test_a_cache_goes_on_in_a_second_turn(asked: Any) -> None:
     """The prompt again, its answer and a question more: only what is new goes through the model."""
-    model, docs, patches, answers = asked
+    model, docs, patches, _ = asked
     given = inputs(docs[2:3], patches[2:3], IMAGE)
     cache = StaticCache(config=model.config, max_cache_len=80)
     first = model.generate(**given, max_new_tokens=4, do_sample=False, pad_token_id=0, past_key_values=cache)

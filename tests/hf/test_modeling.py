@@ -101,7 +101,7 @@ def test_a_tied_export_has_one_table(tmp_path: Any) -> None:
 
 
 def test_flash_attention_is_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match="an image sees itself whole. Use attn_implementation='sdpa'"):
+    with pytest.raises(ValueError, match=r"an image sees itself whole\. Use attn_implementation='sdpa'"):
         AutoModel.from_pretrained(GOLDEN, attn_implementation="flash_attention_2")
     model = AutoModel.from_pretrained(GOLDEN)
     with pytest.raises(ValueError, match="an image sees itself whole"):
