@@ -14,9 +14,10 @@ import av
 import numpy as np
 import torch
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from PIL import Image
 from torch import Tensor
 
-from .pictures_neo_chat import load_picture, resize
+from .pictures_neo_chat import load_picture, read_bytes, resize
 
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 """FFmpeg's names of what is opened; others open further files."""
@@ -157,6 +158,20 @@ class DecodedClip:
         """[n, 3, height, width] uint8."""
         own = [(self._frames[i], self._frames[i].height, self._frames[i].width) for i in indices]
         return torch.stack([resize(frame.pixels(h, w), height, width) for frame, h, w in own])
+
+
+def load_clip(source: Any, metadata: Any) -> EncodedClip | DecodedClip:
+    """A clip from a path, address, base64 text or bytes; or from decoded frames, with what is known of them."""
+    if isinstance(source, list | tuple) or hasattr(source, "ndim"):
+        return DecodedClip(source, metadata)
+    return EncodedClip(read_bytes(source, "video"))
+
+
+def is_clip(value: Any) -> bool:
+    """Whether it is one, and not a list of them; a list of pictures is one, too."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(x, Image.Image) or getattr(x, "ndim", 0) == 3 for x in value)
+    return True
 
 
 def choose_moments(

@@ -23,11 +23,12 @@ from transformers import AutoTokenizer
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
+from .clips_neo_chat import is_clip
 from .image_processing_neo_chat import NEOChatImageProcessor, NEOChatImagesKwargs, is_picture
 from .messages_neo_chat import of_prompts, take_media
 from .pictures_neo_chat import PATCH, TOKEN
 from .prompt_text_neo_chat import BREAK, MARKS, PromptText
-from .video_processing_neo_chat import ClipMetadata, NEOChatVideoProcessor, NEOChatVideosKwargs, is_clip
+from .video_processing_neo_chat import ClipMetadata, NEOChatVideoProcessor, NEOChatVideosKwargs
 
 _PREFIX = (
     "The time range of this video is [00:00-{end}], and the following is a series of {frames} frames sampled at {fps} "

@@ -6,15 +6,14 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .clips_neo_chat import DecodedClip, EncodedClip, choose_moments
-from .pictures_neo_chat import PATCH, PATCH_BYTES, patchify, read_bytes, smart_resize
+from .clips_neo_chat import choose_moments, is_clip, load_clip
+from .pictures_neo_chat import PATCH, PATCH_BYTES, patchify, smart_resize
 
 
 @dataclass
@@ -144,20 +143,6 @@ class NEOChatVideoProcessor(BaseVideoProcessor):
         if return_metadata:
             found["video_metadata"] = metadata
         return found
-
-
-def load_clip(source: Any, metadata: Any) -> EncodedClip | DecodedClip:
-    """A clip from a path, address, base64 text or bytes; or from decoded frames, with what is known of them."""
-    if isinstance(source, list | tuple) or hasattr(source, "ndim"):
-        return DecodedClip(source, metadata)
-    return EncodedClip(read_bytes(source, "video"))
-
-
-def is_clip(value: Any) -> bool:
-    """Whether it is one, and not a list of them; a list of pictures is one, too."""
-    if isinstance(value, list | tuple):
-        return bool(value) and all(isinstance(x, Image.Image) or getattr(x, "ndim", 0) == 3 for x in value)
-    return True
 
 
 __all__ = ["NEOChatVideoProcessor"]

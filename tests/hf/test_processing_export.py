@@ -46,10 +46,11 @@ for number, talk in enumerate(talks):
     save_file(dict(found), out / f"{number}.safetensors")
 parts = [cls.from_pretrained(folder, trust_remote_code=True) for cls in (AutoImageProcessor, AutoVideoProcessor)]
 pipe = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
-answers = [pipe(text=talk, return_full_text=False)[0]["generated_text"] for talk in talks]
+how = {"return_full_text": False, "max_new_tokens": 8}
+answers = [pipe(text=talk, **how)[0]["generated_text"] for talk in talks]
 told = {
     "answers": answers,
-    "together": [found[0]["generated_text"] for found in pipe(text=talks, return_full_text=False)],
+    "together": [found[0]["generated_text"] for found in pipe(text=talks, **how)],
     "budget": [parts[0].min_pixels, parts[0].max_pixels, parts[1].max_frames],
     "classes": [type(part).__name__ for part in (processor, *parts)],
 }
