@@ -10,6 +10,7 @@ has `q_proj_hw` in every layer).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.configuration_utils import PretrainedConfig
@@ -175,7 +176,7 @@ def _only(value: Any) -> Any:
     return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
-def _refuse_other(fields: dict[str, Any], where: str, **expected: Any) -> None:
+def _refuse_other(fields: Mapping[str, Any], where: str, **expected: Any) -> None:
     for name, value in expected.items():
         if fields.get(name, value) != value:
             raise ValueError(f"{where}: {name} is {fields[name]!r}; NEO has {value!r}")

@@ -56,9 +56,10 @@ class NEOChatGenerationMixin(GenerationMixin):
         past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         cache_position: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        mm_token_type_ids: Tensor | None = None,
         is_first_iteration: bool = False,
+        *,
+        position_ids: Tensor,
+        mm_token_type_ids: Tensor,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The arguments of `forward` for one step: those of the tokens that are not in the cache yet.

@@ -82,7 +82,7 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
         """The token embeddings."""
         return self.language_model.model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Put others in their place."""
         self.language_model.model.embed_tokens = value
 
@@ -90,7 +90,7 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
         """The head."""
         return self.language_model.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Put another in its place."""
         self.language_model.lm_head = new_embeddings
 
@@ -140,18 +140,16 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
         cache: Cache | None,
     ) -> tuple[Tensor, Tensor]:
         """What of both is not given whole, behind a cache of `past` tokens."""
-        own = attention_mask is not None and attention_mask.ndim != 2
-        if position_ids is None and (past or own):
+        own = attention_mask if attention_mask is not None and attention_mask.ndim != 2 else None
+        if position_ids is None and (past or own is not None):
             raise ValueError(
                 "position_ids [3, B, L] are needed behind a cache, since an image in it counts as one step, and with a "
                 "mask of one's own"
             )
-        positions, units = positions_and_units(visual, grid_hw, None if past or own else attention_mask)
-        if position_ids is None:
-            position_ids = positions
-        if not own:
-            attention_mask = mixed_mask(units, attention_mask, past, keys_of(cache, past + visual.shape[1]))
-        return position_ids, attention_mask
+        positions, units = positions_and_units(visual, grid_hw, attention_mask if position_ids is None else None)
+        if own is None:
+            own = mixed_mask(units, attention_mask, past, keys_of(cache, past + visual.shape[1]))
+        return positions if position_ids is None else position_ids, own
 
     def forward(
         self,
