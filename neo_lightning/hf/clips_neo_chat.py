@@ -19,6 +19,13 @@ from torch import Tensor
 
 from .pictures_neo_chat import load_picture, read_bytes, resize
 
+PREFIX = (
+    "The time range of this video is [00:00-{end}], and the following is a series of {frames} frames sampled at {fps} "
+    "FPS.\n"
+)
+FRAME_LABEL = "[{time}]:"
+"""Text in front of a clip and of each frame, with words to be filled in."""
+
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 """FFmpeg's names of what is opened; others open further files."""
 
@@ -187,6 +194,21 @@ def choose_moments(
     seconds = (np.arange(n) + 0.5) * (duration / n)
     # the small step forgives the rounding of timestamps to the container's ticks
     return seconds, np.searchsorted(times, seconds + 1e-6, side="right") - 1
+
+
+def words_of_clip(moments: list[float], duration: float, prefix: str, frame_label: str) -> list[str]:
+    """The text in front of a clip, and that in front of each of its frames.
+
+    Plain replacement: a folder's text is no format string, which could look into objects.
+    """
+    count, end = str(len(moments)), int(duration)
+    sentence = prefix.replace("{end}", f"{end // 60:02d}:{end % 60:02d}").replace("{frames}", count)
+    words = [sentence.replace("{fps}", f"{len(moments) / duration:.1f}")]
+    for moment in moments:
+        hundredths = round(moment * 100)  # minutes do not wrap to hours
+        time = f"{hundredths // 6000:02d}:{hundredths % 6000 // 100:02d}.{hundredths % 100:02d}"
+        words.append(frame_label.replace("{time}", time))
+    return words
 
 
 def _turn(frame: Any) -> tuple[bool, bool, bool]:

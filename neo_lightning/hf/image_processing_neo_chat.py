@@ -14,7 +14,7 @@ from transformers.processing_utils import ImagesKwargs
 from .pictures_neo_chat import PATCH, PATCH_BYTES, load_picture, patchify, smart_resize
 
 
-class NEOChatImagesKwargs(ImagesKwargs, total=False):
+class NEOChatImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """What a call may say of its images."""
 
     min_pixels: int | None

@@ -1,6 +1,6 @@
 """Messages, as transformers and OpenAI have them -> messages without media, and the media in reading order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 _TYPES = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
@@ -54,24 +54,3 @@ def _medium(part: Mapping[str, Any], kind: str, where: str) -> Any:
     if value is None:
         raise ValueError(f"{where}: no {_TYPES[kind]} under {kind!r}, 'path' or 'url'")
     return value
-
-
-def of_prompts(media: Any, places: list[int], kind: str, is_one: Callable[[Any], bool]) -> list[list[Any]]:
-    """Media for each prompt: one medium, a list for all prompts in order, or a list for each.
-
-    Args:
-        places: how many each prompt has a place for.
-        is_one: whether a value is one medium, and not a list of them.
-
-    Raises:
-        ValueError: places and media do not come out even.
-    """
-    given = [] if media is None else [media] if is_one(media) else list(media)
-    if any(not is_one(item) for item in given):
-        given = [[item] if is_one(item) else list(item) for item in given]
-        if (counts := [len(item) for item in given]) != places:
-            raise ValueError(f"the prompts have places for {places} {kind}s, and {counts} were given")
-        return given
-    if len(given) != sum(places):
-        raise ValueError(f"the prompts have places for {sum(places)} {kind}s, and {len(given)} were given")
-    return [[given.pop(0) for _ in range(count)] for count in places]

@@ -13,7 +13,6 @@ or a placeholder (see `prompt_text_neo_chat`); a rendered prompt is taken at its
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +22,23 @@ from transformers import AutoTokenizer
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
-from .clips_neo_chat import is_clip
+from .clips_neo_chat import FRAME_LABEL, PREFIX, is_clip, words_of_clip
 from .image_processing_neo_chat import NEOChatImageProcessor, NEOChatImagesKwargs, is_picture
-from .messages_neo_chat import of_prompts, take_media
+from .media_neo_chat import MERGED, Medium, clips_of, images_of, of_prompts, shown_types
+from .messages_neo_chat import take_media
 from .pictures_neo_chat import PATCH, TOKEN
 from .prompt_text_neo_chat import BREAK, MARKS, PromptText
-from .video_processing_neo_chat import ClipMetadata, NEOChatVideoProcessor, NEOChatVideosKwargs
+from .video_processing_neo_chat import NEOChatVideoProcessor, NEOChatVideosKwargs
 
-_PREFIX = (
-    "The time range of this video is [00:00-{end}], and the following is a series of {frames} frames sampled at {fps} "
-    "FPS.\n"
-)
 _SUPPORTED = ("padding", "padding_side", "max_length", "pad_to_multiple_of", "return_tensors", "add_special_tokens")
-_MERGED = 4
-"""Patches of a visual token."""
 
 
-class NEOChatProcessorKwargs(ProcessingKwargs, total=False):
+class NEOChatProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """What a call may say, by modality."""
 
     images_kwargs: NEOChatImagesKwargs
     videos_kwargs: NEOChatVideosKwargs
-    _defaults = {}  # type: ignore[misc]  # noqa: RUF012  transformers 5.0 looks for it
-
-
-@dataclass
-class Medium:
-    """An image or a clip as it enters a prompt."""
-
-    placeholder: str
-    text: str
-    """What stands in its place."""
-    patches: Tensor
-    """[P, 768] uint8."""
-    grids: Tensor
-    """[n, 2] rows and columns of patches of the image, or of each frame."""
-    metadata: ClipMetadata | None = None
-    """Of a clip."""
+    _defaults = {}  # type: ignore  # noqa: RUF012  transformers 5.0 looks for it
 
 
 class NEOChatProcessor(ProcessorMixin):
@@ -82,11 +61,12 @@ class NEOChatProcessor(ProcessorMixin):
         tokenizer: Any,
         video_processor: NEOChatVideoProcessor,
         chat_template: Any = None,
-        video_prefix: str = _PREFIX,
-        frame_label: str = "[{time}]:",
+        video_prefix: str = PREFIX,
+        frame_label: str = FRAME_LABEL,
     ) -> None:
-        if chat_template is None:  # a released folder, which has none that knows media
-            chat_template = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
+        if chat_template is None:  # a released folder has none that knows media
+            own = Path(__file__).with_name("chat_template.jinja")
+            chat_template = own.read_text(encoding="utf-8") if own.is_file() else tokenizer.chat_template
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
         self.video_prefix, self.frame_label = video_prefix, frame_label
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
@@ -186,9 +166,7 @@ class NEOChatProcessor(ProcessorMixin):
             raise ValueError("this processor needs `text`, and takes no `audio`")
         prompts = [text] if isinstance(text, str) else list(text)
         with_types = kwargs.pop("return_mm_token_type_ids", True)
-        settings = self._merge_kwargs(
-            NEOChatProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
+        settings = self._settings(kwargs)
         words = settings["text_kwargs"]
         if refused := [name for name, value in words.items() if value and name not in _SUPPORTED]:
             raise ValueError(f"this processor does not take {', '.join(refused)}")
@@ -197,7 +175,7 @@ class NEOChatProcessor(ProcessorMixin):
         data = dict(self._padded(rows, words))
         if with_types:
             data["mm_token_type_ids"] = [
-                self._types(row, own) for row, own in zip(data["input_ids"], media, strict=True)
+                shown_types(row, self.image_token_id, own) for row, own in zip(data["input_ids"], media, strict=True)
             ]
         shown = [medium for own in media for medium in own]
         if shown:
@@ -217,17 +195,15 @@ class NEOChatProcessor(ProcessorMixin):
         clips = video_inputs["video_metadata"]
         clip = clips[video_idx]
         frame = self._unit(video_inputs["grid_hw"][sum(len(other.moments) for other in clips[:video_idx])])
-        count = len(clip.moments)
-        words = {"end": _clock(int(clip.duration)), "frames": str(count), "fps": f"{count / clip.duration:.1f}"}
-        runs = [self.prompt_text.escape(_worded(self.video_prefix, words))]
-        for moment in clip.moments:
-            hundredths = round(moment * 100)
-            time = f"{_clock(hundredths // 100)}.{hundredths % 100:02d}"
-            runs.append(self.prompt_text.escape(_worded(self.frame_label, {"time": time})) + frame + "\n")
-        return BREAK + BREAK.join(runs) + BREAK
+        sentence, *labels = words_of_clip(clip.moments, clip.duration, self.video_prefix, self.frame_label)
+        escape = self.prompt_text.escape
+        return BREAK + BREAK.join([escape(sentence), *(f"{escape(label)}{frame}\n" for label in labels)]) + BREAK
+
+    def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return self._merge_kwargs(NEOChatProcessorKwargs, self.tokenizer.init_kwargs, **kwargs)
 
     def _unit(self, grid: Tensor) -> str:
-        return f"<img>{self.image_token * (int(grid.prod()) // _MERGED)}</img>"
+        return f"<img>{self.image_token * (int(grid.prod()) // MERGED)}</img>"
 
     def _media(
         self, prompts: list[str], images: Any, videos: Any, settings: Mapping[str, Any]
@@ -239,26 +215,15 @@ class NEOChatProcessor(ProcessorMixin):
         pictures = of_prompts(images, places[self.image_token], "image", is_picture)
         clips = of_prompts(videos, places[self.video_token], "video", is_clip)
         known = of_videos.pop("video_metadata", None) or [None] * sum(map(len, clips))
-        told = iter(known if isinstance(known, list | tuple) else [known])
-        for prompt, own_pictures, own_clips in zip(prompts, pictures, clips, strict=True):
+        told = of_prompts(known, [len(own) for own in clips], "video_metadata", is_picture)
+        for prompt, own_pictures, own_clips, own_told in zip(prompts, pictures, clips, told, strict=True):
             seen = self.image_processor(own_pictures, **of_images)
-            watched = self.video_processor(own_clips, video_metadata=[next(told) for _ in own_clips], **of_videos)
-            waiting = {self.image_token: self._images(seen), self.video_token: self._clips(watched)}
+            watched = self.video_processor(own_clips, video_metadata=own_told, **of_videos)
+            waiting = {
+                self.image_token: images_of(seen, self.replace_image_token),
+                self.video_token: clips_of(watched, self.replace_video_token),
+            }
             yield [next(waiting[place]) for place in re.findall(f"{self.image_token}|{self.video_token}", prompt)]
-
-    def _images(self, found: Mapping[str, Any]) -> Iterator[Medium]:
-        sizes = found["grid_hw"].prod(1).tolist()
-        for number, patches in enumerate(found["pixel_values"].split(sizes)):
-            text = self.replace_image_token(found, number)
-            yield Medium(self.image_token, text, patches, found["grid_hw"][number : number + 1])
-
-    def _clips(self, found: Mapping[str, Any]) -> Iterator[Medium]:
-        frames = [len(clip.moments) for clip in found["video_metadata"]]
-        grids = found["grid_hw"].split(frames)
-        patches = found["pixel_values"].split([int(grid.prod(1).sum()) for grid in grids])
-        for number, clip in enumerate(found["video_metadata"]):
-            text = self.replace_video_token(found, number)
-            yield Medium(self.video_token, text, patches[number], grids[number], clip)
 
     def _filled(self, prompt: str, media: list[Medium]) -> str:
         waiting = iter(media)
@@ -269,15 +234,6 @@ class NEOChatProcessor(ProcessorMixin):
         self.tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
         how = {name: words[name] for name in ("max_length", "pad_to_multiple_of", "padding_side") if name in words}
         return self.tokenizer.pad({"input_ids": rows}, padding=words.get("padding", False), **how)
-
-    def _types(self, row: list[int], media: list[Medium]) -> list[int]:
-        """[L]: what each token shows."""
-        kinds = (
-            1 if medium.placeholder == self.image_token else 2
-            for medium in media
-            for _ in range(int(medium.grids.prod(1).sum()) // _MERGED)
-        )
-        return [next(kinds) if number == self.image_token_id else 0 for number in row]
 
     # ---- answers
 
@@ -308,14 +264,12 @@ class NEOChatProcessor(ProcessorMixin):
         self, image_sizes: list[Any] | None = None, video_sizes: list[Any] | None = None, **kwargs: Any
     ) -> MultiModalData:
         """How many tokens and patches images of (height, width) and clips of (frames, height, width) take; for vLLM."""
-        settings = self._merge_kwargs(
-            NEOChatProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
+        settings = self._settings(kwargs)
         found: dict[str, list[int]] = {}
         if image_sizes is not None:
             sizes = [self.image_processor.fitted_size(*size, **settings["images_kwargs"]) for size in image_sizes]
             found["num_image_patches"] = [height * width // PATCH**2 for height, width in sizes]
-            found["num_image_tokens"] = [count // _MERGED for count in found["num_image_patches"]]
+            found["num_image_tokens"] = [count // MERGED for count in found["num_image_patches"]]
         if video_sizes is not None:
             sizes = [self.video_processor.fitted_size(*size, **settings["videos_kwargs"]) for _, *size in video_sizes]
             found["num_video_tokens"] = [
@@ -323,18 +277,6 @@ class NEOChatProcessor(ProcessorMixin):
                 for (frames, *_), (height, width) in zip(video_sizes, sizes, strict=True)
             ]
         return MultiModalData(**found)
-
-
-def _clock(seconds: int) -> str:
-    """MM:SS; minutes do not wrap to hours."""
-    return f"{seconds // 60:02d}:{seconds % 60:02d}"
-
-
-def _worded(text: str, words: Mapping[str, str]) -> str:
-    """Plain replacement: a folder's text is no format string, which could look into objects."""
-    for word, value in words.items():
-        text = text.replace(f"{{{word}}}", value)
-    return text
 
 
 __all__ = ["NEOChatProcessor"]

@@ -26,7 +26,7 @@ class ClipMetadata(VideoMetadata):
     """Seconds that the shown frames stand for; their labels say these."""
 
 
-class NEOChatVideosKwargs(VideosKwargs, total=False):
+class NEOChatVideosKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """What a call may say of its clips."""
 
     min_pixels: int | None

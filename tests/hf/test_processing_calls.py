@@ -52,6 +52,8 @@ def test_a_batch_is_its_conversations(side: str, more: dict[str, Any], processor
             assert set(padding.tolist()) <= {processor.tokenizer.pad_token_id if name == "input_ids" else 0}
     for name in ("pixel_values", "grid_hw"):
         assert torch.equal(batch[name], torch.cat([found[name] for found in alone if name in found]))
+    usual = processor.apply_chat_template(TALKS, **ASKED, padding=True)["attention_mask"]
+    assert usual[:, -1].all(), "answers begin behind the last token"
     kinds = batch["mm_token_type_ids"][2]
     order = kinds[kinds > 0].tolist()
     assert order == sorted(order, reverse=True), "the clip stands before the image"
