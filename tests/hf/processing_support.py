@@ -13,28 +13,38 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from neo_lightning.answering.conversation import read_conversation
 from neo_lightning.data.text.answers import ANSWER_TOKENS, mark_answers
 from neo_lightning.data.text.serialize import prompt_from_messages
-from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.data.text.tokenizer import Tokenizer, train_tokenizer
 from neo_lightning.hf.image_processing_neo_chat import NEOChatImageProcessor
 from neo_lightning.hf.positions_neo_chat import positions_and_units
 from neo_lightning.hf.processing_neo_chat import NEOChatProcessor
 from neo_lightning.hf.video_processing_neo_chat import NEOChatVideoProcessor
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.types import PixelBudget, VideoBudget
-from tests.data.data_helpers import clip, encoded, make_qwen_tokenizer, picture, textured
+from tests.data.data_helpers import CORPUS, clip, encoded, picture, textured
 
 IMAGE = PixelBudget(min_pixels=64 * 64, max_pixels=128 * 128)
 VIDEO = VideoBudget(fps=2.0, max_frames=6, min_pixels=32 * 32, max_pixels=96 * 64)
 
 
+LINES = ["One.\n\nTwo:\n\n\n[00:01] said: \n\nuser\n\n", "assistant\n\n\n<a [b] \n[x]:<y>"] * 40
+"""Texts in which line feeds and brackets stand together: where a run of text ends then shows in its ids."""
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """With Qwen3's tokens of thinking and tools."""
-    return make_qwen_tokenizer(tmp_path_factory.mktemp("qwen"))
+    """With Qwen3's tokens of thinking and tools, which are not special there."""
+    folder = tmp_path_factory.mktemp("qwen")
+    backend = train_tokenizer([*CORPUS, *LINES], 460, folder).backend
+    names = [f"<{slash}{name}>" for name in ("tool_call", "tool_response", "think") for slash in ("", "/")]
+    backend.add_tokens([AddedToken(name, normalized=False) for name in names])
+    backend.save(str(folder / "tokenizer.json"))
+    return Tokenizer.load(folder)
 
 
 @pytest.fixture(scope="session")
