@@ -24,6 +24,7 @@ from .configuration_neo_chat import NEOChatConfig, NEOChatTextConfig
 from .generation_neo_chat import NEOChatGenerationMixin
 from .layers_neo_chat import NEOChatDecoderLayer, NEOChatRMSNorm, NEOChatVisionModel, rotary
 from .positions_neo_chat import keys_of, mixed_mask, positions_and_units
+from .prompt_text_neo_chat import PromptText  # noqa: F401  transformers 5.0 copies what this file imports, and no more
 
 _CACHE = "cache" if "cache" in {f.name for f in fields(CausalLMOutputWithPast)} else "past_key_values"
 """transformers 5.24 renamed it."""

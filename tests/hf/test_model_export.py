@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,21 @@ def test_an_export_generates_and_is_saved_again_outside(folder: Path, image: Pat
     wanted = load(folder, device="cpu").answer(talks)
     assert len(set(wanted)) == 2
     assert told["AutoModel"] == told["AutoModelForImageTextToText"] == told["saved"] == wanted
+
+
+def test_a_named_file_imports_all_that_it_reaches(folder: Path) -> None:
+    """transformers 5.0 copies the file that `auto_map` names and those that it imports itself."""
+
+    def imported(name: str) -> set[str]:
+        return set(re.findall(r"^from \.(\w+) import", (folder / f"{name}.py").read_text(), re.MULTILINE))
+
+    maps = [json.loads((folder / name).read_text()) for name in ("config.json", "processor_config.json")]
+    maps += [maps[1]["image_processor"], maps[1]["video_processor"]]
+    named = {place.partition(".")[0] for tree in maps for place in tree["auto_map"].values()}
+    assert len(named) == 5
+    for name in named:
+        reached = imported(name)
+        assert {other for found in reached for other in imported(found)} <= reached, name
 
 
 @pytest.fixture(scope="module")
