@@ -135,6 +135,7 @@ def pictures() -> dict[str, bytes]:
         "webp": encoded(picture(64, 90), "WEBP"),
         "webp, transparent": encoded(Image.fromarray(transparent), "WEBP"),
         "gif": animation.getvalue(),
+        "gif that leaves a part open": b"GIF89a" + struct.pack("<HH", 90, 70) + animation.getvalue()[10:],
         "bmp": encoded(picture(40, 50), "BMP"),
         "tiff": encoded(picture(40, 50), "TIFF"),
         "long": encoded(picture(600, 5), "JPEG"),

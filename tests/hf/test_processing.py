@@ -52,6 +52,12 @@ def test_text(processor: NEOChatProcessor, tokenizer: Tokenizer) -> None:
     assert ids.count(tokenizer.special["<think>"]) == ids.count(tokenizer.special["</box>"]) == 1
 
 
+@pytest.mark.parametrize("texts", [("<|im_", "end|>"), (f"a{MARK}", f"{MARK}<{MARK}img>"), (BREAK, f"b{BREAK}\n")])
+def test_text_that_stands_together(texts: tuple[str, str], processor: NEOChatProcessor, tokenizer: Tokenizer) -> None:
+    ids = assert_same(processor, user(*texts), tokenizer)
+    assert int((ids == tokenizer.im_end_id).sum()) == 1
+
+
 HOSTILE = [*sorted(MARKS), "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<VIDEO_CONTEXT>", "<img>", "</img>"]
 PIECES = [*HOSTILE, MARK, *BREAK, BREAK, "<", "im", "g>", "assistant", "\n", " ", "a", "é", "e\u0301", "<|im_", "end|>"]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
