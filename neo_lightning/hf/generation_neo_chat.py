@@ -108,8 +108,6 @@ class NEOChatGenerationMixin(GenerationMixin):
         new[0] = position_ids[0, :, -1:] + 1 + torch.arange(num_new_tokens, device=new.device)
         model_kwargs["position_ids"] = torch.cat([position_ids, new], dim=-1)
         model_kwargs["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(new[0])], dim=-1)
-        if model_kwargs.get("use_cache", True):
-            model_kwargs.update(dict.fromkeys(_PIXELS))
         return model_kwargs
 
     @torch.no_grad()

@@ -75,6 +75,18 @@ def test_pixels_go_through_the_model_once(asked: Any) -> None:
     assert seen == [sum(map(len, patches))]
 
 
+def test_what_follows_an_image_at_once_is_text(asked: Any) -> None:
+    """The prompt's last token has a row and a column; the new ones have none."""
+    model, docs, patches, _ = asked
+    ids, grids = docs[1]
+    cut = (ids[: int((ids == IMAGE).nonzero().max()) + 1], grids)
+    ours, _ = twins(seed=3)
+    with torch.no_grad():
+        ours.language_model.lm_head.weight[IMAGE] *= 2
+    answers = generate(ours, prompts(ours, [cut], patches[1:2]), max_new_tokens=NEW)
+    assert greedy(model, inputs([cut], patches[1:2], IMAGE)) == answers
+
+
 def paths(model: NEOChatModel, docs: list[Document], patches: list[Tensor], sequences: Tensor, each: int) -> Tensor:
     """[rows, NEW, V] log-probabilities along given answers, from one pass each over prompt and answer."""
     found = []

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 
 import neo_lightning.hf
 from neo_lightning.checkpoint.export import export_model
+from neo_lightning.hf.positions_neo_chat import mixed_mask
 from tests.hf.model_support import documents, inputs, padded, twins
 from tests.model.support import GOLDEN, IGNORE, pack, relative
 
@@ -49,6 +50,14 @@ def test_states_logits_loss_and_every_gradient_are_the_authors(attention: str, s
         assert relative(parameter.grad, expected[f"grad.{name}"]) < 1e-4, name
 
 
+def test_the_mask_as_it_is_drawn() -> None:
+    """Padding, which sees itself alone, text, a unit of two, text; behind a cache of one, with room for one more."""
+    unit = torch.tensor([[-1, -1, 0, 0, -1]])
+    visible = mixed_mask(unit, torch.tensor([[0, 0, 1, 1, 1, 1]]), 1, 7)
+    drawn = [".x.....", "..x....", "..xxx..", "..xxx..", "..xxxx."]
+    assert ["".join(".x"[int(value)] for value in row) for row in visible[0, 0]] == drawn
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_training_step_is_ours(tied: bool) -> None:
     """Bytes as pixels, every token of text supervised; behind checkpoints of the layers too."""
@@ -67,6 +76,7 @@ def test_a_training_step_is_ours(tied: bool) -> None:
             theirs.gradient_checkpointing_enable()
         output = theirs(**given)
         assert relative(output.loss, loss) < 1e-5
+        assert len(output.to_tuple()) == (2 if checkpointing else 3), "a cache would be filled twice"
         output.loss.backward()
         found = dict(theirs.named_parameters())
         assert ("language_model.lm_head.weight" in found) == (not tied)
