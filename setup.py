@@ -1,4 +1,4 @@
-"""Packages of the wheel: neo_lightning with the papers' tables, and the top-level recipes/ and data_manifests/."""
+"""Packages of the wheel: neo_lightning with its tables and chat template, and the top-level recipes/, data_manifests/."""
 
 from setuptools import find_packages, setup
 
@@ -7,5 +7,9 @@ DATA = {"neo_lightning.recipes": "recipes", "neo_lightning.data_manifests": "dat
 setup(
     packages=[*find_packages(include=["neo_lightning", "neo_lightning.*"]), *DATA],
     package_dir=DATA,
-    package_data={**{package: ["*.yaml"] for package in DATA}, "neo_lightning.evaluation": ["*.json"]},
+    package_data={
+        **{package: ["*.yaml"] for package in DATA},
+        "neo_lightning.evaluation": ["*.json"],
+        "neo_lightning.hf": ["*.jinja"],
+    },
 )

@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "importers": {"data"},
     "scenes": {"data"},
     "checkpoint": {"hub", "model"},
+    "hf": set(),
     "answering": {"data", "model", "checkpoint"},
     "training": {"console", "data", "model", "checkpoint", "answering"},
     "evaluation": {"data", "model", "answering"},
@@ -33,6 +34,9 @@ ROOMS: dict[str, set[str]] = {
 
 PURE_TORCH = ("model", "ops")
 """Rooms that somebody can lift out: nothing but torch (`ops`: Triton and flash-attn too) and the standard library."""
+
+OF_TRANSFORMERS = {"torch", "torchvision", "transformers", "tokenizers", "huggingface_hub", "av", "numpy", "PIL"}
+"""What `hf`, which exports carry away, may need: transformers with what it brings for images, and PyAV."""
 
 
 def allowed(room: str) -> set[str]:
@@ -82,6 +86,12 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             *sys.stdlib_module_names,
         }:
             wrong.append(f"{module} imports {name}: {room}/ takes only torch and the standard library")
+        elif room == "hf" and parts[0] not in OF_TRANSFORMERS | {
+            "__future__",
+            "neo_lightning",
+            *sys.stdlib_module_names,
+        }:
+            wrong.append(f"{module} imports {name}: hf/ takes only {', '.join(sorted(OF_TRANSFORMERS))}")
         elif room == "data" and parts[0] in ("lightning", "pytorch_lightning") and not module.endswith(".datamodule"):
             wrong.append(f"{module} imports {name}: only data/datamodule.py knows Lightning")
     return wrong
@@ -127,6 +137,8 @@ def test_the_table_of_the_document_is_this_one() -> None:
         ("neo_lightning.data.plan", "from neo_lightning import model"),
         ("neo_lightning.data.rows.dataset", "from lightning.pytorch import LightningDataModule"),
         ("neo_lightning.report.run", "from neo_lightning.training import stages"),
+        ("neo_lightning.hf.modeling_neo_chat", "from neo_lightning.sequence import positions_and_limits"),
+        ("neo_lightning.hf.modeling_neo_chat", "import safetensors"),
         ("neo_lightning.training.module", "from neo_lightning.cli import main"),
     ],
 )

@@ -1,7 +1,8 @@
 """How a model is asked and how it answers: pixel budgets, frames, the words around them, decoding; and their files.
 
     config.json               vision_config.min_pixels, max_pixels: the image budget, where released readers look
-    processor_config.json     video_processor: frames and their pixel budget; video_prefix, frame_label
+    processor_config.json     image_processor: the image budget, which counts where it differs; video_processor: frames
+                              and their pixel budget; video_prefix, frame_label; and who reads it in transformers
     generation_config.json    how the next token is chosen
     chat_template.jinja       the turns, for readers that render a template
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.read import read_json
-from ..data.text.tokenizer import CHAT_TEMPLATE, Tokenizer
+from ..data.text.tokenizer import Tokenizer
 from ..model.config import NeoConfig
 from ..model.sampling import Sampling
 from ..types import PixelBudget, Stage, VideoBudget
@@ -27,6 +28,9 @@ from ..types import PixelBudget, Stage, VideoBudget
 PROCESSOR = "processor_config.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
+CHAT_TEMPLATE = Path(__file__).parents[1] / "hf" / TEMPLATE
+"""Read by its path: `hf` is written for those who do not have this package."""
+
 _IN_PROCESSOR = {"prefix": "video_prefix", "frame_label": "frame_label"}
 """Texts of a `VideoBudget` that stand beside `video_processor`, which has its numbers."""
 
@@ -70,7 +74,8 @@ class Answering:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{folder / 'config.json'}, vision_config: {error}") from error
         if (file := folder / PROCESSOR).is_file():
-            found = replace(found, video=_video(read_json(file), file))
+            tree = read_json(file)
+            found = replace(found, image=_image(tree, file, found.image), video=_video(tree, file))
         if (file := folder / GENERATION).is_file():
             found = replace(found, **_decoding(read_json(file), file))
         return found
@@ -78,7 +83,14 @@ class Answering:
     def files(self, tokenizer: Tokenizer) -> dict[str, str]:
         """Name -> text of the folder's files, without config.json."""
         video = asdict(self.video)
-        processor = {ours: video.pop(name) for name, ours in _IN_PROCESSOR.items()}
+        texts = {ours: video.pop(name) for name, ours in _IN_PROCESSOR.items()}
+        processor = {
+            "processor_class": "NEOChatProcessor",
+            "auto_map": {"AutoProcessor": "processing_neo_chat.NEOChatProcessor"},
+            "image_processor": {**_reader("Image"), **asdict(self.image)},
+            "video_processor": {**_reader("Video"), **video},
+            **texts,
+        }
         generation = {
             "do_sample": self.sampling.temperature > 0,
             **(asdict(self.sampling) if self.sampling.temperature > 0 else {}),
@@ -88,9 +100,9 @@ class Answering:
             "pad_token_id": tokenizer.pad_id,
         }
         return {
-            PROCESSOR: json.dumps({"video_processor": video, **processor}, indent=2) + "\n",
+            PROCESSOR: json.dumps(processor, indent=2) + "\n",
             GENERATION: json.dumps(generation, indent=2) + "\n",
-            TEMPLATE: CHAT_TEMPLATE,
+            TEMPLATE: CHAT_TEMPLATE.read_text(encoding="utf-8"),
         }
 
     def changed(
@@ -134,14 +146,30 @@ def _flat(answering: Answering) -> dict[str, Any]:
     return found
 
 
+def _reader(kind: str) -> dict[str, Any]:
+    """Which class of `hf` reads a section in transformers, and in which of the export's files it is."""
+    section, name = f"{kind.lower()}_processor", f"NEOChat{kind}Processor"
+    code = f"{kind.lower()}_processing_neo_chat.{name}"
+    return {f"{section}_type": name, "auto_map": {f"Auto{kind}Processor": code}}
+
+
+def _image(tree: Mapping[str, Any], file: Path, otherwise: PixelBudget) -> PixelBudget:
+    return built(PixelBudget, asdict(otherwise) | _section(tree, "image_processor", PixelBudget, file), file)
+
+
 def _video(tree: Mapping[str, Any], file: Path) -> VideoBudget:
-    section = tree.get("video_processor", {})
-    if not isinstance(section, Mapping):
-        raise ValueError(f"{file}: video_processor must be an object, found {type(section).__name__}")
-    known = {f.name for f in fields(VideoBudget)} - set(_IN_PROCESSOR)
-    values = {name: value for name, value in section.items() if name in known}
+    values = _section(tree, "video_processor", VideoBudget, file)
+    values = {name: value for name, value in values.items() if name not in _IN_PROCESSOR}
     values |= {name: tree[theirs] for name, theirs in _IN_PROCESSOR.items() if theirs in tree}
     return built(VideoBudget, values, file)
+
+
+def _section(tree: Mapping[str, Any], name: str, kind: Any, file: Path) -> dict[str, Any]:
+    """What a section says of the fields of a dataclass; transformers' own keys stand there, too."""
+    section = tree.get(name, {})
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{file}: {name} must be an object, found {type(section).__name__}")
+    return {f.name: section[f.name] for f in fields(kind) if f.name in section}
 
 
 def _decoding(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """`Neo` -> a model folder in the released layout.
 
-Out: `config.json`, `model.safetensors` (or shards with `model.safetensors.index.json`) and, where given, the
-tokenizer's files. Everything is written beside the folder first and moved in at the end, so a failed export leaves an
-older one as it was; weights of an older export are removed with it.
+Out: `config.json`, `model.safetensors` (or shards with `model.safetensors.index.json`), the code with which
+transformers loads it (`neo_lightning/hf`, named by `auto_map`) and, where given, the tokenizer's files. Everything is
+written beside the folder first and moved in at the end, so a failed export leaves an older one as it was; weights of an
+older export are removed with it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 
 CONFIG = "config.json"
+CODE = Path(__file__).parents[1] / "hf"
+"""Read by its path: the code is for those who do not have this package."""
+AUTO_MAP = {
+    "AutoConfig": "configuration_neo_chat.NEOChatConfig",
+    "AutoModel": "modeling_neo_chat.NEOChatModel",
+    "AutoModelForImageTextToText": "modeling_neo_chat.NEOChatModel",
+}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -73,7 +81,10 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
         written = Path(name)
         _write_weights({name: tensors[name] for name in expected}, written, dtype, shard_bytes)
-        (written / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        released = {**config.to_dict(), "auto_map": AUTO_MAP}
+        (written / CONFIG).write_text(json.dumps(released, indent=2) + "\n", encoding="utf-8")
+        for file in CODE.glob("*_neo_chat.py"):
+            shutil.copyfile(file, written / file.name)
         if tokenizer_dir is not None:
             _copy_tokenizer(tokenizer_dir, written)
         for name, text in (files or {}).items():

@@ -16,6 +16,11 @@ from neo_lightning.checkpoint.read import check_tensors, model_folder, read_json
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 
+_SENSENOVA_U1 = (
+    "this is a SenseNova-U1, which says model_type 'neo_chat' too and has layers of its own for generating images "
+    "(*_mot_gen); it is another network than NEO and NEO-ov"
+)
+
 
 def load_config(source: str | Path) -> NeoConfig:
     """Config of a model folder (or `hf://owner/name`).
@@ -30,6 +35,8 @@ def load_config(source: str | Path) -> NeoConfig:
             f"{file} is that of a Qwen3, which becomes a NEO by "
             f"`neo-lightning model init --qwen3 {source} --tokenizer TOKENIZER --out FOLDER`"
         )
+    if any(name.startswith("fm_head") for name in config):
+        raise ValueError(f"{file}: {_SENSENOVA_U1}; it has {', '.join(n for n in config if n.startswith('fm_head'))}")
     try:
         return NeoConfig.from_dict(config)
     except (ValueError, TypeError) as error:
@@ -40,11 +47,16 @@ def load_state(source: str | Path) -> dict[str, Tensor]:
     """Every parameter of a model folder (or `hf://owner/name`) by name, in its stored dtype, memory-mapped.
 
     Raises:
-        ValueError: no such folder, no safetensors, or missing, unexpected or wrongly shaped tensors; lists all.
+        ValueError: no such folder, no safetensors, another model, or missing, unexpected or wrongly shaped tensors;
+            lists all.
     """
     folder = model_folder(source)
-    config = load_config(folder)
     tensors = read_tensors(folder)
+    if foreign := [name for name in tensors if "_mot_gen" in name]:
+        raise ValueError(f"{folder}: {_SENSENOVA_U1}; {len(foreign)} of its tensors are such as {foreign[0]}")
+    config = load_config(folder)
+    if not any("q_proj_hw" in name for name in tensors):
+        raise ValueError(f"{folder}: this is no NEO, whose layers have a q_proj_hw; it has {min(tensors)}, ...")
     if config.tie_word_embeddings:
         tensors = without_tied_head(tensors, HEAD, EMBEDDINGS)
     check_tensors(tensors, expected_shapes(config), f"{folder}: the tensors do not fit config.json")

@@ -54,7 +54,8 @@ def test_sharded_round_trip_and_replacement_of_an_older_export(tmp_path):
     assert HEAD not in state
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     export_model(model, model.config, tmp_path / "out", dtype=torch.bfloat16)
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    files = sorted(file.name for file in (tmp_path / "out").iterdir() if not file.name.endswith("_neo_chat.py"))
+    assert files == ["config.json", "model.safetensors"]
     again = load_model(tmp_path / "out", dtype=torch.bfloat16)
     assert all(torch.equal(p, model.state_dict()[n].bfloat16()) for n, p in again.named_parameters())
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
@@ -93,6 +94,23 @@ def test_every_missing_extra_and_misshaped_tensor_is_listed(folder):
         f"shape: {LAYER}.k_norm_h.weight is [5], expected [16]",
     ):
         assert expected in str(error.value)
+
+
+def test_a_sensenova_u1_is_refused_by_its_name(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "fm_head_dim": 1536}))
+    with pytest.raises(ValueError, match=r"config\.json: this is a SenseNova-U1.*fm_head_dim"):
+        load_config(folder)
+    (folder / "config.json").write_text(json.dumps({**config, "llm_config": {}}))  # its own lacks fields of NEO's
+    rewrite(folder, lambda tensors: tensors.update({f"{LAYER}.q_proj_mot_gen.weight": torch.zeros(2)}))
+    with pytest.raises(ValueError, match=rf"this is a SenseNova-U1.*1 of its tensors.*{LAYER}\.q_proj_mot_gen"):
+        load_model(folder)
+
+
+def test_a_neo_is_recognised_by_its_q_proj_hw(folder):
+    rewrite(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "q_proj_hw" in name])
+    with pytest.raises(ValueError, match="this is no NEO, whose layers have a q_proj_hw"):
+        load_model(folder)
 
 
 def test_integer_weights_are_refused(folder):

@@ -154,9 +154,10 @@ def test_without_its_budgets_an_export_answers_otherwise(
     for file in (run / "export").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     if lost == "image":
-        config = json.loads((tmp_path / "config.json").read_text())
-        del config["vision_config"]["min_pixels"], config["vision_config"]["max_pixels"]
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        for file, section in (("config.json", "vision_config"), ("processor_config.json", "image_processor")):
+            tree = json.loads((tmp_path / file).read_text())
+            del tree[section]["min_pixels"], tree[section]["max_pixels"]
+            (tmp_path / file).write_text(json.dumps(tree))
     else:
         (tmp_path / lost).unlink()
     model = load(tmp_path)

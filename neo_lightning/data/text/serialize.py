@@ -245,7 +245,7 @@ def build_sequence(layout: Layout, tokenizer: Tokenizer) -> TokenSequence:
     for hole in np.flatnonzero(ids < 0).tolist():
         segment = layout.segments[_HOLE - int(ids[hole])]
         runs.append(ids[at:hole])
-        runs += [np.full(p.tokens, tokenizer.context_id) if isinstance(p, Unit) else p for p in segment]
+        runs += [np.full(p.tokens, tokenizer.context_id) if isinstance(p, Unit) else p for p in segment if p]
         counts[hole] = segment_length(segment)
         at = hole + 1
     input_ids = np.concatenate([*runs, ids[at:]], dtype=np.int64)

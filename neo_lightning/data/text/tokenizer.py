@@ -136,6 +136,7 @@ class Tokenizer:
             "unk_token": None,
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
+            "padding_side": "left",  # prompts of a batch then end together, and answers begin there
             "extra_special_tokens": known,
             "chat_template": CHAT_TEMPLATE,
         }
