@@ -30,7 +30,8 @@ _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 """FFmpeg's names of what is opened; others open further files."""
 
 _BROADCAST = ("mpegts", "mpeg")
-_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+_SCALING = int(Interpolation.BICUBIC) | 1 << 18
+"""With FFmpeg's SWS_ACCURATE_RND, for which PyAV has a name since 18."""
 _UNSPECIFIED, _PQ = 2, 16  # colour matrix, transfer function
 
 T = TypeVar("T")

@@ -71,6 +71,17 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
         self.system_message = ""  # of `chat`
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, load_in_8bit: bool = False, **kwargs: Any) -> Any:
+        """See transformers. Evaluation programs still say `load_in_8bit`, which transformers 5 no longer knows.
+
+        Raises:
+            ValueError: it is true.
+        """
+        if load_in_8bit:
+            raise ValueError("load_in_8bit: give a quantization_config (transformers' BitsAndBytesConfig) instead")
+        return super().from_pretrained(*args, **kwargs)
+
     def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(attn_implementation, str) and "flash" in attn_implementation:
             raise ValueError(

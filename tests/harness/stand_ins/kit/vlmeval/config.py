@@ -1,0 +1,3 @@
+from typing import Any
+
+supported_VLM: dict[str, Any] = {"another": None}

@@ -1,0 +1,173 @@
+"""Other programs' doors: what goes through them is what our engine answers to the same question.
+
+The programs themselves are stand-ins with their interfaces; `test_real_harness.py` runs the real ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from neo_lightning.answering import Engine
+from neo_lightning.harness.exported import Exported
+from neo_lightning.harness.vlmevalkit import conversation
+from tests.harness.conftest import STAND_INS
+
+ROOT = Path(__file__).resolve().parents[2]
+GREEDY = {"do_sample": False, "max_new_tokens": 5}
+
+
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+@pytest.fixture
+def lmms(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(STAND_INS))
+    return importlib.import_module("neo_lightning.harness.lmms_eval")
+
+
+@pytest.fixture
+def talks(media: dict[str, list[Path]]) -> list[list[dict[str, Any]]]:
+    """Conversations of all kinds and of different lengths."""
+    one, two = ({"type": "image", "image": str(path)} for path in media["image"][:2])
+    clip = {"type": "video", "video": str(media["video"][0])}
+    asked = [
+        [text("What is three and four?")],
+        [one, text("Which colour?")],
+        [text("Image-1: "), one, text("Image-2: "), two, text("Are the shapes the same? Answer yes or no.")],
+        [clip, text("Where does it go?")],
+    ]
+    return [[{"role": "user", "content": parts}] for parts in asked]
+
+
+def test_an_export_answers_as_our_engine(folder: Path, engine: Engine, talks: list[Any]) -> None:
+    found = Exported(str(folder), device="cpu").answer(talks, decoding=GREEDY)
+    assert [said for said, _ in found] == [answer.strip() for answer in engine.answer(talks, max_new_tokens=5)]
+    assert all(0 < tokens <= 5 for _, tokens in found)
+    assert len({said for said, _ in found}) > 1, "a model that says one thing proves nothing"
+
+
+def test_lmms_eval_asks_in_batches_and_gets_the_answers_in_order(
+    lmms: ModuleType, folder: Path, engine: Engine, talks: list[Any], media: dict[str, list[Path]]
+) -> None:
+    model = lmms.NeoOv(str(folder), batch_size="3", system_prompt="")
+    documents = [
+        [{"role": m["role"], "content": [_theirs(part) for part in m["content"]]} for m in talk] for talk in talks
+    ]
+    model.task_dict = {"scenes": {"test": documents}}
+    short, long = {"max_new_tokens": 2, "until": ["\n"]}, {"max_new_tokens": 5, "temperature": 0, "min_pixels": 4096.0}
+    asked = [(short, 0), (short, 1), (long, 2), (long, 3), (short, 3)]
+    requests = [
+        importlib.import_module("lmms_eval.api.instance").Instance(
+            ("context", lambda document: document, settings, number, "scenes", "test")
+        )
+        for settings, number in asked
+    ]
+    found = model.generate_until(requests)
+    for (settings, number), result in zip(asked, found, strict=True):
+        assert result.text == engine.answer(talks[number], max_new_tokens=settings["max_new_tokens"]).strip()
+        assert result.token_counts.output_tokens <= settings["max_new_tokens"]
+    assert [entry[2] for entry in model.cache_hook.added] == [result.text for result in found]
+
+
+def _theirs(part: dict[str, str]) -> dict[str, str]:
+    kind = part["type"]
+    return part if kind == "text" else {"type": kind, "url": part[kind]}
+
+
+def test_lmms_eval_says_how_it_is_asked(lmms: ModuleType, folder: Path) -> None:
+    model = lmms.NeoOv(str(folder), system_prompt="Reason\\nstep by step.")
+    told = [
+        {"role": "system", "content": [text("Be brief.")]},
+        {"role": "user", "content": [text("One?")]},
+        {"role": "assistant", "content": [text("1")]},
+    ]
+    model.task_dict = {"t": {"test": [told, told[1:]]}}
+    instance = importlib.import_module("lmms_eval.api.instance").Instance
+
+    def system(settings: dict[str, Any], document: int) -> str | None:
+        request = instance(("", lambda d: d, settings, document, "t", "test"))
+        first, *rest = model._conversation(request, settings)
+        assert [turn["role"] for turn in rest if turn["role"] == "system"] == []
+        return first["content"][0]["text"] if first["role"] == "system" else None
+
+    assert system({}, 0) == "Be brief."
+    assert system({}, 1) == "Reason\nstep by step."
+    assert system({"system_prompt": ""}, 0) is None
+    assert model._decoding({"temperature": 0.6, "do_sample": True, "top_p": None, "patch_size": 16}) == {
+        "do_sample": True,
+        "max_new_tokens": 4096,
+        "temperature": 0.6,
+        "top_p": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"type": "audio", "url": "a.wav"}, "t, document 0: .*audio"),
+        ({"type": "video", "url": "a.mp4", "start_time": 1.0}, "t, document 0: a section of a clip"),
+    ],
+)
+def test_what_cannot_be_shown_is_told(lmms: ModuleType, folder: Path, part: dict[str, Any], said: str) -> None:
+    model = lmms.NeoOv(str(folder))
+    model.task_dict = {"t": {"test": [[{"role": "user", "content": [part]}]]}}
+    request = importlib.import_module("lmms_eval.api.instance").Instance(("", lambda d: d, {}, 0, "t", "test"))
+    with pytest.raises(ValueError, match=said):
+        model.generate_until([request])
+
+
+def test_the_entry_point_names_the_manifest(lmms: ModuleType) -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    module, _, name = groups["lmms_eval.models"]["neo_ov"].partition(":")
+    manifest = getattr(importlib.import_module(module), name)
+    assert manifest.model_id == "neo_ov"
+    path, _, cls = manifest.chat_class_path.rpartition(".")
+    assert not getattr(importlib.import_module(path), cls).is_simple
+
+
+def test_vlmevalkits_messages_become_turns() -> None:
+    message = [
+        {"type": "text", "value": "Look.", "role": "system"},
+        {"type": "image", "value": "a.png"},
+        {"type": "text", "value": "What?"},
+        {"type": "text", "value": "A cat", "role": "assistant"},
+    ]
+    system, user, assistant = conversation(message, "Reason step by step.")
+    assert (system["role"], system["content"]) == ("system", [text("Look.")])
+    assert user == {"role": "user", "content": [{"type": "image", "image": "a.png"}, text("What?")]}
+    assert assistant["content"] == [text("A cat")]
+    assert conversation(message[1:], "Reason.")[0] == {"role": "system", "content": [text("Reason.")]}
+    assert conversation(message[1:], "")[0]["role"] == "user"
+
+
+def test_vlmevalkit_is_started_with_our_model(
+    folder: Path, engine: Engine, media: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    rows = [f"{n}\tWhich colour?\t{path}" for n, path in enumerate(media["image"])]
+    (tmp_path / "Mine.tsv").write_text("index\tquestion\timage_path\n" + "\n".join(rows) + "\n")
+    start = (
+        "from pathlib import Path; from neo_lightning.harness.vlmevalkit import launch; "
+        f"launch({str(folder)!r}, ['Mine'], data=Path({str(tmp_path)!r}), out=Path({str(tmp_path / 'out')!r}), "
+        f"further=['--judge', 'exact_matching'], decoding={GREEDY!r})"
+    )
+    paths = f"import sys; sys.path.insert(0, {str(STAND_INS / 'kit')!r}); {start}"
+    subprocess.run([sys.executable, "-c", paths], check=True, cwd=ROOT)
+    said = (tmp_path / "out" / "neo" / "Mine.txt").read_text().splitlines()
+    expected = [engine.answer("Which colour?", images=[path], max_new_tokens=5).strip() for path in media["image"]]
+    assert said == [f"exact_matching\t{n}\t{answer}" for n, answer in enumerate(expected)]
+
+
+def test_without_vlmevalkit_it_says_where_it_belongs(folder: Path, tmp_path: Path) -> None:
+    from neo_lightning.harness.vlmevalkit import launch
+
+    with pytest.raises(ValueError, match=r"VLMEvalKit is not installed.*--no-deps"):
+        launch(str(folder), ["Mine"], data=None, out=tmp_path, decoding=GREEDY)
