@@ -1,4 +1,4 @@
-"""Packages of the wheel: neo_lightning with its tables and chat template, and the top-level recipes/, data_manifests/."""
+"""Packages of the wheel: neo_lightning with its tables and template, and the top-level recipes/ and data_manifests/."""
 
 from setuptools import find_packages, setup
 

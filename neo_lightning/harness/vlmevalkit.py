@@ -44,12 +44,13 @@ def model_class() -> type:
             super().__init__()
             self.exported = Exported(model_path)
             self.system_prompt = system_prompt
-            self.how = {"decoding": dict(decoding), "images": images, "videos": videos}
+            self.decoding, self.images, self.videos = dict(decoding), images, videos
             self.nframe = int((videos or {}).get("max_frames", 0))
             self.fps = float((videos or {}).get("fps") or -1)
 
         def generate_inner(self, message: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
-            ((text, _),) = self.exported.answer([conversation(message, self.system_prompt)], **self.how)
+            turns = conversation(message, self.system_prompt)
+            ((text, _),) = self.exported.answer([turns], decoding=self.decoding, images=self.images, videos=self.videos)
             return text
 
     return NeoOv

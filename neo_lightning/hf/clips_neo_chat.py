@@ -32,6 +32,8 @@ _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 _BROADCAST = ("mpegts", "mpeg")
 _SCALING = int(Interpolation.BICUBIC) | 1 << 18
 """With FFmpeg's SWS_ACCURATE_RND, for which PyAV has a name since 18."""
+_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 18 else {}
+"""Slices of several threads are rounded otherwise; earlier versions take one."""
 _UNSPECIFIED, _PQ = 2, 16  # colour matrix, transfer function
 
 T = TypeVar("T")
@@ -236,7 +238,7 @@ def _picture(convert: VideoReformatter, frame: Any, width: int, height: int) -> 
     large = frame.width >= 1280 or frame.height > 576
     guess = Colorspace.ITU709 if frame.colorspace == _UNSPECIFIED and large else None
     found = convert.reformat(
-        frame, width, height, "rgb24", src_colorspace=guess, interpolation=_SCALING, threads=1
+        frame, width, height, "rgb24", src_colorspace=guess, interpolation=_SCALING, **_ONE_THREAD
     ).to_ndarray()
     found = found.transpose(1, 0, 2) if transposed else found
     found = found[:, ::-1] if mirrored_x else found
