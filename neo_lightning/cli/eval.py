@@ -24,6 +24,11 @@ def main(argv: list[str]) -> int:
         if args.list:
             _list()
             return 0
+        if args.harness:
+            from .eval_harness import start
+
+            start(args)
+            return 0
         _check(args)
         from .eval_run import Evaluation
 
@@ -59,11 +64,20 @@ def _parser() -> argparse.ArgumentParser:
     servers.add_argument("--base-url", metavar="URL", help="ask the model there, such as http://localhost:8000/v1")
     servers.add_argument("--judge-url", metavar="URL", help="of a judge, for benchmarks that need one (mmvet)")
     servers.add_argument("--judge-model", metavar="NAME", help="its name there")
+    others = parser.add_argument_group("other programs, in whose environment this runs")
+    others.add_argument(
+        "--harness",
+        choices=("vlmevalkit",),
+        help="start it with this model: --benchmark has its names of data sets, --data the folder of their TSV files",
+    )
+    others.add_argument("further", nargs="*", metavar="-- ...", help="more of its own arguments, behind `--`")
     return parser
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot go together, before anything is loaded."""
+    if args.further:
+        raise UserError(f"neo-lightning eval: unexpected {' '.join(args.further)} (they go with --harness)")
     for name in ("model", "data"):
         if getattr(args, name) is None:
             raise UserError(f"neo-lightning eval: --{name} is missing (neo-lightning eval --help)")

@@ -29,7 +29,8 @@ class Options(argparse.ArgumentParser):
         """As argparse; a subcommand's parser, which is asked by its parent this way, refuses what it does not know."""
         options = [option for option in self._option_string_actions if option.startswith("--")]
         given: Sequence[str] = args if args is not None else ()
-        names = [arg.partition("=")[0] for arg in given if arg.startswith("--") and arg != "--"]
+        given = given[: list(given).index("--")] if "--" in given else given  # what follows is another program's
+        names = [arg.partition("=")[0] for arg in given if arg.startswith("--")]
         wrong = [name for name in names if name not in options and " " not in name]
         if wrong and not self.recipe and not self._subparsers:  # before argparse asks for what was meant
             name = wrong[0]

@@ -19,6 +19,29 @@ from .exported import Conversation, Exported
 NAME = "neo"
 """Of the model, in VLMEvalKit's tables and files."""
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "greedy": {
+        "system_prompt": "",
+        "decoding": {"do_sample": False, "max_new_tokens": 4096},
+        "images": {},
+        "videos": {},
+    },
+    "authors": {
+        "system_prompt": "Reason step by step.",
+        "decoding": {
+            "do_sample": True,
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "top_k": 20,
+            "repetition_penalty": 1.05,
+            "max_new_tokens": 16384,
+        },
+        "images": {"min_pixels": 1280 * 32 * 32, "max_pixels": 16384 * 32 * 32},
+        "videos": {"min_pixels": 4 * 32 * 32, "max_pixels": 360 * 640},
+    },
+}
+"""How a model is asked: the likeliest tokens at the folder's budgets, or as by the authors' VLMEvalKit_ov (78faae9)."""
+
 
 def model_class() -> type:
     """The model as VLMEvalKit wants it; a function, as its base class is only there in VLMEvalKit's environment."""
@@ -34,6 +57,7 @@ def model_class() -> type:
             self,
             model_path: str,
             *,
+            device: str | None = None,
             system_prompt: str = "",
             decoding: Mapping[str, Any],
             images: Mapping[str, int] | None = None,
@@ -42,7 +66,7 @@ def model_class() -> type:
         ) -> None:
             """See `Exported.answer`; what else VLMEvalKit passes is about servers."""
             super().__init__()
-            self.exported = Exported(model_path)
+            self.exported = Exported(model_path, device=device)
             self.system_prompt = system_prompt
             self.decoding, self.images, self.videos = dict(decoding), images, videos
             self.nframe = int((videos or {}).get("max_frames", 0))

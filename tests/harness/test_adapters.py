@@ -6,6 +6,7 @@ The programs themselves are stand-ins with their interfaces; `test_real_harness.
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,8 +17,11 @@ from typing import Any
 import pytest
 
 from neo_lightning.answering import Engine
+from neo_lightning.cli.main import main
+from neo_lightning.evaluation.benchmarks import find_benchmark
 from neo_lightning.harness.exported import Exported
-from neo_lightning.harness.vlmevalkit import conversation
+from neo_lightning.harness.vlmevalkit import PRESETS, conversation
+from neo_lightning.types import PixelBudget
 from tests.harness.conftest import STAND_INS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,20 +158,26 @@ def test_vlmevalkit_is_started_with_our_model(
 ) -> None:
     rows = [f"{n}\tWhich colour?\t{path}" for n, path in enumerate(media["image"])]
     (tmp_path / "Mine.tsv").write_text("index\tquestion\timage_path\n" + "\n".join(rows) + "\n")
-    start = (
-        "from pathlib import Path; from neo_lightning.harness.vlmevalkit import launch; "
-        f"launch({str(folder)!r}, ['Mine'], data=Path({str(tmp_path)!r}), out=Path({str(tmp_path / 'out')!r}), "
-        f"further=['--judge', 'exact_matching'], decoding={GREEDY!r})"
-    )
-    paths = f"import sys; sys.path.insert(0, {str(STAND_INS / 'kit')!r}); {start}"
-    subprocess.run([sys.executable, "-c", paths], check=True, cwd=ROOT)
+    line = ["eval", "--harness", "vlmevalkit", "--model", str(folder), "--benchmark", "Mine", "--data", str(tmp_path)]
+    line += ["--out", str(tmp_path / "out"), "--max-new-tokens", "5", "--", "--judge", "exact_matching"]
+    start = f"import sys; sys.path.insert(0, {str(STAND_INS / 'kit')!r}); from neo_lightning.cli.main import main; "
+    subprocess.run([sys.executable, "-c", f"{start}sys.exit(main({line!r}))"], check=True, cwd=ROOT)
     said = (tmp_path / "out" / "neo" / "Mine.txt").read_text().splitlines()
     expected = [engine.answer("Which colour?", images=[path], max_new_tokens=5).strip() for path in media["image"]]
     assert said == [f"exact_matching\t{n}\t{answer}" for n, answer in enumerate(expected)]
 
 
-def test_without_vlmevalkit_it_says_where_it_belongs(folder: Path, tmp_path: Path) -> None:
-    from neo_lightning.harness.vlmevalkit import launch
+def test_without_vlmevalkit_it_says_where_it_belongs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["eval", "--harness", "vlmevalkit", "--model", str(folder), "--benchmark", "Mine"]
+    assert main(line) == 2
+    assert re.search(r"VLMEvalKit is not installed.*--no-deps", capsys.readouterr().err)
+    assert main([*line, "--limit", "3"]) == 2
+    assert "--limit does not go with --harness" in capsys.readouterr().err
 
-    with pytest.raises(ValueError, match=r"VLMEvalKit is not installed.*--no-deps"):
-        launch(str(folder), ["Mine"], data=None, out=tmp_path, decoding=GREEDY)
+
+def test_the_authors_preset_is_that_of_our_own_evaluation() -> None:
+    ours = find_benchmark("mmstar")
+    preset = PRESETS["authors"]
+    assert preset["decoding"] == {"do_sample": True, **ours.decoding}
+    assert preset["system_prompt"] == ours.system
+    assert PixelBudget(**preset["images"]) == ours.image
