@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+import neo_lightning
 from neo_lightning.cli.main import main
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.types import Media, Message
 from tests.evaluation.chat_server import chat_server, text_of
-from tests.evaluation.data import base64_jpeg, choices, write_tsv
+from tests.evaluation.data import base64_jpeg, choices, jpeg, write_tsv
 
 SMALL = ["--min-pixels", "4096", "--max-pixels", "9216", "--max-new-tokens", "4"]
 
@@ -98,6 +100,25 @@ def test_from_a_table_to_a_page(model: Path, tmp_path: Path, capsys: pytest.Capt
     assert "default-src 'none'" in page
     for text in ("MMStar", "kind 1", "truth: A", "rows are not in the score", "max_new_tokens: 4"):
         assert text in page
+
+
+def test_answers_are_those_of_the_engine_asked_alike(model: Path, tmp_path: Path) -> None:
+    file = write_tsv(tmp_path / "MMStar.tsv", choices(5))
+    line = ["eval", "--model", str(model), "--benchmark", "mmstar", "--data", str(file), "--out", str(tmp_path / "out")]
+    assert main([*line, *SMALL, "--preset", "greedy", "--batch-size", "2"]) == 0
+    lines = (tmp_path / "out" / "mmstar" / "graded.jsonl").read_text(encoding="utf-8").splitlines()
+    engine = neo_lightning.load(model / "export", min_pixels=4096, max_pixels=9216)
+    for number, record in enumerate(map(json.loads, lines)):
+        words = (
+            f'\nWhich colour\nis "number" {number}?\nA. red\nB. blue\n'
+            "Answer with the option's letter from the given choices directly."
+        )
+        asked = [
+            Message(role="system", parts=("Reason step by step.",)),
+            Message(role="user", parts=(Media(kind="image", data=jpeg(number)), words)),
+        ]
+        assert record["answer"] == engine.answer(asked, temperature=0.0, repetition_penalty=1.0, max_new_tokens=4)
+    assert len(lines) == 5
 
 
 def test_from_a_manifest(model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
