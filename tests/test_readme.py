@@ -78,7 +78,7 @@ PROMISES = {
     r"my_callbacks\.Hello": says("Hi from step"),
     r"data stats my_photos": says("photos", "samples", "megapixels"),
     r"--data\.manifest=my_photos": exists("runs/own/export/config.json"),
-    r"eval .*CATS": exists("runs/demo-0/scores/scores.html", "runs/demo-0/scores/cats/graded.jsonl"),
+    r"eval .*PETS": exists("runs/demo-0/scores/scores.html", "runs/demo-0/scores/pets/graded.jsonl"),
     r"eval .*colour-": says("exact match", "colour"),
     r"eval .*--source cats": says("ANLS", "cats"),
     r"model info": says("parameters"),

@@ -9,18 +9,24 @@ from typing import Any
 
 import pytest
 
+import neo_lightning
+from neo_lightning.answering import Answering, write_folder
 from neo_lightning.cli.main import main
+from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.types import Media, Message, PixelBudget
 from tests.evaluation.chat_server import chat_server, text_of
-from tests.evaluation.data import base64_jpeg, choices, write_tsv
+from tests.evaluation.conftest import random_model
+from tests.evaluation.data import base64_jpeg, choices, jpeg, write_tsv
 
 SMALL = ["--min-pixels", "4096", "--max-pixels", "9216", "--max-new-tokens", "4"]
 
 
 @pytest.fixture(scope="module")
 def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random tiny model in a run's export."""
+    """A random tiny model in a run's export, whose answers differ from picture to picture."""
     folder = tmp_path_factory.mktemp("run")
+    tokenizer = Tokenizer.load(scenes / "tokenizer")
     config = NeoConfig(
         vocab_size=448,
         hidden_size=16,
@@ -31,13 +37,12 @@ def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=1,
         head_dim=8,
         patch_hidden_size=8,
-        min_pixels=64 * 64,
-        max_pixels=96 * 96,
+        tie_word_embeddings=False,
+        image_token_id=tokenizer.context_id,
+        image_start_token_id=tokenizer.img_start_id,
     )
-    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
-    line = ["model", "init", "--model", str(folder), "--tokenizer", str(scenes / "tokenizer"), "--seed", "1"]
-    assert main([*line, "--out", str(folder / "export"), "--dtype", "float32"]) == 0
-    (folder / "config.json").unlink()
+    budget = PixelBudget(min_pixels=4096, max_pixels=9216)
+    write_folder(random_model(config, 0), folder / "export", scenes / "tokenizer", Answering(image=budget))
     return folder
 
 
@@ -98,6 +103,25 @@ def test_from_a_table_to_a_page(model: Path, tmp_path: Path, capsys: pytest.Capt
     assert "default-src 'none'" in page
     for text in ("MMStar", "kind 1", "truth: A", "rows are not in the score", "max_new_tokens: 4"):
         assert text in page
+
+
+def test_answers_are_those_of_the_engine_asked_alike(model: Path, tmp_path: Path) -> None:
+    file = write_tsv(tmp_path / "MMStar.tsv", choices(5))
+    line = ["eval", "--model", str(model), "--benchmark", "mmstar", "--data", str(file), "--out", str(tmp_path / "out")]
+    assert main([*line, *SMALL, "--preset", "greedy", "--batch-size", "2"]) == 0
+    lines = (tmp_path / "out" / "mmstar" / "graded.jsonl").read_text(encoding="utf-8").splitlines()
+    engine = neo_lightning.load(model / "export", min_pixels=4096, max_pixels=9216)
+    for number, record in enumerate(map(json.loads, lines)):
+        words = (
+            f'\nWhich colour\nis "number" {number}?\nA. red\nB. blue\n'
+            "Answer with the option's letter from the given choices directly."
+        )
+        asked = [
+            Message(role="system", parts=("Reason step by step.",)),
+            Message(role="user", parts=(Media(kind="image", data=jpeg(number)), words)),
+        ]
+        assert record["answer"] == engine.answer(asked, temperature=0.0, repetition_penalty=1.0, max_new_tokens=4)
+    assert len(lines) == 5
 
 
 def test_from_a_manifest(model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ def scores(metric: GradeMetric) -> dict[str, float]:
         ("The correct answer is (B).", "B"),
         ("The answer is A because A man stands there", "A"),
         ("A is wrong. B is wrong. So the answer is C", "C"),
+        ("The answer is A. No, that is wrong: the answer is B, since it is dark", "B"),
         ("Answer: \\boxed D", "D"),
         ("Answer: \\boxed{\\text{B}}", "B"),
         ("I think \\boxed{A}, no, \\boxed{C}", "C"),
@@ -141,6 +142,14 @@ def test_hallusionbench() -> None:
     assert low < high
     with pytest.raises(ValueError, match="set_id, figure_id, question_id"):
         metric.update(["yes"], [item("1", key="nameless")])
+
+
+def test_what_is_drawn_twice_counts_twice() -> None:
+    metric = METRICS["hallusion"]()
+    for number in range(10):
+        metric.update(["yes" if number else "no"], [item("0", fields={"index": f"VD_map_0_{number}_0_0"})])
+    # ten sets of one question, one of them right, so all three accuracies are k/10 with k of Binomial(10, 0.1)
+    assert metric.interval() == pytest.approx((0.0, 0.3))
 
 
 def test_exact_match_of_any_right_answer() -> None:

@@ -89,7 +89,7 @@ def test_hostile_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "a.tsv, row 3": "4 fields where the head names 3",
         "a.tsv, row 4": "is not UTF-8",
     }
-    assert [item.question for item in items(rows)] == ["fine", "again"]
+    assert [(item.question, item.fields["index"]) for item in items(rows)] == [("fine", "0"), ("again", "3")]
     monkeypatch.setattr("neo_lightning.evaluation.readers.tables.MOST_BYTES", 1000)
     file.write_text('index\tquestion\tanswer\n0\tq\ta\n1\t"never closed\ta\n' + "2\tq\ta\n" * 500)
     with pytest.raises(ValueError, match=r"row 2: begins at byte 28 and does not end.*quote"):
