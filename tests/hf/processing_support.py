@@ -111,6 +111,8 @@ def pictures() -> dict[str, bytes]:
     transparent[:20, :, 3], transparent[20:40, :, 3] = 0, 100
     colours = picture(90, 61, 4).quantize(16)
     deep = (np.arange(64 * 48).reshape(48, 64) * 20).astype(np.uint16)
+    two_colours = Image.new("RGB", (64, 48), (200, 10, 30))
+    two_colours.paste((10, 200, 30), (0, 0, 20, 30))
     animation = io.BytesIO()
     picture(60, 40, 5).save(animation, "GIF", save_all=True, append_images=[picture(60, 40, 6)])
     return {
@@ -131,6 +133,7 @@ def pictures() -> dict[str, bytes]:
         "png, grey with a transparent level": encoded(
             picture(64, 64).convert("L").quantize(4).convert("L"), transparency=0
         ),
+        "png, colour with a transparent one": encoded(two_colours, transparency=(200, 10, 30)),
         "png, turned": encoded(picture(64, 33), exif=exif(8)),
         "webp": encoded(picture(64, 90), "WEBP"),
         "webp, transparent": encoded(Image.fromarray(transparent), "WEBP"),

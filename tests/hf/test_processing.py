@@ -149,6 +149,8 @@ def test_all_forms_of_a_picture_are_one_picture(
             user(("image", picture(70, 50).convert("L" if mode == "I;16" else "RGB").convert(mode)), "?"),
             tokenizer,
         )
+    turned = Image.open(io.BytesIO(PICTURES["jpeg, turned"]))
+    assert_same(processor, user(("image", turned), "?"), tokenizer)
     part: Any = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{text}"}}
     assert_same(processor, [{"role": "user", "content": [part, "?"]}], tokenizer)
 
