@@ -108,6 +108,13 @@ def test_any_ranks_and_any_stops_give_one_sequence(
         done += n
 
 
+@pytest.mark.parametrize("world", range(1, 8))
+def test_every_rank_has_as_many_rows_and_no_more_than_it_takes(world: int) -> None:
+    plan = make({"one": stage(10, 256, 5, text=1)})
+    rows = [len(next(plan.steps(plan.start(), rank, world))[0].packs) for rank in range(world)]
+    assert rows == [-(-5 // world)] * world
+
+
 @settings(max_examples=15, deadline=None)
 @given(curricula(), st.sampled_from([1, 2, 4]), st.integers(0, 5))
 def test_nothing_is_lost_and_nothing_comes_twice(stages: dict[str, Stage], lanes: int, seed: int) -> None:
