@@ -197,6 +197,14 @@ def test_the_mixture_counts_what_it_says(unit: str) -> None:
             assert counts[source] / counts.total() == pytest.approx(weight / 8, rel=0.05), (lanes, source)
 
 
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+def test_a_source_of_which_much_is_left_out_keeps_its_part_of_the_mixture(unit: str) -> None:
+    sources = {"text": Lengths(np.full(8000, 100), 1000), "image": Lengths([100, 0, 0, 0] * 4000, 1000)}
+    only = replace(stage(4000, 1000, 1, text=1, image=3), mixture_unit=unit)
+    counts = Counter(d.source for pack in packs(make({"a": only}, sources), 1000) for d in pack.documents)
+    assert counts["image"] / counts.total() == pytest.approx(0.75, rel=0.05)
+
+
 def test_every_step_has_the_mixture() -> None:
     """Sources of heavy and of light units lie side by side in every bundle, not one after the other."""
     heavy = {"text": Lengths(np.full(40_000, 100), 4000), "video": Lengths(np.full(40_000, 4000), 4000)}
