@@ -108,6 +108,13 @@ def test_any_ranks_and_any_stops_give_one_sequence(
         done += n
 
 
+@pytest.mark.parametrize("world", range(1, 8))
+def test_every_rank_has_as_many_rows_and_no_more_than_it_takes(world: int) -> None:
+    plan = make({"one": stage(10, 256, 5, text=1)})
+    rows = [len(next(plan.steps(plan.start(), rank, world))[0].packs) for rank in range(world)]
+    assert rows == [-(-5 // world)] * world
+
+
 @settings(max_examples=15, deadline=None)
 @given(curricula(), st.sampled_from([1, 2, 4]), st.integers(0, 5))
 def test_nothing_is_lost_and_nothing_comes_twice(stages: dict[str, Stage], lanes: int, seed: int) -> None:
@@ -188,6 +195,14 @@ def test_the_mixture_counts_what_it_says(unit: str) -> None:
                 counts[d.source] += 1 if unit == "samples" else d.length
         for source, weight in weights.items():
             assert counts[source] / counts.total() == pytest.approx(weight / 8, rel=0.05), (lanes, source)
+
+
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+def test_a_source_of_which_much_is_left_out_keeps_its_part_of_the_mixture(unit: str) -> None:
+    sources = {"text": Lengths(np.full(8000, 100), 1000), "image": Lengths([100, 0, 0, 0] * 4000, 1000)}
+    only = replace(stage(4000, 1000, 1, text=1, image=3), mixture_unit=unit)
+    counts = Counter(d.source for pack in packs(make({"a": only}, sources), 1000) for d in pack.documents)
+    assert counts["image"] / counts.total() == pytest.approx(0.75, rel=0.05)
 
 
 def test_every_step_has_the_mixture() -> None:

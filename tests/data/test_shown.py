@@ -79,6 +79,7 @@ def test_all_orientations_of_a_jpeg_at_full_and_at_reduced_decoding(orientation:
     facts = image_facts(data)
     sides = {1: (512, 1024), 2: (256, 512), 4: (64, 128), 8: (32, 64)}[part]
     assert _part((512, 1024), sides) == part
+    assert (_part((512, 1024), (512, 64)), _part((512, 1024), (64, 512))) == (1, 2), "the side that is reduced least"
     size = sides if orientation < 5 else sides[::-1]
     assert (facts.height, facts.width) == ((512, 1024) if orientation < 5 else (1024, 512))
     pixels = decode_image(data, facts, size)
@@ -330,10 +331,14 @@ def test_a_resolution_alone_stretches_nothing_as_in_browsers() -> None:
     image = Image.fromarray(stored(96, 64))
     for data in (encoded(image, "JPEG", dpi=(36, 72)), encoded(image, "PNG", dpi=(36, 72))):
         assert (image_facts(data).width, image_facts(data).height) == (96, 64)
-    exif = Image.Exif()
-    exif[0x0128], exif[0x011A], exif[0x011B] = 2, 36.0, 72.0
-    data = encoded(image, "JPEG", exif=exif)
-    assert (image_facts(data).width, image_facts(data).height) == (96, 64)
+    for unit, said in ((2, ()), (2, (96, 64)), (2, (192, 65)), (3, (192, 64)), (None, (192, 64))):
+        exif = Image.Exif()
+        exif[0x011A], exif[0x011B] = 36.0, 72.0
+        if unit:
+            exif[0x0128] = unit
+        exif.get_ifd(0x8769).update(zip((0xA002, 0xA003), said, strict=False))
+        data = encoded(image, "JPEG", exif=exif)
+        assert (image_facts(data).width, image_facts(data).height) == (96, 64), (unit, said)
 
 
 def test_orientation_of_a_png_counts_behind_its_pixels_too() -> None:
