@@ -198,8 +198,8 @@ def _asked_as(name: str) -> tuple[NeoConfig, Answering]:
             )
         checkpoint = last_checkpoint(path)
         answering = answering_of(checkpoint)
-        image = {"min_pixels": answering.image.min_pixels, "max_pixels": answering.image.max_pixels}
-        return replace(NeoConfig.from_dict(about(checkpoint)["config"]), **image), answering
+        config, image = NeoConfig.from_dict(about(checkpoint)["config"]), answering.image
+        return replace(config, min_pixels=image.min_pixels, max_pixels=image.max_pixels), answering
     config = read_config(name)
     return config, Answering.of_config(config) if name in PRESETS else Answering.read(model_folder(name), config)
 
