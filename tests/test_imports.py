@@ -27,7 +27,18 @@ ROOMS: dict[str, set[str]] = {
     "training": {"console", "data", "model", "checkpoint", "answering"},
     "evaluation": {"data", "model", "answering"},
     "report": {"data", "evaluation"},
-    "cli": {"console", "importers", "scenes", "checkpoint", "answering", "training", "evaluation", "report"},
+    "harness": {"hf"},
+    "cli": {
+        "console",
+        "importers",
+        "scenes",
+        "checkpoint",
+        "answering",
+        "training",
+        "evaluation",
+        "report",
+        "harness",
+    },
     "__main__": {"cli"},
 }
 """Room -> rooms it may import, beside itself. What a room may import, it may reach through as well (see `allowed`)."""

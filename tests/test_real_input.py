@@ -22,9 +22,9 @@ from neo_lightning.evaluation.questions import open_shards
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.types import PixelBudget, VideoBudget
 from tests.cli.test_export_answers import command as options_of
-from tests.evaluation.conftest import random_model
 from tests.forks import Server
 from tests.real.media import collect
+from tests.tiny_models import random_model
 
 HERE = Path(__file__).parent / "real"
 VIDEO = VideoBudget(fps=None, max_frames=4, min_pixels=4096, max_pixels=230400)

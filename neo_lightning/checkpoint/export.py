@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -78,8 +78,7 @@ def export_model(
     check_tensors(tensors, expected, f"export to {folder}: the tensors do not fit the config")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
-        written = Path(name)
+    with _beside(target) as written:
         _write_weights({name: tensors[name] for name in expected}, written, dtype, shard_bytes)
         released = {**config.to_dict(), "auto_map": AUTO_MAP}
         (written / CONFIG).write_text(json.dumps(released, indent=2) + "\n", encoding="utf-8")
@@ -95,6 +94,18 @@ def export_model(
         for file in sorted(written.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
             os.replace(file, target / file.name)
     return target
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """An empty folder beside another, always of the same name: what a killed export left there goes with the next."""
+    folder = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_weights(tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype | None, shard_bytes: int) -> None:

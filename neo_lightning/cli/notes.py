@@ -55,6 +55,11 @@ class Ended:
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(f"{file}: not what a run writes there ({error}); delete it to train on") from error
 
+    def forget(self) -> None:
+        """The run is about to be trained on."""
+        self.step, self.reason = None, ""
+        self.file.unlink(missing_ok=True)
+
     def write(self, step: int, reason: str) -> None:
         """Note it."""
         self.step, self.reason = step, reason
@@ -92,6 +97,10 @@ class Finished:
         if not isinstance(noted, list) or noted[0] != step:
             return False
         return all(noted[1].get(name) == asked for name, asked in evaluations.items())
+
+    def begin_export(self, folder: Path) -> None:
+        """The folder is this run's from now on, and has no model of any step until `note_export`."""
+        self._note(export=[str(folder.resolve()), -1])
 
     def note_export(self, folder: Path, step: int) -> None:
         """The folder has been written."""

@@ -12,7 +12,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from ..data.datamodule import NeoDataModule
 from ..data.files import replacing
-from ..data.owner import owned
+from ..data.owner import OwnedError, owned
 from ..evaluation.context import Evaluation
 from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
@@ -207,12 +207,22 @@ class NeoCLI(LightningCLI):
 
         Raises:
             OwnedError: another process trains there.
+            UserError: nothing can be written there.
         """
         if not self.trainer.is_global_zero:
             yield
             return
         folder = Path(self.settings.dir)
-        with owned(folder / "run.lock", what=f"the run {folder}"):
+        with ExitStack() as held:
+            try:
+                held.enter_context(owned(folder / "run.lock", what=f"the run {folder}"))
+            except OwnedError:
+                raise
+            except OSError as error:
+                raise UserError(
+                    f"run.dir: {folder} cannot be written ({error.strerror}), and a run keeps its checkpoints there: "
+                    "make it writable, or name another folder, --run.dir=FOLDER"
+                ) from error
             yield
 
     def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:

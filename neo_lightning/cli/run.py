@@ -184,6 +184,7 @@ class Run:
         """Train to the last step; False where this process has nothing more to do (`outcome` says how it ended)."""
         from ..checkpoint import commit
         from ..data.facts import RetryError
+        from .ending import Ending
 
         trainer = self.cli.trainer
         if self.checkpoint is not None and trainer.is_global_zero:
@@ -192,6 +193,9 @@ class Run:
                 print(self.news)
         if trainer.is_global_zero and not self.trying:
             self.finished.forget()
+            self.ended.forget()
+        if self.saver is not None:
+            trainer.callbacks.insert(0, Ending(self.ended, self.saver, self.total))  # type: ignore[attr-defined]
         started = time.perf_counter()
         try:
             trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
@@ -219,8 +223,7 @@ class Run:
             raise UserError(
                 f"the last step's checkpoint was not saved: see the warning above; {self.checkpoint} is last"
             )
-        if done < self.total and trainer.should_stop:
-            self.ended.write(done, why_stopped(trainer))
+        if self.ended.step == done:
             print(
                 f"the run is done after step {done} of {self.total}: {self.ended.reason}. "
                 f"(To train on nevertheless, delete {self.ended.file}.)"
@@ -242,6 +245,7 @@ class Run:
         if self.export_dir is not None and not self._exported():
             replaced = " (in place of what was there)" if (self.export_dir / "config.json").is_file() else ""
             started = time.perf_counter()
+            self.finished.begin_export(self.export_dir)
             finish.export_checkpoint(self.checkpoint, self.export_dir, tokenizer, dtype=dtype)
             self.times.add("export", time.perf_counter() - started)
             self.finished.note_export(self.export_dir, self._done())
@@ -297,16 +301,6 @@ class Run:
         if folder is None:
             raise UserError("the data module names no tokenizer (`tokenizer_path`), which export and evaluation need")
         return folder
-
-
-def why_stopped(trainer: Any) -> str:
-    """The callback that asked a trainer to stop, in its own words where it has any."""
-    for callback in trainer.callbacks:
-        if message := getattr(callback, "stopping_reason_message", None):  # Lightning's EarlyStopping
-            return f"{type(callback).__name__}: {str(message).strip().rstrip('.')}"
-        if getattr(callback, "stopped_epoch", 0):
-            return f"{type(callback).__name__}, monitoring {callback.monitor}"
-    return "a callback of the recipe asked to stop (trainer.should_stop)"
 
 
 def _export_folder(wanted: bool | str, folder: Path) -> Path | None:

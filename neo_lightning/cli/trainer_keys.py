@@ -77,8 +77,11 @@ def _stream(value: Any, others: Mapping[str, Any]) -> str:
 
 
 def _overfit(value: Any, others: Mapping[str, Any]) -> str:
-    if value == 0 or (isinstance(value, int) and value > 0):
+    if value == 0:
         return ""
+    if isinstance(value, int) and value > 0:
+        limits = [key for key in ("limit_train_batches", "limit_val_batches") if others.get(key) not in (None, value)]
+        return f"it limits training and validation itself, so {limits[0]} would have no effect" if limits else ""
     return "the stream of packs has no end, so there is no part of it to take: give a number of steps"
 
 

@@ -10,7 +10,8 @@ from neo_lightning.answering import Answering, Engine, load, write_folder
 from neo_lightning.data.index import ShardSource, iterate_samples
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.types import Media
-from tests.evaluation.conftest import CLIP, SMALL, config, random_model, shards, tokenizer, tokenizer_folder
+from tests.evaluation.conftest import CLIP, SMALL, config, shards, tokenizer, tokenizer_folder
+from tests.tiny_models import random_model
 
 __all__ = ["config", "shards", "tokenizer", "tokenizer_folder"]
 

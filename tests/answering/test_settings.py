@@ -15,7 +15,7 @@ from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.sampling import Sampling
 from neo_lightning.types import Message, PixelBudget, VideoBudget
-from tests.evaluation.conftest import random_model
+from tests.tiny_models import random_model
 
 OWN = Answering(
     image=PixelBudget(min_pixels=2048, max_pixels=5000),

@@ -7,12 +7,12 @@ import json
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from neo_lightning.checkpoint.qwen3 import pre_buffer_depth, qwen3_config, qwen3_state
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, fill_parameters, read_config
 from tests.model.support import pack, relative
+from tests.tiny_models import tiny_qwen3
 
 IDS = torch.randint(0, 300, (23,), generator=torch.Generator().manual_seed(1))
 NEO_FIELDS = {"patch_hidden_size": 16, "image_token_id": 318, "image_start_token_id": 319}
@@ -21,25 +21,8 @@ NEO_FIELDS = {"patch_hidden_size": 16, "image_token_id": 318, "image_start_token
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def qwen3(request, tmp_path_factory):
     """A random Qwen3 with norms away from one, saved by transformers."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=320,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        rope_theta=1e6,
-        tie_word_embeddings=request.param,
-        attn_implementation="eager",
-    )
-    model = Qwen3ForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(1 + 0.2 * torch.randn_like(parameter) if parameter.dim() == 1 else parameter * 5)
     folder = tmp_path_factory.mktemp("qwen3")
-    model.save_pretrained(folder)
+    model = tiny_qwen3(folder, vocab_size=320, num_attention_heads=4, tie_word_embeddings=request.param)
     return model, folder
 
 

@@ -13,27 +13,16 @@ from neo_lightning.cli.chat import printable
 from neo_lightning.cli.main import main
 from neo_lightning.data.text.serialize import prompt_from_messages
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.generate import Prompt, generate
 from neo_lightning.types import Media, Message, PixelBudget, VideoBudget
+from tests.tiny_models import tiny_config
 
 
 @pytest.fixture(scope="module")
 def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny model, made by `model init`."""
     folder = tmp_path_factory.mktemp("model")
-    config = NeoConfig(
-        vocab_size=448,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        extra_num_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        patch_hidden_size=8,
-        min_pixels=64 * 64,
-    )
+    config = tiny_config(Tokenizer.load(scenes / "tokenizer"), min_pixels=64 * 64)
     (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     line = ["model", "init", "--model", str(folder), "--tokenizer", str(scenes / "tokenizer"), "--seed", "1"]
     assert main([*line, "--out", str(folder / "made"), "--dtype", "float32"]) == 0

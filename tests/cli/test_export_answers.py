@@ -21,10 +21,9 @@ from neo_lightning.cli.main import main
 from neo_lightning.data.index import iterate_samples
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.evaluation.questions import open_shards
-from neo_lightning.model.config import NeoConfig
 from neo_lightning.types import Media, Message, PixelBudget, VideoBudget
-from tests.evaluation.conftest import random_model
 from tests.forks import Server, clean_environment
+from tests.tiny_models import random_model, tiny_config
 
 KINDS = ("colour", "same_colour", "which_of_three", "motion")
 """One image, two images, three images, a clip."""
@@ -55,20 +54,7 @@ evaluation:
 def start(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with large random weights."""
     tokenizer = Tokenizer.load(scenes / "tokenizer")
-    config = NeoConfig(
-        vocab_size=448,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        extra_num_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        patch_hidden_size=16,
-        tie_word_embeddings=False,
-        image_token_id=tokenizer.context_id,
-        image_start_token_id=tokenizer.img_start_id,
-    )
+    config = tiny_config(tokenizer)
     folder = tmp_path_factory.mktemp("start")
     return write_folder(random_model(config, 0), folder, scenes / "tokenizer", Answering.of_config(config))
 

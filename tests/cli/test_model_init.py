@@ -6,30 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from neo_lightning.answering import load
 from neo_lightning.checkpoint.load import load_config, load_model
 from neo_lightning.cli.main import main
 from neo_lightning.data.text.tokenizer import Tokenizer
+from tests.tiny_models import tiny_qwen3
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def qwen3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3 of sizes that no preset has."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=512,
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=8,
-        tie_word_embeddings=request.param,
-    )
     folder = tmp_path_factory.mktemp("qwen3")
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tiny_qwen3(folder, tie_word_embeddings=request.param)
     return folder
 
 

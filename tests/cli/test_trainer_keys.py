@@ -157,7 +157,8 @@ def test_what_would_have_no_effect_is_refused_with_the_way_out(key: str, value: 
     "given",
     [
         {"max_epochs": -1, "max_steps": -1, "precision": "bf16", "strategy": "auto", "plugins": LightningEnvironment()},
-        {"max_steps": STEPS, "limit_train_batches": 3, "overfit_batches": 2, "default_root_dir": "here"},
+        {"max_steps": STEPS, "limit_train_batches": 3, "default_root_dir": "here"},
+        {"overfit_batches": 2, "limit_train_batches": None, "limit_val_batches": 2},
         SETTINGS,
         {name: p.default for name, p in inspect.signature(Trainer).parameters.items() if name not in SETTINGS},
     ],

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from neo_lightning.data.index import ShardSource, iterate_samples
 from neo_lightning.data.text.tokenizer import Tokenizer, train_tokenizer
 from neo_lightning.evaluation import EvaluationContext
 from neo_lightning.model.config import NeoConfig
-from neo_lightning.model.neo import Neo
 from neo_lightning.scenes import write_scenes
 from neo_lightning.types import PixelBudget, Stage, VideoBudget
+from tests.tiny_models import random_model, tiny_config
 
 PER_TASK = 3
 SMALL = PixelBudget(min_pixels=64 * 64, max_pixels=96 * 96)
@@ -44,30 +43,7 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def config(tokenizer: Tokenizer) -> NeoConfig:
-    return NeoConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        extra_num_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        patch_hidden_size=16,
-        tie_word_embeddings=False,
-        image_token_id=tokenizer.context_id,
-        image_start_token_id=tokenizer.img_start_id,
-    )
-
-
-def random_model(config: NeoConfig, seed: int) -> Neo:
-    """A model with random weights, so large that its answers differ from question to question."""
-    model = Neo(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3 if parameter.ndim > 1 else 1.0, generator=generator)
-    return model.eval()
+    return tiny_config(tokenizer)
 
 
 def stages() -> dict[str, Stage]:

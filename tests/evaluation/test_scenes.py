@@ -14,8 +14,9 @@ from neo_lightning.evaluation import EvaluationContext, SceneEvaluation
 from neo_lightning.evaluation.questions import Question
 from neo_lightning.report import write_report
 from neo_lightning.scenes import TASKS
-from tests.evaluation.conftest import PER_TASK, random_model
+from tests.evaluation.conftest import PER_TASK
 from tests.report.test_report import check_page
+from tests.tiny_models import random_model
 
 
 class Oracle(SceneEvaluation):

@@ -103,7 +103,7 @@ def survey(
     root = root_file(files, modality)
     known = read_root(root, stamps, files, counting)
     if any(summary is None for summary in known):
-        with locked(root.with_suffix(".lock"), progress.waiting):
+        with sidecar.writing_into(root.parent), locked(root.with_suffix(".lock"), progress.waiting):
             known = read_root(root, stamps, files, counting)
             missing = [
                 (shard, file)

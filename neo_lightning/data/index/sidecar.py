@@ -12,10 +12,12 @@ Remote shards, and local ones in a folder that cannot be written, have theirs in
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neo_lightning.data.facts import ShardError
 from neo_lightning.data.files import replacing
 from neo_lightning.data.index.table import SCHEMA
 from neo_lightning.data.store import Stamp, is_remote
@@ -94,29 +97,54 @@ def make_summary(fields: Mapping[str, Any]) -> Summary:
     return summary
 
 
-def index_folder(shard: str, cache: Path) -> Path:
-    """Folder of a shard's index files: beside it, or in the cache; made where it is missing."""
+def index_folder(shard: str, cache: Path, name: str) -> Path:
+    """Folder of a shard's index files: beside it, or in the cache; made where it is missing.
+
+    One beside it that cannot be written is used where it has `name`: somebody has indexed what others only read.
+
+    Raises:
+        ShardError: it cannot be made.
+    """
     if not is_remote(shard):
         beside = Path(shard).parent / FOLDER
-        if beside.is_dir() and os.access(beside, os.W_OK):
-            return beside
-        try:
-            beside.mkdir(exist_ok=True)
-        except OSError:
-            pass
+        if beside.is_dir():
+            if os.access(beside, os.W_OK) or (beside / name).is_file():
+                return beside
         else:
-            return beside
+            try:
+                beside.mkdir(exist_ok=True)
+            except OSError:
+                pass
+            else:
+                return beside
     where = shard.rpartition("/")[0] if is_remote(shard) else str(Path(shard).resolve().parent)
     folder = cache / "index" / hashlib.sha256(where.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_into(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Turn what forbids it into a `ShardError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise ShardError(
+            f"the index cannot be written into {folder} ({error.strerror}): make that folder writable, or let its "
+            "owner run `neo-lightning data index MANIFEST`. (Where none can be made beside the shards, it goes into "
+            "the manifest's `store: {cache: FOLDER}`, or $NEO_CACHE.)"
+        ) from error
 
 
 def sidecar_of(shard: str, modality: str, cache: Path, ignore: Sequence[str] = ()) -> Path:
     """The shard's sidecar. It depends on what its source says: the modality decides what is left out, `ignore` which
     members are there at all."""
     passed_over = f".without-{hashlib.sha256(json.dumps(sorted(ignore)).encode()).hexdigest()[:8]}" if ignore else ""
-    return index_folder(shard, cache) / f"{shard.rpartition('/')[2]}.{modality}{passed_over}.parquet"
+    name = f"{shard.rpartition('/')[2]}.{modality}{passed_over}.parquet"
+    return index_folder(shard, cache, name) / name
 
 
 def tokens_of(sidecar: Path, counting_digest: str, index_digest: str) -> Path:
