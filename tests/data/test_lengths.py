@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -100,6 +102,19 @@ def test_measures_are_those_of_layouts(tokenizer: Tokenizer, drawn: list, stage:
         assert found.supervised[i] == outline.supervised.sum()
         units = [unit.tokens for unit in layout.units]
         assert found.pairs[i] == layout.length * (layout.length + 1) // 2 + sum(n * (n - 1) // 2 for n in units)
+
+
+@pytest.mark.parametrize(("room", "tokens", "halvings"), [(1024, 1024, 0), (1023, 484, 1), (256, 256, 2), (63, 25, 5)])
+def test_budgets_are_halved_until_a_sample_fits(tokenizer: Tokenizer, room: int, tokens: int, halvings: int) -> None:
+    """An image of a megapixel; at last below the smallest area of the stage too."""
+    turns = (Turn(role="user", parts=(0, "a 1 " * 50)), Turn(role="assistant", parts=("x",)))
+    (outline,) = make_outlines([turns], tokenizer)
+    shown = (MediaFacts(kind="image", width=1024, height=1024),)
+    budget = PixelBudget(min_pixels=65536, max_pixels=1 << 20)
+    wide = Stage(steps=1, context=4096, packs_per_step=1, mixture={"a": 1}, lr=1.0, image=budget, too_long="rescale")
+    text = fitted_layout(outline, shown, tokenizer, wide)[0].length - 1024
+    layout, found = fitted_layout(outline, shown, tokenizer, replace(wide, context=text + room))
+    assert ([unit.tokens for unit in layout.units], found) == ([tokens], halvings)
 
 
 @settings(max_examples=300, deadline=None)

@@ -62,8 +62,12 @@ def test_a_head_is_tied_where_the_config_says_so(tied):
     read = NeoConfig.from_dict(config)
     assert read.tie_word_embeddings is tied
     assert NeoConfig.from_dict(read.to_dict()) == read
-    del config["llm_config"]["tie_word_embeddings"]
-    assert not NeoConfig.from_dict(config).tie_word_embeddings
+    llm = config["llm_config"]
+    assert NeoConfig.qwen3(llm, extra_num_layers=1).tie_word_embeddings is tied
+    del llm["tie_word_embeddings"]
+    assert not NeoConfig.qwen3(llm, extra_num_layers=1).tie_word_embeddings
+    config["tie_word_embeddings"] = tied
+    assert NeoConfig.from_dict(config).tie_word_embeddings is tied, "said outside"
 
 
 def test_both_spellings_of_rope_are_read():

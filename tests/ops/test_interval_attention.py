@@ -149,13 +149,15 @@ def test_masks_made_anew_in_each_call_are_the_kept_ones(monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(kept, run(fn, q, k, v, do), strict=True))
 
 
-@pytest.mark.parametrize(("length", "kept"), [(2800, True), (2900, False)])
-def test_masks_that_all_layers_share_take_at_most_16_mib_a_head_of_a_group(length, kept):
-    """One document: about half of its square is in the tiles."""
+@pytest.mark.parametrize(("last", "kept"), [(256, True), (257, False)])
+def test_shared_masks_are_kept_up_to_16_mib_for_each_head_of_a_group(last, kept):
+    """Documents of 2,816 tokens, 22 tiles, and of two tiles have 2**22 elements between them."""
+    length = 2816 + last
     start, limit = torch.zeros(length, dtype=torch.int32), torch.arange(1, length + 1, dtype=torch.int32)
+    start[2816:] = 2816
     tiles = prepare_intervals(start, limit, "tiled")
     masks = sum((tile.b - tile.a) * (tile.hi - tile.lo) for tile in tiles)
-    assert (4 * masks <= 16 * 2**20) is kept
+    assert (masks == 1 << 22) is kept
     held = [tile.bias(2, torch.float32) for tile in tiles]  # by a layer with two query heads a group
     assert [x.numel() for x in held] == [2 * (tile.b - tile.a) * (tile.hi - tile.lo) for tile in tiles]
     again = [tile.bias(2, torch.float32) for tile in tiles]

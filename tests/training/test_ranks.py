@@ -16,6 +16,7 @@ def add_up(ranks: int, bucket: int) -> None:
     """One of the ranks, the last two of which hold copies of the same parameters."""
     step._BUCKET = bucket
     rank = int(os.environ["LOCAL_RANK"])
+    assert step.sum_over_ranks(torch.tensor([2.0])).item() == 2, "before there is a group"
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
     total = step.sum_over_ranks(torch.tensor([1.0, 10.0 * rank]))
     assert total.tolist() == [ranks, 10.0 * sum(range(ranks))]
