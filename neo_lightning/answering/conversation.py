@@ -177,6 +177,8 @@ def _embedded(address: str) -> bytes:
 
 def _png(image: Image.Image) -> bytes:
     shown = ImageOps.exif_transpose(image)
+    if 0 in shown.size:
+        raise ValueError(f"a picture of size {shown.size} shows nothing")
     if shown.mode == "F":
         raise ValueError("floating point has no range of its own; make it uint8 first")
     if shown.mode == "I":

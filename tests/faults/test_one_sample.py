@@ -50,7 +50,8 @@ def test_reasons_hold_no_paths_or_numbers_of_libraries() -> None:
     data = encoded(picture(640, 480), "JPEG", quality=95)
     with pytest.raises(MediaError) as told:
         decode_image(data[: len(data) // 2], image_facts(data))
-    assert str(told.value) == "damaged image: decode_jpeg Image is incomplete or truncated"
+    # older torchvision does not name its function
+    assert str(told.value).replace("decode_jpeg ", "") == "damaged image: Image is incomplete or truncated"
     with pytest.raises(MediaError) as told:
         video_facts(b"\0\0\0\x18ftypisom" + b"\0" * 99)
     assert "Errno" not in str(told.value)

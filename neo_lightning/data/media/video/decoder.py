@@ -185,6 +185,8 @@ def _picture(convert: VideoReformatter, frame: Any, size: tuple[int, int]) -> np
         found = convert.reformat(
             frame, width, height, "rgb24", src_colorspace=guess, interpolation=_SCALING, threads=1
         ).to_ndarray()
+    except MemoryError:  # PyAV's is an FFmpegError as well
+        raise
     except av.FFmpegError as error:
         kind = f"pixels of kind {frame.format.name} with colour matrix {int(frame.colorspace)}"
         raise ClipError(f"{kind} cannot be converted to RGB: convert the clip to 8-bit BT.709") from error
