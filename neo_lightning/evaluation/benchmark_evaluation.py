@@ -10,7 +10,7 @@ finished model folder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from .context import Evaluation, EvaluationContext
 from .item import Item
 from .metrics import METRICS
 from .metrics.grades import GradeMetric
-from .readers import Rows, open_rows, open_source
+from .readers import Rows, Unread, open_rows, open_source
 from .running import Job, asked_as
 
 
@@ -71,7 +71,7 @@ class BenchmarkEvaluation(Evaluation):
         self.name = name or self.benchmark.name
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self.every_n_steps, self.at = every_n_steps, at
-        self._found: tuple[list[Item], int] | None = None
+        self._counted: tuple[int, int] | None = None
 
     def check(self) -> None:
         """Refuse data that are not there or hold no question."""
@@ -79,7 +79,7 @@ class BenchmarkEvaluation(Evaluation):
 
     def size(self) -> int:
         """Questions of one asking."""
-        return len(self._items()[0])
+        return self._count()[0]
 
     def scores(self, engine: Engine, ranks: Ranks) -> dict[str, float]:
         """The metric's headline and its other scores; behind them the headline of each category."""
@@ -92,30 +92,41 @@ class BenchmarkEvaluation(Evaluation):
         whole, parts = self._graded(context.engine, Ranks())
         scores = {name: float(score) for name, score in whole.compute().items()}
         low, high = whole.interval()
-        items, unread = self._items()
+        questions, unread = self._count()
         asked = sum(len(part) for part in whole.grades)
         return {
             "metric": whole.headline,
             **scores,
             "95% interval": f"{low:.4f} to {high:.4f}",
             "questions": asked,
-            "rows not asked": unread + len(items) - asked,
+            "rows not asked": unread + questions - asked,
             **{
                 f"{name}: {part.headline}": float(part.compute()[part.headline]) for name, part in sorted(parts.items())
             },
         }
 
-    def _items(self) -> tuple[list[Item], int]:
-        """The questions, whose media are read when they are asked, and how many rows are none."""
-        if self._found is None:
-            job = Job(benchmark=self.benchmark, rows=self._rows(), folder=Path(), limit=self.limit)
-            entries = list(job.entries())
-            items = [entry for entry in entries if isinstance(entry, Item)]
-            if not items:
-                first = next((f"; the first: {e.where}: {e.reason}" for e in entries if not isinstance(e, Item)), "")
+    def _count(self) -> tuple[int, int]:
+        """Questions, and rows that are none; counted once."""
+        if self._counted is None:
+            entries = unread = 0
+            first = ""
+            for entry in self._entries():
+                entries += 1
+                if not isinstance(entry, Item):
+                    unread += 1
+                    first = first or f"; the first: {entry.where}: {entry.reason}"
+            if entries == unread:
                 raise ValueError(f"evaluation {self.name!r}: {self.data} holds no question{first}")
-            self._found = items, len(entries) - len(items)
-        return self._found
+            self._counted = entries - unread, unread
+        return self._counted
+
+    def _entries(self) -> Iterator[Item | Unread]:
+        job = Job(benchmark=self.benchmark, rows=self._rows(), folder=Path(), limit=self.limit)
+        return job.entries()
+
+    def _items(self) -> Iterator[Item]:
+        """The questions, one after the other: an item of a table holds its row, pictures and all."""
+        return (entry for entry in self._entries() if isinstance(entry, Item))
 
     def _rows(self) -> Rows:
         if self.source:
@@ -127,7 +138,7 @@ class BenchmarkEvaluation(Evaluation):
         answers = dict(ranks.gather(self._answers(engine, ranks)))
         whole = METRICS[self.benchmark.metric](sync_on_compute=False)
         parts: dict[str, GradeMetric] = {}
-        for place, item in enumerate(self._items()[0]):
+        for place, item in enumerate(self._items()):
             if place in answers:
                 names = [name for name in item.categories if name not in parts]
                 parts |= {name: METRICS[self.benchmark.metric](sync_on_compute=False) for name in names}
@@ -143,12 +154,16 @@ class BenchmarkEvaluation(Evaluation):
         asked = engine.asked(asked_as(engine.answering, self.benchmark, decoding))
         empty = asked.prompt((Message(role="user", parts=("",)),))
         found: list[tuple[int, str]] = []
-        for batch, counts in ranks.deal(list(enumerate(self._items()[0])), self.batch_size):
-            prompts = [self._prompt(asked, item) for _, item in batch]
+        stream = enumerate(self._items())
+        for places, counts in ranks.deal(range(self.size()), self.batch_size):
+            # places rise, so that one passage through the file meets them all
+            batch = [next(item for place, item in stream if place == wanted) for wanted in places] if counts else []
+            prompts = [self._prompt(asked, item) for item in batch] or [None]
             # a rank answers something in each step, whatever it could read
             texts = asked.texts([empty if prompt is None else prompt for prompt in prompts])
-            rows = zip(batch, prompts, texts, strict=True)
-            found += [(place, text) for (place, _), prompt, text in rows if counts and prompt is not None]
+            if counts:
+                rows = zip(places, prompts, texts, strict=True)
+                found += [(place, text) for place, prompt, text in rows if prompt is not None]
         return found
 
     def _prompt(self, engine: Engine, item: Item) -> Prompt | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -48,6 +52,28 @@ def test_the_end_says_interval_and_what_is_missing(context: EvaluationContext, e
     assert found["metric"] == "exact match"
     low, high = map(float, found["95% interval"].split(" to "))
     assert low < found["exact match"] < high or found["exact match"] in (0.0, 1.0)
+
+
+def test_an_asking_holds_a_batch_of_rows_and_not_the_file(engine: Engine, tmp_path: Path) -> None:
+    """Rows of a table hold their pictures as text: those of a batch may be in memory, those of all may not."""
+    rows = 24
+    megabyte = base64.b64encode(_noise(8, 600)).decode()
+    lines = [f"{n}\tWhich?\tx\t{megabyte}" for n in range(rows)]
+    (tmp_path / "large.tsv").write_text("index\tquestion\tanswer\timage\n" + "\n".join(lines) + "\n")
+    evaluation = BenchmarkEvaluation(str(tmp_path / "large.tsv"), max_new_tokens=1, batch_size=2)
+    evaluation.check()
+    tracemalloc.start()
+    evaluation.scores(engine, Ranks())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < rows * len(megabyte) / 2, f"{peak / len(megabyte):.1f} rows at a time"
+
+
+def _noise(seed: int, side: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+    return file.getvalue()
 
 
 class Sees(Engine):
