@@ -283,7 +283,7 @@ def progress(title: str, total: int, *, shown: bool) -> Iterator[Any]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -42,8 +42,9 @@ def logged(run: Path) -> list[dict[str, str]]:
 
 
 def test_scores_are_logged_shown_and_in_the_report_and_the_training_does_not_move(
-    micro: Path, scored: list[str], capsys: pytest.CaptureFixture[str]
+    micro: Path, scored: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     assert main(["run", str(micro), "--run.dir", str(micro.parent / "unasked")]) == 0
     assert main(scored) == 0
     run = micro.parent / "run"
@@ -51,7 +52,7 @@ def test_scores_are_logged_shown_and_in_the_report_and_the_training_does_not_mov
     rows = logged(run)
     assert [(int(row["step"]), float(row["eval/mine"])) for row in rows][:3] == [(1, 0.25), (2, 0.5), (3, 0.75)]
     assert {float(row["eval/mine/copy"]) for row in rows} == {0.25}
-    assert "after step 3: eval/mine 0.7500 (exact_match;" in capsys.readouterr().err
+    assert "after step 3: eval/mine 0.7500 (exact_match;" in caplog.text
     report = json.loads((run / "report.json").read_text())
     (chart,) = [chart for chart in report["charts"] if chart["title"] == "Evaluation: mine"]
     assert [line["column"] for line in chart["lines"]] == ["eval/mine", "eval/mine/colour", "eval/mine/copy"]

@@ -81,6 +81,7 @@ LINES = {
     "model": ["info", "--modle=x"],
     "data": ["plan", "{micro}", "--stages.two.stepz=1"],
     "chat": ["--modle=x"],
+    "eval": ["--modle=x"],
 }
 
 
