@@ -18,6 +18,22 @@ import pytest
 
 from neo_lightning.answering import Engine
 
+BUILT_IN = """
+import json, sys
+from types import SimpleNamespace
+from lmms_eval.models.chat.neo_ov import NeoOV
+
+folder, *images = sys.argv[1:]
+budget = {"min_pixels": 4096, "max_pixels": 9216}
+model = NeoOV(folder, device="cpu", device_map="cpu", torch_dtype="float32", system_prompt="", **budget)
+parts = [[{"type": "image", "url": image}, {"type": "text", "text": "Which colour?"}] for image in images]
+model.task_dict = {"t": {"test": [[{"role": "user", "content": content}] for content in parts]}}
+settings = {"max_new_tokens": 5, "do_sample": False}
+asked = [SimpleNamespace(args=("", lambda document: document, settings, n, "t", "test")) for n in range(len(images))]
+print("ANSWERS" + json.dumps([result.text for result in model.generate_until(asked)]))
+"""
+"""lmms-eval's own model, as it comes: the authors' `.chat()` on whatever `AutoModel` loads."""
+
 TASK = Path(__file__).parent / "task"
 PYTHON = os.environ.get("NEO_LMMS_EVAL", "")
 
@@ -60,3 +76,15 @@ def test_lmms_eval_scores_what_we_score(
     (samples,) = (tmp_path / "out").rglob("*samples*.jsonl")
     records = sorted((json.loads(line) for line in samples.read_text().splitlines()), key=lambda r: r["doc_id"])
     assert [record["filtered_resps"] for record in records] == said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON, reason="NEO_LMMS_EVAL names no Python with lmms-eval")
+def test_the_model_that_lmms_eval_brings_runs_on_an_export(
+    folder: Path, engine: Engine, media: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    line = [PYTHON, "-c", BUILT_IN, str(folder), *map(str, media["image"])]
+    run = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-4000:]
+    said = json.loads(run.stdout.rpartition("ANSWERS")[2])
+    assert said == [engine.answer("Which colour?", images=[path], max_new_tokens=5).strip() for path in media["image"]]

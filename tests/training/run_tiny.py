@@ -102,7 +102,8 @@ def train(devices: int, job: dict[str, Any]) -> None:
     weights = whole_weights(module.model)
     answers = [answer(model) for model in (module.model, plain(weights))]
     assert answers[0] == answers[1], f"the sharded model answers {answers[0]}, the whole one {answers[1]}"
-    ask_together(module.model, plain(weights), Ranks(rank=trainer.global_rank, count=trainer.world_size))
+    if job.get("asks"):
+        ask_together(module.model, plain(weights), Ranks(rank=trainer.global_rank, count=trainer.world_size))
     if trainer.is_global_zero:
         save_file(weights, folder / "final.safetensors")
         print(f"{folder.name} done {trainer.global_step} {int(trainer.callbacks[-1].interrupted)}", flush=True)

@@ -241,7 +241,9 @@ def test_two_ranks_restart_exactly_and_agree_with_one(forks: Server, whole: Any,
     assert last is not None
     assert 6 <= commit.step_of(last) <= 12
     one = {"folder": from_one, "checkpoint": str(folder / "checkpoints" / "step-00000006")}
-    status, output = forks.run(f"{TRAININGS}:run", 2, [{"folder": full}, {"folder": cut, "resume": True}, one], ranks=2)
+    status, output = forks.run(
+        f"{TRAININGS}:run", 2, [{"folder": full, "asks": True}, {"folder": cut, "resume": True}, one], ranks=2
+    )
     assert status == 0, output
     lines = output.splitlines()
     whole_two = losses(lines, "full")
