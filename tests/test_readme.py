@@ -1,4 +1,5 @@
-"""README.md, as its reader goes through it: every command and code block in order, in one fresh clone.
+"""README.md, as its reader goes through it: every command and code block in order, in one fresh clone, and behind it the
+programs of docs/using.md.
 
 `tests/readme/steps.py` finds them, so that a new block is tried without a word here: it has to end with status 0.
 `tests/readme/stand_ins.py` has what the reader has (photographs, models) and what is not run, with the reason;
@@ -24,6 +25,7 @@ from tests.readme.steps import Step, read
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 
 
 def exists(*names: str) -> Callable[[Path, str], None]:
@@ -81,6 +83,7 @@ PROMISES = {
     r"eval .*PETS": exists("runs/demo-0/scores/scores.html", "runs/demo-0/scores/pets/graded.jsonl"),
     r"eval .*colour-": says("exact match", "colour"),
     r"eval .*--source cats": says("ANLS", "cats"),
+    r"model publish": exists("runs/demo-0/export/README.md"),
     r"model info": says("parameters"),
     r"data tokenizer --from": exists("runs/tokenizer/tokenizer.json"),
     r"model init --qwen3": exists("my-start/config.json", "my-start/*.safetensors", "my-start/tokenizer.json"),
@@ -95,8 +98,10 @@ def test_what_the_readme_shows_does_what_it_says(tmp_path: Path, forks: Server) 
     stand_ins.clone(tmp_path)
     environment = stand_ins.environment(tmp_path)
     kept: set[str] = set()
-    for step in read(README):
-        where = f"README.md, line {step.line}: {step.text}"
+    steps = [("README.md", step) for step in read(README)]
+    steps += [("docs/using.md", step) for step in read(USING) if step.kind == "python"]
+    for file, step in steps:
+        where = f"{file}, line {step.line}: {step.text}"
         assert step.kind != "unknown", f"{where}\nname a file in the block's first line, or teach tests/readme about it"
         stand_ins.after_the_demo(tmp_path)
         if step.kind == "file":

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,9 @@ def after_the_demo(folder: Path) -> None:
     (folder / "clips").mkdir()
     for shard in (demo / "scenes" / "train").glob("video-*.tar"):
         shutil.copy(shard, folder / "clips")
+        with tarfile.open(shard) as members:
+            clip = next(member for member in members if member.name.endswith(".mp4"))
+            (folder / "clip.mp4").write_bytes(members.extractfile(clip).read())  # type: ignore[union-attr]
 
 
 def picture(path: Path, seed: int) -> None:
