@@ -1,4 +1,4 @@
-"""README.md, as its reader goes through it: every command and code block in order, in one fresh clone, and behind it the
+"""README.md, as its reader goes through it: every command and code block in order, in one fresh clone; behind it the
 programs of docs/using.md.
 
 `tests/readme/steps.py` finds them, so that a new block is tried without a word here: it has to end with status 0.
