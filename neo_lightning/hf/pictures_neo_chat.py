@@ -111,7 +111,8 @@ class EncodedPicture:
                 self._image: Any = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
             else:
                 file = _bare_png(data) if data[:4] == b"\x89PNG" else data
-                self._image = Image.open(io.BytesIO(file), formats=_FORMATS)
+                Image.init()  # older versions know no AVIF
+                self._image = Image.open(io.BytesIO(file), formats=[name for name in _FORMATS if name in Image.OPEN])
         image = self._image
         if image.mode not in _MODES:
             raise ValueError(f"{image.format} with pixels of kind {image.mode!r}: convert it to 8-bit RGB")
