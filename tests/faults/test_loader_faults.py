@@ -57,7 +57,8 @@ def test_fault_31_the_work_of_a_killed_worker_is_done_again_once(tmp_path: Path,
     loader = WatchedLoader(dataset(tmp_path, deadly={5: 1, 8: 1}), range(12), workers=2, timeout=60)
     with pytest.warns(UserWarning, match="a data worker died.*SIGKILL") as warned:
         assert [int(item) for item in loader] == list(range(12))
-    assert len(warned) == 2
+    died = [warning for warning in warned if issubclass(warning.category, UserWarning)]
+    assert len(died) == 2, "beside them newer Pythons warn of every fork"
     loader = WatchedLoader(dataset(tmp_path, deadly={7: 2}), range(12), workers=2, timeout=60)
     came = []
     with pytest.warns(UserWarning, match="a data worker died"), pytest.raises(LoaderError, match="died twice over 7"):
