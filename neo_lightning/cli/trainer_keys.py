@@ -185,6 +185,12 @@ def check_validation(
         )
     epochs = any(trainer.get(key) for key in ("limit_train_batches", "overfit_batches", "fast_dev_run"))
     validates = bool(sources) and (interval is not None or epochs)
+    for evaluation in evaluations:
+        if evaluation.while_training and type(evaluation).scores is Evaluation.scores:
+            raise UserError(
+                f"evaluation: {type(evaluation).__name__} cannot be asked while training, as it does not define "
+                "`scores`: leave out every_n_steps and `at`, or define it (neo_lightning/evaluation/context.py)"
+            )
     asked = {f"{PREFIX}{evaluation.name}" for evaluation in evaluations if evaluation.while_training}
     for callback in callbacks if isinstance(callbacks, Iterable) else [callbacks]:
         for monitor in (str(getattr(callback, "monitor", "")), *getattr(callback, "keep_best", ())):

@@ -11,6 +11,7 @@ finished model folder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,14 +122,16 @@ class BenchmarkEvaluation(Evaluation):
         return self._counted
 
     def _entries(self) -> Iterator[Item | Unread]:
-        job = Job(benchmark=self.benchmark, rows=self._rows(), folder=Path(), limit=self.limit)
+        job = Job(benchmark=self.benchmark, rows=self._rows, folder=Path(), limit=self.limit)
         return job.entries()
 
     def _items(self) -> Iterator[Item]:
         """The questions, one after the other: an item of a table holds its row, pictures and all."""
         return (entry for entry in self._entries() if isinstance(entry, Item))
 
+    @cached_property
     def _rows(self) -> Rows:
+        """Opened once, which reads all of a file to find its rows."""
         if self.source:
             return open_source(self.data, self.source)
         return open_rows(self.data, self.benchmark.files)

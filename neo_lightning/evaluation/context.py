@@ -87,16 +87,17 @@ class Evaluation(ABC):
     def check(self) -> None:  # noqa: B027 - having nothing to check is the usual case
         """Called before training: raise here (a ValueError) what would otherwise be found when the run is over."""
 
-    def size(self) -> int:
-        """Questions that `scores` puts, for an estimate of what they cost."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many questions it puts: define `size`")
+    def size(self) -> int | None:
+        """Questions that `scores` puts, for an estimate of what they cost; None: it does not say."""
+        return None
 
     def scores(self, engine: Engine, ranks: Ranks) -> Mapping[str, float]:
         """Scores of the model as it is now, the overall one first; the same on all ranks, which all call this.
 
-        The engine steps in all ranks together: deal the questions by `ranks.deal`.
+        The engine steps in all ranks together: deal the questions by `ranks.deal`. A recipe that asks while training
+        an evaluation which does not define this is refused before the first step.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot be asked while training: it does not define `scores`")
+        raise NotImplementedError(f"{type(self).__name__} does not define `scores`")
 
     @abstractmethod
     def run(self, context: EvaluationContext) -> Mapping[str, Any]:

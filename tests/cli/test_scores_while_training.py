@@ -106,3 +106,21 @@ def test_what_evaluations_want_is_counted_beforehand(
     assert main(["plan", *scored[1:], "--device", "cpu", "--devices", "2"]) == 0
     counted = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│ mine"))
     assert counted.split("│")[2:-1] == ["     3 ", "         4 ", "      12 ", "                6 "], "after 2, 4 and 6"
+
+
+def test_an_evaluation_without_scores_is_refused_before_the_first_step(
+    micro: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(micro.parent))
+    (micro.parent / "my_end.py").write_text(
+        "from neo_lightning.evaluation import Evaluation\n\n\nclass AtTheEnd(Evaluation):\n    name = 'mine'\n\n"
+        "    def __init__(self, every_n_steps: int = 0):\n        self.every_n_steps = every_n_steps\n\n"
+        "    def run(self, context):\n        return {}\n",
+        encoding="utf-8",
+    )
+    asked = "[{class_path: my_end.AtTheEnd, init_args: {every_n_steps: 2}}]"
+    assert main(["run", str(micro), f"--evaluation={asked}"]) == 2
+    assert "AtTheEnd cannot be asked while training" in capsys.readouterr().err
+    assert not (micro.parent / "run" / "checkpoints").exists()
+    assert main(["plan", str(micro), f"--evaluation={asked}", "--device", "cpu", "--devices", "1"]) == 0
+    assert "?" in capsys.readouterr().out, "how many questions nobody knows"

@@ -8,6 +8,7 @@ question by question; a benchmark's largest sets have some ten thousand.
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -47,9 +48,9 @@ class GradeMetric(Metric):
         self.add_state("grades", default=[], dist_reduce_fx="cat")
         self.add_state("marked", default=[], dist_reduce_fx="cat")
 
+    @abstractmethod
     def grade(self, answer: str, item: Item) -> float:
         """How right an answer is, in [0, 1]."""
-        raise NotImplementedError
 
     def marks(self, answer: str, item: Item) -> tuple[int, ...]:
         """Numbers that `scores` needs beside the grade, equally many for each item."""

@@ -148,8 +148,9 @@ class CommitCheckpoint(Checkpoint):
         """Save where training ended before its last step (max_time, a user's callback), and hand the signals back."""
         if trainer.global_step > max(0, self._saved_at) and pl_module.report is not None:
             self._save(trainer, pl_module)
+        there = {commit.step_of(path): path for path in commit.committed(self.folder_of(trainer))}
         for name, (value, step) in self.best.items():
-            rank_zero_info(f"best {name}: {value:.4f} after step {step}, kept in {self.folder_of(trainer)}")
+            rank_zero_info(f"best {name}: {value:.4f} after step {step}, {there.get(step, 'whose save failed')}")
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
