@@ -30,9 +30,12 @@ def main(argv: list[str]) -> int:
             start(args)
             return 0
         _check(args)
+        from ..evaluation.running.ranks import together
         from .eval_run import Evaluation
 
-        Evaluation(args).run()
+        with together():
+            evaluation = Evaluation(args)
+        evaluation.run()
     return 0
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,16 +62,19 @@ class Evaluation:
         """Answer everything; the first rank then grades and writes."""
         from ..data.owner import owned
         from ..evaluation.running import score
-        from ..evaluation.running.ranks import leave, wait_for_all
+        from ..evaluation.running.ranks import leave, together
 
         first = self.rank == 0
-        with owned(self.out / "eval.lock", what=f"the evaluation {self.out}") if first else nullcontext():
-            scores = self._scores_so_far() if first else {}
-            jobs = [self._job(benchmark, rows) for benchmark, rows in self.tasks]
-            wait_for_all()
-            for job, settings in jobs:
-                self._answer(job, settings)
-            wait_for_all()
+        with ExitStack() as until_the_end:
+            with together():
+                if first:
+                    lock = owned(self.out / "eval.lock", what=f"the evaluation {self.out}")
+                    until_the_end.enter_context(lock)
+                scores = self._scores_so_far() if first else {}
+                jobs = [self._job(benchmark, rows) for benchmark, rows in self.tasks]
+            with together():
+                for job, settings in jobs:
+                    self._answer(job, settings)
             leave()
             if not first:
                 return

@@ -34,3 +34,8 @@ def evaluate_as_rank(argv: list[str], ranks: int) -> int:
     """Run the command as one process of several, as torchrun would start it."""
     os.environ.update(RANK=os.environ["LOCAL_RANK"], WORLD_SIZE=str(ranks))
     return evaluate(argv)
+
+
+def note_status_as_rank(argv: list[str], ranks: int, folder: str) -> None:
+    """The same, with the status in a file: nobody ends a rank because another one has failed."""
+    (Path(folder) / f"status-{os.environ['LOCAL_RANK']}").write_text(str(evaluate_as_rank(argv, ranks)))

@@ -83,3 +83,13 @@ def test_two_processes_are_one(line: list[str], whole: Path, forks: Server, tmp_
     status, said = forks.run("tests.evaluation.run_eval:evaluate", argv)
     assert status == 0, said
     assert (tmp_path / "out" / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
+
+
+def test_what_refuses_one_process_is_said_by_all(line: list[str], whole: Path, forks: Server, tmp_path: Path) -> None:
+    """The first process finds answers to other settings; the second has nothing to object to, and must not wait."""
+    argv = [*line, "--seed", "1", "--out", str(whole)]
+    status, said = forks.run("tests.evaluation.run_eval:note_status_as_rank", argv, 2, str(tmp_path), ranks=2)
+    assert status == 0, said
+    assert [(tmp_path / f"status-{rank}").read_text() for rank in range(2)] == ["2", "2"], said
+    assert said.count("holds answers that were given otherwise: seed: 0 -> 1") == 2
+    assert said.count("rank 0: ") == 1

@@ -1,8 +1,10 @@
-"""Processes of one evaluation, as `torchrun` starts them: who am I, and wait for the others; on a CPU, too."""
+"""Processes of one evaluation, as `torchrun` starts them: who am I, and what all do together; on a CPU, too."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -16,12 +18,28 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if rank_and_world()[1] > 1:
-        if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=_PATIENCE)
-        dist.barrier()
+@contextmanager
+def together() -> Iterator[None]:
+    """Do something in every process; returns when all have done it. What refuses one refuses all, none waits for it.
+
+    Raises:
+        ValueError: another process could not do it; the first such one's own words.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        yield
+        return
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+    said: list[str | None] = [None] * world
+    try:
+        yield
+    except Exception as error:
+        dist.all_gather_object(said, f"rank {rank}: {error}")
+        raise
+    dist.all_gather_object(said, None)
+    if first := next(filter(None, said), None):
+        raise ValueError(first)
 
 
 def leave() -> None:
