@@ -31,11 +31,11 @@ def main(argv: list[str]) -> int:
             return 0
         _check(args)
         from ..evaluation.running.ranks import together
-        from .eval_run import Evaluation
+        from .eval_run import Scoring
 
         with together():
-            evaluation = Evaluation(args)
-        evaluation.run()
+            scoring = Scoring(args)
+        scoring.run()
     return 0
 
 

@@ -35,7 +35,7 @@ class Model:
     server: ChatServer | None = None
 
 
-class Evaluation:
+class Scoring:
     """One command's evaluations, on one process or many."""
 
     def __init__(self, args: argparse.Namespace) -> None:

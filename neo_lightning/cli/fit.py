@@ -31,13 +31,13 @@ def main(argv: list[str]) -> int:
         with user_errors(f"neo-lightning {command}"):
             arguments = parse(rest)
             from .parser import NeoCLI
-            from .together import Ranks
+            from .together import Start
 
             cli = NeoCLI(arguments, subcommand=command)
             method = cli.method_arguments()
             if command == "fit":
-                ranks = Ranks(cli.trainer)
-                with ranks.together("own the folder"):
+                start = Start(cli.trainer)
+                with start.together("own the folder"):
                     until_the_end.enter_context(cli.ownership())
             else:
                 method["ckpt_path"] = weights(cli, method.get("ckpt_path"))

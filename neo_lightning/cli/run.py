@@ -61,13 +61,13 @@ def main(argv: list[str]) -> int:
     with ExitStack() as until_the_end:
         with user_errors(f"cannot run {arguments.files[0]}"):
             from .parser import NeoCLI
-            from .together import Ranks
+            from .together import Start
 
             cli = NeoCLI(arguments)
-            ranks = Ranks(cli.trainer)
-            with ranks.together("own the folder"):
+            start = Start(cli.trainer)
+            with start.together("own the folder"):
                 until_the_end.enter_context(cli.ownership())
-            with ranks.together("prepare"):
+            with start.together("prepare"):
                 run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
                 run.check_recipe()
                 if run.complete:

@@ -24,8 +24,8 @@ RANK_0_HAS_STARTED = "NEO_LIGHTNING_RANK_0_HAS_STARTED"
 """Set for the processes that Lightning starts."""
 
 
-class Ranks:
-    """The ranks of a trainer, before it trains."""
+class Start:
+    """What the ranks of a trainer do before it trains."""
 
     def __init__(self, trainer: Any) -> None:
         self.rank, self.world = trainer.global_rank, trainer.world_size

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 - its log keeps the standard error of the moment: not that of one test
 import pytest
 import torch
 
