@@ -13,12 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 
-USER_ERROR = 2
-"""Exit status: the input is wrong, and trying again will not help."""
-TRY_AGAIN = 75
-"""Exit status (EX_TEMPFAIL): asked to stop and saved, or a store did not deliver; the same command goes on."""
-
-
 LIBRARY_ERRORS = {
     "jsonargparse": "ArgumentError",
     "lightning.fabric.utilities.exceptions": "MisconfigurationException",

@@ -10,8 +10,9 @@ import sys
 from importlib import import_module
 
 from .. import __version__
+from ..exits import TRY_AGAIN, USER_ERROR
 from .environment import let_segments_grow
-from .errors import TRY_AGAIN, USER_ERROR, UserError, nearest
+from .errors import UserError, nearest
 
 COMMANDS = {
     "run": ("run", "train a recipe to the end: stages, final evaluation, export; goes on where it was stopped"),

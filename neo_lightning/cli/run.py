@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..exits import TRY_AGAIN
 from . import recipe as recipes
 from .arguments import Arguments, parse
 from .changed import changes
-from .errors import TRY_AGAIN, UserError, describe, refusals, user_errors
+from .errors import UserError, describe, refusals, user_errors
 from .notes import Ended, Finished, Times
 from .stage_help import wants_stage_help
 

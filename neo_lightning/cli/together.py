@@ -18,7 +18,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..data.facts import RetryError
-from .errors import TRY_AGAIN, USER_ERROR, UserError, describe
+from ..exits import TRY_AGAIN, USER_ERROR
+from .errors import UserError, describe
 
 RANK_0_HAS_STARTED = "NEO_LIGHTNING_RANK_0_HAS_STARTED"
 """Set for the processes that Lightning starts."""

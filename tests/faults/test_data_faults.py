@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from neo_lightning.cli.errors import TRY_AGAIN, USER_ERROR
 from neo_lightning.cli.main import main
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import RetryError, ShardError
@@ -25,6 +24,7 @@ from neo_lightning.data.plan import PlanError
 from neo_lightning.data.store import Store, StoreOptions
 from neo_lightning.data.text.serialize import build_sequence, make_layout, make_outlines
 from neo_lightning.data.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from neo_lightning.exits import TRY_AGAIN, USER_ERROR
 from neo_lightning.types import PixelBudget, Stage, VideoBudget
 from tests.data.data_helpers import chat, encoded, make_tokenizer, picture, write_tar
 from tests.data.shard_server import ShardServer

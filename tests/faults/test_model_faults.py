@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from neo_lightning.checkpoint.load import load_model
-from neo_lightning.cli.errors import USER_ERROR
 from neo_lightning.cli.main import main
 from neo_lightning.data.text.tokenizer import Tokenizer, TokenizerError
+from neo_lightning.exits import USER_ERROR
 from tests.data.data_helpers import make_tokenizer
 from tests.model.support import GOLDEN, golden_config
 
