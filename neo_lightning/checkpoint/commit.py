@@ -8,6 +8,7 @@ it was. The trade-off: old and new lie side by side for a moment, so the disk ha
       step-00000040/          committed
       step-00000080/          committed: `latest` is found by listing, there is no pointer that could go stale
       .tmp-step-00000120/     a save in progress, or one that was killed
+      damaged-step-00000100/  set aside by a resume that found it so; nothing loads or deletes it
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import re
 import shutil
 from pathlib import Path
 
+from neo_lightning.checkpoint.rank_file import sync
+
 _NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
+_DAMAGED = "damaged-"
 
 
 def temporary(final: Path) -> Path:
@@ -37,13 +41,11 @@ def begin(final: Path) -> Path:
 
 
 def commit(final: Path) -> None:
-    """Make the temporary folder of `final` durable and give it its name. One rank only, after all have written.
+    """Give the temporary folder of `final` its name. One rank only, after all have written and flushed their files.
 
     An older checkpoint of the same name is moved aside first and deleted afterwards.
     """
     folder = temporary(final)
-    for file in folder.iterdir():
-        sync(file)
     sync(folder)
     aside = final.with_name(f"{_REPLACED}{final.name}")
     if final.exists():
@@ -56,15 +58,6 @@ def commit(final: Path) -> None:
 def abandon(final: Path) -> None:
     """Remove the temporary folder of `final` after a failed save."""
     shutil.rmtree(temporary(final), ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def step_of(path: Path) -> int:
@@ -83,10 +76,11 @@ def fresh_name(folder: Path, step: int) -> Path:
 
 
 def committed(folder: Path) -> list[Path]:
-    """All committed checkpoints of a folder, oldest step first."""
+    """All committed checkpoints of a folder, oldest step first; a link, which may lead anywhere, is none."""
     if not folder.is_dir():
         return []
-    found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_dir()]
+    entries = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    found = [(match, path) for match, path in entries if path.is_dir() and not path.is_symlink()]
     return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0)))]
 
 
@@ -107,6 +101,16 @@ def prune(folder: Path, *, keep: int, always: frozenset[int] = frozenset()) -> l
         os.replace(path, aside)
         shutil.rmtree(aside, ignore_errors=True)
     return spare
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name under which nothing loads or prunes it; returns that. One rank only."""
+    aside, again = path.with_name(f"{_DAMAGED}{path.name}"), 0
+    while aside.exists():
+        again += 1
+        aside = path.with_name(f"{_DAMAGED}{path.name}-{again}")
+    os.replace(path, aside)
+    return aside
 
 
 def sweep(folder: Path) -> None:

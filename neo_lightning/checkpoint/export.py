@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes, without_tied_head
+from neo_lightning.checkpoint.rank_file import sync
 from neo_lightning.checkpoint.read import INDEX, SINGLE, check_tensors
 from neo_lightning.hub import resolve_folder
 from neo_lightning.model.config import NeoConfig
@@ -70,6 +72,7 @@ def export_model(
 
     Raises:
         ValueError: tensors that do not fit the config (lists them), or a tokenizer folder without tokenizer files.
+        OSError: the folder cannot be written; an older export in it is as it was.
     """
     tensors = dict(model.state_dict() if isinstance(model, Neo) else model)
     if config.tie_word_embeddings:
@@ -88,11 +91,14 @@ def export_model(
             _copy_tokenizer(tokenizer_dir, written)
         for name, text in (files or {}).items():
             (written / name).write_text(text, encoding="utf-8")
+        for file in written.iterdir():
+            sync(file)
         for old in [target / CONFIG, *target.glob("model*.safetensors"), target / INDEX]:
             old.unlink(missing_ok=True)
         # config.json comes last: where it is, the rest is there, whenever this was ended
         for file in sorted(written.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
             os.replace(file, target / file.name)
+        sync(target)
     return target
 
 
@@ -123,7 +129,10 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype 
     files = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
     for file, names in zip(files, shards, strict=True):
         stored = {n: tensors[n].detach().to("cpu", dtype or tensors[n].dtype).contiguous() for n in names}
-        save_file(stored, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(stored, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"cannot write {folder / file}: {error}") from error
     if count > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}

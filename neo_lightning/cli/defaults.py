@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from ..evaluation.context import Evaluation
 from ..training.callbacks import (
@@ -25,7 +25,7 @@ from ..training.callbacks import (
     Throughput,
     TimeLimit,
 )
-from ..training.loggers import RunCSVLogger
+from ..training.loggers import RunCSVLogger, RunTensorBoardLogger
 from ..training.stages import total_steps
 from ..training.strategy import NeoStrategy
 from ..types import Stage
@@ -85,8 +85,7 @@ def _loggers(given: Any, folder: Path, training: bool) -> list[Logger] | bool:
     if given is False:
         return False
     own = [given] if isinstance(given, Logger) else [*given] if isinstance(given, Iterable) else []
-    board = TensorBoardLogger(str(folder), name="tensorboard", version="", default_hp_metric=False)
-    return [*([RunCSVLogger(str(folder)), board] if training else []), *own]
+    return [*([RunCSVLogger(str(folder)), RunTensorBoardLogger(str(folder))] if training else []), *own]
 
 
 CALLBACKS: tuple[type[Callback], ...] = (

@@ -22,6 +22,7 @@ from neo_lightning.report.run import write_report
 
 from ..answering import Answering, Engine, load, write_folder
 from ..checkpoint import commit
+from ..checkpoint.meta import read_meta
 from ..checkpoint.shards import ShardReader
 from ..evaluation.context import Evaluation, EvaluationContext
 from ..model.config import NeoConfig
@@ -105,7 +106,7 @@ def answering_of(checkpoint: Path) -> Answering:
 
 def about(checkpoint: Path) -> dict[str, Any]:
     """What NeoModule noted in a checkpoint."""
-    return torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)["neo_lightning"]
+    return read_meta(checkpoint)["neo_lightning"]
 
 
 def evaluate(evaluations: list[Evaluation], context: EvaluationContext) -> dict[str, Any]:

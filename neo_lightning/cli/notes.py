@@ -35,7 +35,10 @@ class Times:
         """Add to a phase."""
         known = self.seconds
         known[phase] = round(known.get(phase, 0.0) + seconds, 2)
-        _write(self.file, known)
+        try:
+            _write(self.file, known)
+        except OSError as error:  # a record for people, and no reason to end a run
+            warnings.warn(f"{self.file} cannot be written ({error.strerror}): {phase} is not counted", stacklevel=2)
 
 
 class Ended:

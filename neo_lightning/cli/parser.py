@@ -19,19 +19,18 @@ from typing import Any, ClassVar
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ..data.datamodule import NeoDataModule
-from ..data.files import replacing
 from ..data.owner import OwnedError, owned
 from ..evaluation.context import Evaluation
 from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
 from . import defaults, keys
 from .arguments import Arguments
-from .changed import flat
 from .errors import UserError, nearest
 from .recipe import RunSettings, find, shipped
+from .saved_recipe import SaveRecipe
 from .trainer_keys import check_validation
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # ${run.dir} below a subcommand
@@ -71,34 +70,6 @@ class NeoParser(LightningArgumentParser):
 
     sources: ClassVar[dict[str, str]] = {}
     """Name -> text of the recipe files being parsed; a class attribute, as jsonargparse builds parsers itself."""
-
-
-class SaveRecipe(SaveConfigCallback):
-    """Writes the resolved recipe to the run's folder, so that `lightning run RUN/recipe.yaml` repeats the run.
-
-    With the first step and not before: a start that some callback refuses has trained nothing by its recipe.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet."""
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Rank 0, once."""
-        if trainer.is_global_zero and not self.already_saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.save_config(trainer, pl_module, "fit")
-            self.already_saved = True
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `recipe.yaml` and give the loggers its values."""
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
-        with replacing(folder / "recipe.yaml") as copy:
-            copy.write_text(text, encoding="utf-8")
-        if self.config["trainer"].get("enable_autolog_hparams", True):
-            values = dict(flat(yaml.safe_load(text)))
-            for logger in trainer.loggers:
-                logger.log_hyperparams(values)
 
 
 class NeoCLI(LightningCLI):

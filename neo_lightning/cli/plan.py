@@ -81,6 +81,7 @@ PARTS = {
     "loss": "loss",
     "root": "embeddings' gradients",
     "peak": "most at one time",
+    "snapshot": "in host memory: a save's copy",
 }
 """Field of StepMemory -> heading."""
 

@@ -13,6 +13,7 @@ import torch
 
 from neo_lightning.data.text.tokenizer import Tokenizer
 
+from ..checkpoint.meta import read_meta
 from ..data.datamodule import NeoDataModule
 from ..model.neo import Neo
 from ..training.module import NeoModule
@@ -38,7 +39,7 @@ def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
     if isinstance(datamodule, NeoDataModule):
         datamodule.setup("fit")
         if checkpoint is not None:
-            meta = torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)
+            meta = read_meta(checkpoint)
             try:
                 datamodule.load_state_dict(meta[type(datamodule).__qualname__])
             except ValueError as error:

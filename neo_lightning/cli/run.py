@@ -63,13 +63,17 @@ def main(argv: list[str]) -> int:
         with user_errors(f"cannot run {arguments.files[0]}"):
             from .parser import NeoCLI
             from .together import Start
+            from .whole import newest_whole
 
             cli = NeoCLI(arguments)
             start = Start(cli.trainer)
             with start.together("own the folder"):
                 until_the_end.enter_context(cli.ownership())
-            with start.together("prepare"):
+            with start.together("look at the folder"):
                 run = Run(cli, arguments, command=shlex.join(["lightning", "run", *argv]))
+            if run.checkpoint is not None and not run.complete:
+                run.checkpoint = newest_whole(run.checkpoints, start)
+            with start.together("prepare"):
                 run.check_recipe()
                 if run.complete:
                     print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")

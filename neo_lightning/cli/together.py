@@ -60,6 +60,18 @@ class Start:
             kind = RetryError if status == TRY_AGAIN else UserError
             raise kind(f"rank {rank} cannot start: {said}")
 
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """(number, of how many) of this process where work at the start is shared; None where rank 0 has done it."""
+        if self._store is None:
+            return None if self.rank else (0, 1)
+        return self.rank, self.world
+
+    def first(self, part: str, problem: str) -> str:
+        """The lowest rank's problem with a part of the start; "" where no rank has one."""
+        verdict = self._settle(part, [self.rank, 0, problem] if problem else None)
+        return verdict[2] if verdict else ""
+
     def _settle(self, part: str, problem: list[Any] | None) -> list[Any] | None:
         """What the lowest rank that has a problem says. Rank 0 hears all and answers, and leaves when all know."""
         if self._store is None:

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,18 @@ def replacing(file: Path) -> Iterator[Path]:
         os.replace(copy, file)
     finally:
         copy.unlink(missing_ok=True)
+
+
+def append_whole(file: Path, text: str) -> None:
+    """Append to a file; where that fails nothing of the text stays, so that no line is cut."""
+    size = file.stat().st_size if file.exists() else 0
+    try:
+        with file.open("a", encoding="utf-8", newline="") as out:
+            out.write(text)
+    except OSError:
+        with suppress(OSError):
+            os.truncate(file, size)
+        raise
 
 
 def _umask() -> int:

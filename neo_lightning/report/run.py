@@ -35,6 +35,12 @@ CHARTS: tuple[dict[str, Any], ...] = (
     {"title": "Learning rate", "unit": "", "share": False, "columns": ["lr"]},
     {"title": "Throughput", "unit": "tokens a second", "share": False, "columns": [THROUGHPUT]},
     {"title": "Time spent waiting for data", "unit": "share of a step", "share": True, "columns": ["data_wait"]},
+    {
+        "title": "Goodput",
+        "unit": "share of the time in which kept steps trained",
+        "share": True,
+        "columns": ["goodput"],
+    },
     {"title": "Pack fill", "unit": "share of the row that is not padding", "share": True, "columns": ["pack_fill"]},
     {"title": "Gradient norm", "unit": "before clipping", "share": False, "columns": ["grad_norm"]},
 )
@@ -62,6 +68,7 @@ def write_report(context: EvaluationContext, results: Mapping[str, Mapping[str, 
         "model": {"parameters": sum(parameter.numel() for parameter in context.model.parameters())},
         "stages": _stages(context),
         "throughput": _typical(curves, THROUGHPUT),
+        "goodput": curves.points("goodput")[-1][1] if curves.points("goodput") else None,
         "charts": _charts(curves),
         "curves": {"steps": list(curves.steps), "columns": {name: list(v) for name, v in curves.columns.items()}},
         "skipped": _skipped(context),
@@ -183,6 +190,8 @@ def _summary(report: Mapping[str, Any]) -> str:
     trained = f"trained for {duration(time)} " if time is not None else "trained "
     stages = f"in {len(report['stages'])} stages " if len(report["stages"]) > 1 else ""
     text = f"A model of {count(report['model']['parameters'])} parameters, {trained}{stages}on {place}."
+    if report["goodput"] is not None:
+        text += f" Its steps took {report['goodput']:.0%} of the time that it ran (goodput)."
     for types in (result["types"] for result in exact_match_results(report)):
         if types:
             total = sum(entry["total"] for entry in types.values())

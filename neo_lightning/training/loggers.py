@@ -1,21 +1,33 @@
-"""A CSV log that survives being killed and continued.
+"""Logs that survive being killed and continued, and a full disk.
 
-In: metrics and steps. Out: `metrics.csv` with one line per logged step, columns in order of appearance, floats exact.
-Lightning's own CSV logger deletes the file of an earlier process with the same folder, which would cut a resumed run's
-curves; this one keeps it and drops only lines of steps that are about to be repeated. The trade-off: it assumes that
-steps increase within a process.
+In: metrics and steps. Out: `metrics.csv` with one line per logged step, columns in order of appearance, floats exact;
+and TensorBoard's files. What cannot be written for a while ends no run (`best_effort`). Lightning's own CSV logger
+deletes the file of an earlier process with the same folder, which would cut a resumed run's curves; this one keeps it
+and drops only lines of steps that are about to be repeated. The trade-off: it assumes that steps increase within a
+process.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from neo_lightning.data.files import replacing
+from neo_lightning.data.files import append_whole, replacing
+from neo_lightning.training.best_effort import BestEffort
+
+KEPT_BACK = 10_000
+"""Lines that wait for a full disk at most; then the oldest are dropped."""
+_ROOM = 1 << 20
+"""Free bytes with which TensorBoard is tried again: each try leaves a file."""
 
 
 class RunCSVLogger(Logger):
@@ -35,6 +47,7 @@ class RunCSVLogger(Logger):
         self._last: dict[str, Any] = {}
         self._repeats_last = False  # the first waiting line takes the place of the last one in the file
         self._opened = False
+        self._effort = BestEffort(str(self.path))
 
     @property
     def path(self) -> Path:
@@ -82,30 +95,38 @@ class RunCSVLogger(Logger):
         """Write the lines kept back."""
         if not self._waiting:
             return
-        new = [name for line in self._waiting for name in line if name not in self._columns]
-        lines, self._waiting, self._last = self._waiting, [], self._waiting[-1]
-        if new or self._repeats_last:
-            self._columns += list(dict.fromkeys(new))
-            before = self._read()
-            self._rewrite([*(before[:-1] if self._repeats_last else before), *lines])
-            self._repeats_last = False
-        else:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerows(lines)
+        with self._effort.attempt():
+            self._write(self._waiting)
+            self._waiting, self._last, self._repeats_last = [], self._waiting[-1], False
+        if spare := max(0, len(self._waiting) - KEPT_BACK):
+            self._waiting, self._repeats_last = self._waiting[spare:], False
+            self._effort.dropped += spare
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+        self._effort.end(len(self._waiting))
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        """All of the lines, or none."""
+        if self._repeats_last or any(name not in self._columns for line in lines for name in line):
+            before = self._read()
+            self._rewrite([*(before[:-1] if self._repeats_last else before), *lines])
+        else:
+            text = io.StringIO(newline="")
+            csv.DictWriter(text, self._columns).writerows(lines)
+            append_whole(self.path, text.getvalue())
 
     def _take_over(self, step: int) -> None:
         """Keep what an earlier process logged before `step`."""
         self._opened = True
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._effort.attempt():
+            self._folder.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
         before = [line for line in self._read() if (line.get("step") or "").isdigit() and int(line["step"]) < step]
-        self._columns = list(dict.fromkeys(name for line in before for name in line))
-        self._rewrite(before)
+        with self._effort.attempt():
+            self._rewrite(before)
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
@@ -116,8 +137,65 @@ class RunCSVLogger(Logger):
         return [{k: v for k, v in line.items() if k is not None and v is not None} for line in lines]
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
+        columns = list(dict.fromkeys([*self._columns, *(name for line in lines for name in line)]))
         with replacing(self.path) as copy, copy.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if self._columns:
+            writer = csv.DictWriter(file, columns)
+            if columns:
                 writer.writeheader()
             writer.writerows(lines)
+        self._columns = columns
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """TensorBoard's files below a run's folder. Where the disk is full, what is logged is dropped and counted."""
+
+    def __init__(self, save_dir: str) -> None:
+        """Args: `save_dir`, the run's folder."""
+        super().__init__(save_dir, name="tensorboard", version="", default_hp_metric=False)
+        self._effort = BestEffort(f"{save_dir}/tensorboard")
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Log in this block, `experiment` included; an OSError ends the block alone, and counts."""
+        with self._effort.attempt():
+            try:
+                yield
+            except (OSError, ValueError) as error:
+                # a scalar's OSError comes as a ValueError; a writer that has failed once fails for ever
+                cause = error.__cause__ if isinstance(error, ValueError) else error
+                if not isinstance(cause, OSError):
+                    raise
+                self._experiment = None
+                self._effort.dropped += 1
+                raise cause from None
+
+    def _ready(self) -> bool:
+        if self._effort.failing and shutil.disk_usage(self._root_dir).free < _ROOM:
+            self._effort.dropped += 1
+            return False
+        return True
+
+    @rank_zero_only
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        if self._ready():
+            with self.attempt():
+                super().log_metrics(*args, **kwargs)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        if self._ready():
+            with self.attempt():
+                super().log_hyperparams(*args, **kwargs)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._ready():
+            with self.attempt():
+                super().save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._ready():
+            with self.attempt():
+                super().finalize(status)
+        self._effort.end()

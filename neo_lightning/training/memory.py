@@ -100,6 +100,9 @@ class StepMemory:
     """Beside the gradients, when those of the root are made and reduced."""
     peak: int
     """The most at one time."""
+    snapshot: int
+    """In host memory, from the first save on: the copy of weights and moments that is written while training goes on
+    (`checkpoint.snapshot`). A CPU needs it beside the peak."""
 
 
 def step_memory(
@@ -167,6 +170,7 @@ def step_memory(
         loss=loss,
         root=ends + carried - gradients,
         peak=max(moments_of_step),
+        snapshot=FLOAT * sum(sizes.values()) // ranks + moments,
     )
 
 

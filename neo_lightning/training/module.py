@@ -30,6 +30,7 @@ from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales,
 from neo_lightning.training.step import (
     COUNTS,
     StepReport,
+    Votes,
     average_gradients,
     clip_gradients,
     count,
@@ -116,6 +117,12 @@ class NeoModule(LightningModule):
         """The last line of the log; see `callbacks.throughput.NAMES`."""
         self.stop_requested = False
         """Set by a signal handler; travels to all ranks with the next step's sums."""
+        self.votes = Votes()
+        """What this rank says of the save in flight; travels likewise."""
+        self.save_stall_s = 0.0
+        """Seconds that training has waited for saves, in this process."""
+        self.save_s = 0.0
+        """Seconds from the begin of the last save that was committed to its commit."""
         self.skipped_steps = 0
         """Steps of the whole run in which the optimiser did not move."""
         self.hooks_done = 0.0
@@ -208,8 +215,8 @@ class NeoModule(LightningModule):
         if self._replicas is not None:
             average_gradients(self.model.parameters(), self._replicas)
         norm = clip_gradients(self.model.parameters(), self.clip)
-        stop = losses.new_full((1,), float(self.stop_requested))
-        outcome = sum_over_ranks(torch.cat([losses, stop]))
+        votes = self.votes._replace(stop=float(self.stop_requested))
+        outcome = sum_over_ranks(torch.cat([losses, losses.new_tensor(votes)]))
         numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
         report = self._read(step, numbers)
         if report.skipped:
@@ -226,9 +233,9 @@ class NeoModule(LightningModule):
 
     def _read(self, step: int, numbers: list[float]) -> StepReport:
         """Name the numbers of a step."""
-        kinds = len(MODALITIES)
-        losses, stop, norm = numbers[:kinds], numbers[kinds], numbers[kinds + 1]
-        counts = dict(zip(COUNTS, numbers[kinds + 2 :], strict=False))
+        kinds, said = len(MODALITIES), len(MODALITIES) + len(Votes._fields)
+        losses, votes, norm = numbers[:kinds], Votes(*numbers[kinds:said]), numbers[said]
+        counts = dict(zip(COUNTS, numbers[said + 1 :], strict=False))
         weights = numbers[-kinds:]
         loss = sum(losses) / counts["weight"] if counts["weight"] else 0.0
         return StepReport(
@@ -239,7 +246,7 @@ class NeoModule(LightningModule):
             grad_norm=norm,
             lr=learning_rate(self.stages, step),
             skipped=reason_to_skip(weight=counts["weight"], loss=loss, grad_norm=norm),
-            stop=stop > 0,
+            votes=votes,
             counts=counts,
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,19 @@ COUNTS = ("weight", "tokens", "capacity", "supervised", "pairs", "visual", "patc
 
 _BUCKET = 1 << 24
 """Elements of gradients that are summed together, 64 MiB in float32."""
+
+
+class Votes(NamedTuple):
+    """What a rank says to all others beside its losses, 0 or 1 each; summed, how many ranks say so."""
+
+    stop: float = 0.0
+    """It was asked to stop."""
+    written: float = 0.0
+    """Its part of the save in flight is on the disk; of the next three a rank says one, when its part is over."""
+    unsaved: float = 0.0
+    """Its part could not be written."""
+    not_finite: float = 0.0
+    """Its part is not worth keeping: a weight or optimiser state is NaN or infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +60,15 @@ class StepReport:
     lr: float
     skipped: str
     """Why the optimiser did not move ("" where it did)."""
-    stop: bool
-    """Some rank was asked to stop."""
+    votes: Votes
+    """Summed over all ranks."""
     counts: dict[str, float] = field(default_factory=dict)
     """`COUNTS`: sums over documents' tokens; `capacity` includes padding."""
+
+    @property
+    def stop(self) -> bool:
+        """Some rank was asked to stop."""
+        return self.votes.stop > 0
 
     @property
     def fill(self) -> float:

@@ -8,8 +8,8 @@ micro-batch; copies cost one sum of the gradients a step.
     replica 0   rank 0    rank 1      replicas x shard_size = ranks; every rank reads other data
     replica 1   rank 2    rank 3
 
-Checkpoints have this layout, are committed by one rename (`checkpoint.commit`), readable by any number of ranks, with
-nothing in them that is unpickled into code:
+Checkpoints have this layout, are committed by one rename (`checkpoint.commit`), readable by any number of ranks, with a
+checksum of every byte and nothing in them that is unpickled into code:
 
     step-00000120/
       rank-00000-of-00002.safetensors   this rank's rows of weights and optimiser state, its random states
@@ -22,7 +22,6 @@ loaded makes no difference.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -32,23 +31,25 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from neo_lightning.checkpoint import commit
-from neo_lightning.checkpoint.shards import ShardReader, shard_rows, write_rank
+from neo_lightning.checkpoint.meta import read_meta
+from neo_lightning.checkpoint.rank_file import DamagedError
+from neo_lightning.checkpoint.shards import Part, ShardReader, local_part, shard_rows
 from neo_lightning.training.random_state import random_state
+from neo_lightning.training.saving import CheckpointSaveError, Saves, first_said
 
-_META = "meta.pt"
+__all__ = ["ASYNCHRONOUS", "CheckpointSaveError", "NeoStrategy"]
+
+ASYNCHRONOUS = {"asynchronous": True}
+"""`storage_options` of a save that goes on beside the training (`NeoStrategy.saves`)."""
 _WEIGHTS = "weights/"
 _OPTIMIZER = "optimizer/"
 _RANDOM = "random/"
-
-
-class CheckpointSaveError(RuntimeError):
-    """A checkpoint could not be written on some rank; the earlier ones are untouched. Raised on every rank."""
 
 
 class NeoStrategy(ModelParallelStrategy):
@@ -79,6 +80,7 @@ class NeoStrategy(ModelParallelStrategy):
         """[replica, shard], once the process group stands."""
         self.random_states: dict[str, Tensor] = {}
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
+        self.saves = Saves(self)
 
     def setup_environment(self) -> None:
         """Join the process group; every rank holds other data."""
@@ -134,31 +136,26 @@ class NeoStrategy(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write and commit a checkpoint folder, on all ranks together.
 
+        Args:
+            checkpoint: as Lightning gathers it.
+            filepath: the folder.
+            storage_options: None, or `ASYNCHRONOUS` to return with a copy of the state, which a thread then writes:
+                `saves` says when it counts.
+
         Raises:
             CheckpointSaveError: on every rank where any of them failed (disk full, for example).
+            UnhealthyError: on every rank where a weight or optimiser state of any of them is NaN or infinite.
         """
-        if storage_options is not None:
-            raise TypeError("NeoStrategy writes folders itself: storage_options have no meaning")
+        if storage_options not in (None, ASYNCHRONOUS):
+            raise TypeError(f"NeoStrategy writes folders itself: storage_options may be {ASYNCHRONOUS} or None")
+        self.saves.finish()
         final = Path(self.broadcast(str(filepath)))
-        self._together(lambda: commit.begin(final), "prepare", final, main_only=True)
-        self._together(lambda: self._write(checkpoint, commit.temporary(final)), "write", final)
-        self._together(lambda: commit.commit(final), "commit", final, main_only=True)
+        self.saves.begin(final, self._part(checkpoint), checkpoint)
+        if storage_options is None:
+            self.saves.finish()
 
-    def _together(self, action: Any, verb: str, final: Path, main_only: bool = False) -> None:
-        """Run a part of the save; where it fails on one rank, all ranks give up."""
-        problem = ""
-        try:
-            if self.is_global_zero or not main_only:
-                action()
-        except (OSError, RuntimeError, ValueError) as error:
-            problem = f"{type(error).__name__}: {error}"
-        if self.reduce_boolean_decision(not problem, all=True):
-            return
-        if self.is_global_zero:
-            commit.abandon(final)
-        raise CheckpointSaveError(f"cannot {verb} the checkpoint {final}: {problem or 'another rank failed'}")
-
-    def _write(self, checkpoint: dict[str, Any], folder: Path) -> None:
+    def _part(self, checkpoint: dict[str, Any]) -> Part:
+        """This rank's tensors, taken out of a checkpoint: what is left is Lightning's part."""
         weights = {_WEIGHTS + name: x for name, x in checkpoint.pop("state_dict").items()}
         states = {
             f"{_OPTIMIZER}{index}/{name}/{key}": torch.as_tensor(value)
@@ -169,9 +166,13 @@ class NeoStrategy(ModelParallelStrategy):
         own = {f"{_RANDOM}{self.global_rank}/{key}": x for key, x in random_state(self.root_device).items()}
         assert self.grid is not None
         shared = {**weights, **states} if self.grid.get_local_rank("replica") == 0 else {}  # all copies are equal
-        write_rank(folder, self.global_rank, self.world_size, shared, own)
-        if self.is_global_zero:
-            torch.save(checkpoint, folder / _META)
+        return local_part(self.global_rank, shared, own)
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        """An update of the weights waits for a copy that is being taken of them."""
+        super().setup_optimizers(trainer)
+        for optimizer in self.optimizers:
+            optimizer.register_step_pre_hook(lambda *_: self.saves.snapshot.before_update())
 
     # ---- loading
 
@@ -179,21 +180,32 @@ class NeoStrategy(ModelParallelStrategy):
         """Load weights, optimiser state and this rank's random states; returns Lightning's part.
 
         Raises:
-            ValueError: the folder is no complete checkpoint, or does not belong to this model; lists what differs.
+            DamagedError: the folder is no checkpoint, or not as it was written; names file and tensor.
+            ValueError: it does not belong to this model; lists what differs.
         """
         folder = Path(self.broadcast(str(checkpoint_path)))
-        if not (folder / _META).is_file():
-            raise ValueError(f"{folder} is not a checkpoint: expected a folder with {_META} and rank-*.safetensors")
+        meta: dict[str, Any] = {}
+        problem: Exception | None = None
+        try:
+            meta = self._load(folder)
+        except (ValueError, OSError, LookupError) as error:  # a rank reads its own part: others may find nothing wrong
+            problem = error
+        if not self.reduce_boolean_decision(problem is None, all=True):
+            said = first_said(str(problem or ""))
+            raise problem or DamagedError(said)
+        return meta
+
+    def _load(self, folder: Path) -> dict[str, Any]:
+        meta = read_meta(folder)
         reader = ShardReader(folder)
+        if not reader.has_checksums:
+            rank_zero_info(f"{folder} has no checksums (an earlier version wrote it): taken as it is")
         self._load_weights(reader)
         for index, optimizer in enumerate(self.optimizers):
             self._load_optimizer(reader, index, optimizer)
         prefix = f"{_RANDOM}{self.global_rank}/"
         self.random_states = {n.removeprefix(prefix): reader.read(n) for n in reader.shapes if n.startswith(prefix)}
-        try:
-            return torch.load(folder / _META, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{folder / _META}: holds more than plain values, refused without running it") from error
+        return meta
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Nothing: `load_checkpoint` has done it."""

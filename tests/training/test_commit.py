@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from neo_lightning.checkpoint import commit
-from neo_lightning.checkpoint.shards import ShardReader, write_rank
+from neo_lightning.checkpoint.shards import ShardReader, local_part, write_part
 
 
 def _save(final: Path, text: str = "x") -> None:
@@ -94,7 +94,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 def test_whole_tensors_and_own_ones(tmp_path: Path) -> None:
     shared = {"w": torch.ones(2, 3), "step": torch.tensor(4.0)}
     for rank in range(2):
-        write_rank(tmp_path, rank, 2, shared, {f"random/{rank}": torch.tensor([rank])})
+        write_part(tmp_path, rank, 2, local_part(rank, shared, {f"random/{rank}": torch.tensor([rank])}), {})
     reader = ShardReader(tmp_path)
     assert reader.shapes == {"w": (2, 3), "step": (), "random/0": (1,), "random/1": (1,)}
     assert reader.read("step") == 4

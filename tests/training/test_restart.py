@@ -111,7 +111,7 @@ def test_killed_in_the_middle_of_stage_two(forks: Server, whole: Any, tmp_path: 
     assert losses(lines, "run") == {step: loss for step, loss in seen.items() if step <= kill_at}
     last = commit.latest(folder / "checkpoints")
     assert last is not None
-    assert 6 <= commit.step_of(last) <= 12
+    assert 3 <= commit.step_of(last) <= 12, "that of step 6 may still have been on its way to the disk"
     rest, net = fit(folder, last)
     assert rest == {step: loss for step, loss in seen.items() if step >= commit.step_of(last)}
     assert net.model is not None
@@ -168,7 +168,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_then_stops(tmp_path: Path, mon
         real(*args, **kwargs)
 
     monkeypatch.setattr(torch, "save", full)
-    saver = CommitCheckpoint(every_n_steps=2, stop_after_failures=3)
+    saver = CommitCheckpoint(every_n_steps=2, stop_after_failures=3, asynchronous=False)
     with pytest.raises(CheckpointSaveError, match=r"3 saves in a row failed.*No space left"):
         trainer(tmp_path, watch, callbacks=[watch, saver]).fit(module(run), datamodule=TinyData(run))
     assert max(watch.seen) == 7  # the saves after 4 and 6 steps failed and the run went on; the one after 8 ended it
@@ -200,7 +200,7 @@ def test_a_malicious_checkpoint_runs_nothing(whole: Any, tmp_path: Path, monkeyp
     for file in (folder / "checkpoints" / "step-00000006").iterdir():
         (bad / file.name).write_bytes(file.read_bytes())
     (bad / "meta.pt").write_bytes(pickle.dumps(_Evil()))
-    with pytest.raises(ValueError, match=r"meta\.pt: holds more than plain values"):
+    with pytest.raises(ValueError, match=r"meta\.pt is not what was written"):
         fit(tmp_path, bad)
     assert not (tmp_path / "executed").exists()
 
@@ -239,7 +239,7 @@ def test_two_ranks_restart_exactly_and_agree_with_one(forks: Server, whole: Any,
     first = losses(lines, "cut")
     last = commit.latest(Path(cut) / "checkpoints")
     assert last is not None
-    assert 6 <= commit.step_of(last) <= 12
+    assert 3 <= commit.step_of(last) <= 12
     one = {"folder": from_one, "checkpoint": str(folder / "checkpoints" / "step-00000006")}
     status, output = forks.run(
         f"{TRAININGS}:run", 2, [{"folder": full, "asks": True}, {"folder": cut, "resume": True}, one], ranks=2

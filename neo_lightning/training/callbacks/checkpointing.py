@@ -1,9 +1,11 @@
 """Saves whole checkpoints at step boundaries, and stops cleanly when the machine is taken away.
 
 In: steps done, SIGTERM or SIGUSR1 to any rank. Out: folders `step-00000120` that are complete or absent
-(`checkpoint.commit`). A signal handler only sets a flag; the flag travels to all ranks with the step's sums, and at the
-next step boundary all of them save and stop together. Nothing collective ever happens inside a handler: that is how
-other set-ups hang.
+(`checkpoint.commit`), written beside the training (`training.saving`); one that is due while another is being written
+waits for it. Nothing is saved that is not worth it: no weight that is not finite, no step that was skipped.
+
+A signal handler only sets a flag; the flag travels to all ranks with the step's sums, and at the next step boundary all
+of them save and stop together. Nothing collective ever happens inside a handler: that is how other set-ups hang.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -22,8 +26,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from neo_lightning.checkpoint import commit
 from neo_lightning.training.module import NeoModule
+from neo_lightning.training.saving import CheckpointSaveError, Saves, UnhealthyError
 from neo_lightning.training.stages import stage_ends
-from neo_lightning.training.strategy import CheckpointSaveError
+from neo_lightning.training.strategy import ASYNCHRONOUS
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -39,6 +44,7 @@ class CommitCheckpoint(Checkpoint):
         keep_stage_ends: bool = True,
         keep_best: Mapping[str, Literal["max", "min"]] | None = None,
         stop_after_failures: int = 3,
+        asynchronous: bool = True,
     ) -> None:
         """
         Args:
@@ -49,7 +55,9 @@ class CommitCheckpoint(Checkpoint):
             keep_best: score or loss -> whether the largest or the smallest is best, such as
                 `{eval/scenes: max, val_loss: min}`. Where one is the best so far its step is saved, and
                 stays until there is a better one.
-            stop_after_failures: so many saves in a row that fail end the run. A failed one leaves the last good one.
+            stop_after_failures: so many saves in a row that cannot be written end the run; the last good one stays.
+            asynchronous: training waits for a copy of its state in host memory, not for the disk, and the checkpoint
+                is committed some steps later. At a stop and at the end a save is waited for either way.
         """
         super().__init__()
         if every_n_steps < 0 or keep_last < 0 or stop_after_failures < 1:
@@ -61,9 +69,15 @@ class CommitCheckpoint(Checkpoint):
             raise ValueError(f"checkpoints: keep_best takes max or min, found {sorted(map(str, wrong))[0]!r}")
         self.best: dict[str, tuple[float, int]] = {}
         """Score -> its best value so far, and after which step."""
+        self.asynchronous = asynchronous
         self.interrupted = False
         """A signal ended the run before its last step."""
         self._saved_at = -1
+        """Step of the last save that was committed, or with which this process began."""
+        self._begun_at = -1
+        """Step of the last save that was begun."""
+        self._due = False
+        """A save was due at a step that was skipped."""
         self._failures = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -81,7 +95,8 @@ class CommitCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Clear what a killed save left behind, and take over the signals (Lightning's handlers can hang)."""
-        self.interrupted, self._saved_at = False, trainer.global_step
+        self.interrupted, self._due = False, False
+        self._saved_at = self._begun_at = trainer.global_step
         if trainer.is_global_zero:
             commit.sweep(self.folder_of(trainer))
 
@@ -91,15 +106,22 @@ class CommitCheckpoint(Checkpoint):
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, ask_to_stop) for number in SIGNALS}
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Say with the step's sums how the save in flight goes."""
+        pl_module.votes = _saves(trainer).votes()
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if it is time; stop if any rank was asked to."""
         assert isinstance(pl_module, NeoModule)
-        assert pl_module.report is not None
+        report = pl_module.report
+        assert report is not None
         done, ends = trainer.global_step, stage_ends(pl_module.stages)
+        stop = report.stop and done < max(ends)
+        with _stalling(pl_module):
+            self._conclude(trainer, pl_module, lambda: _saves(trainer).settle(report.votes))
         periodic = self.every_n_steps and done % self.every_n_steps == 0
-        stop = pl_module.report.stop and done < max(ends)
-        if self._better(trainer) or periodic or done in ends or stop:
-            self._save(trainer, pl_module)
+        if self._better(trainer) or periodic or done in ends or stop or self._due:
+            self._save(trainer, pl_module, wait=stop or done == max(ends))
         if stop:
             self.interrupted = True
             trainer.should_stop = True
@@ -108,9 +130,13 @@ class CommitCheckpoint(Checkpoint):
             rank_zero_info(f"asked to stop: {saved} after step {done}, run the same command again to go on")
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Save where a loss is the best so far."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._better(trainer):
-            self._save(trainer, pl_module)
+        """Commit what was written meanwhile; save where a loss is the best so far."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        with _stalling(pl_module):
+            self._conclude(trainer, pl_module, _saves(trainer).finish)
+        if self._better(trainer):
+            self._save(trainer, pl_module, wait=False)
 
     def _better(self, trainer: Trainer) -> bool:
         """Note what is better than all before."""
@@ -123,31 +149,64 @@ class CommitCheckpoint(Checkpoint):
         self.best |= news
         return bool(news)
 
-    def _save(self, trainer: Trainer, pl_module: NeoModule) -> None:
-        done, folder = trainer.global_step, self.folder_of(trainer)
-        if done == self._saved_at:
-            return
-        for logger in trainer.loggers:
-            logger.save()  # a resumed run does not log these steps again
+    def _save(self, trainer: Trainer, pl_module: NeoModule, *, wait: bool, last: bool = False) -> None:
+        """Begin a save of the steps done, unless there is one; `wait` for its commit.
+
+        What was skipped is saved with the next step that is not: the weights may be what broke the loss, and healthy
+        checkpoints would be pruned for them. `last` saves it nevertheless, and prunes nothing.
+        """
+        done = trainer.global_step
+        assert pl_module.report is not None
+        self._due = bool(pl_module.report.skipped) and not last
+        with _stalling(pl_module):
+            if self._due:
+                rank_zero_warn(f"no checkpoint after step {done}, which was skipped: it follows with the next good one")
+                self._conclude(trainer, pl_module, _saves(trainer).finish)
+                return
+            if done not in (self._saved_at, self._begun_at):
+                for logger in trainer.loggers:
+                    logger.save()  # a resumed run does not log these steps again
+                self._conclude(trainer, pl_module, _saves(trainer).finish)  # one at a time
+                self._conclude(trainer, pl_module, lambda: self._begin(trainer))
+            if wait or not self.asynchronous:
+                self._conclude(trainer, pl_module, _saves(trainer).finish)
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._begun_at = trainer.global_step
+        path = trainer.strategy.broadcast(commit.fresh_name(self.folder_of(trainer), self._begun_at))
+        trainer.save_checkpoint(path, weights_only=False, storage_options=ASYNCHRONOUS)
+
+    def _conclude(self, trainer: Trainer, pl_module: NeoModule, act: Callable[[], Path | None]) -> None:
+        """Do a part of a save on all ranks; where it ends one, count that, and prune what is behind it."""
+        folder = self.folder_of(trainer)
         try:
-            path = trainer.strategy.broadcast(commit.fresh_name(folder, done))
-            trainer.save_checkpoint(path, weights_only=False)
+            committed = act()
+        except UnhealthyError as error:
+            self._begun_at = self._saved_at
+            rank_zero_warn(f"{error}\nThe run goes on; the last committed checkpoint is {commit.latest(folder)}")
+            return
         except CheckpointSaveError as error:
+            self._begun_at = self._saved_at
             self._failures += 1
             rank_zero_warn(f"{error}\nThe run goes on; the last committed checkpoint is {commit.latest(folder)}")
             if self._failures >= self.stop_after_failures:
                 raise CheckpointSaveError(f"{self._failures} saves in a row failed. The last: {error}") from error
             return
-        self._failures, self._saved_at = 0, done
-        if trainer.is_global_zero and self.keep_last:
+        if committed is None:
+            return
+        self._failures, self._saved_at = 0, commit.step_of(committed)
+        pl_module.save_s = _saves(trainer).seconds
+        assert pl_module.report is not None
+        if trainer.is_global_zero and self.keep_last and not pl_module.report.skipped:
             always = frozenset(stage_ends(pl_module.stages)) if self.keep_stage_ends else frozenset()
             always |= {step for _, step in self.best.values()}
             commit.prune(folder, keep=self.keep_last, always=always)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Save where training ended before its last step (max_time, a user's callback), and hand the signals back."""
+        self._conclude(trainer, pl_module, _saves(trainer).finish)
         if trainer.global_step > max(0, self._saved_at) and pl_module.report is not None:
-            self._save(trainer, pl_module)
+            self._save(trainer, pl_module, wait=True, last=not self.interrupted)
         there = {commit.step_of(path): path for path in commit.committed(self.folder_of(trainer))}
         for name, (value, step) in self.best.items():
             rank_zero_info(f"best {name}: {value:.4f} after step {step}, {there.get(step, 'whose save failed')}")
@@ -161,3 +220,17 @@ class CommitCheckpoint(Checkpoint):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _saves(trainer: Trainer) -> Saves:
+    return trainer.strategy.saves  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _stalling(module: NeoModule) -> Iterator[None]:
+    """Training waits for a save."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        module.save_stall_s += time.perf_counter() - began

@@ -21,8 +21,9 @@ from rich.table import Table
 
 from neo_lightning.console import table_console
 from neo_lightning.data.facts import reason_kind
-from neo_lightning.data.files import replacing
-from neo_lightning.data.skipped import Skipped
+from neo_lightning.data.files import append_whole, replacing
+from neo_lightning.data.skipped import KEPT, Skipped
+from neo_lightning.training.best_effort import BestEffort
 from neo_lightning.types import PackedBatch
 
 
@@ -35,6 +36,9 @@ class DataPosition(Callback):
         self.reasons: Counter[str] = Counter()
         """Kind of reason -> samples left out, on this rank, in this process."""
         self._path: Path | None = None
+        self._waiting: list[dict[str, Any]] = []  # entries that are not in the file yet
+        self._afresh = False  # they are all that the file shall hold
+        self._effort = BestEffort(file)
         self._known: set[int] = set()  # hashes of (sample, reason) of entries without a step
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -48,14 +52,30 @@ class DataPosition(Callback):
         stem, suffix = os.path.splitext(self.file)
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         self._path = Path(trainer.default_root_dir) / f"{stem}{rank}{suffix}"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._effort = BestEffort(str(self._path))
         entries = _entries(self._path, trainer.global_step)
         self._known = {hash((str(e.get("sample")), str(e.get("reason")))) for e in entries if e.get("step") is None}
         entries += self._newly_left_out(trainer)
         self.reasons = Counter(reason_kind(str(entry["reason"])) for entry in entries)
-        _write(self._path, entries)
+        self._waiting, self._afresh = entries, True
+        self._write()
         if trainer.is_global_zero:
-            self._shorten_lists_of_other_starts(trainer)
+            with self._effort.attempt():
+                self._shorten_lists_of_other_starts(trainer)
+
+    def _write(self) -> None:
+        """Entries that wait, all or none: where the disk is full they wait on, and of many the oldest are dropped."""
+        assert self._path is not None
+        with self._effort.attempt():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._afresh:
+                _write(self._path, self._waiting)
+            else:
+                append_whole(self._path, "".join(map(_line, self._waiting)))
+            self._waiting, self._afresh = [], False
+        if spare := max(0, len(self._waiting) - KEPT):
+            self._waiting = self._waiting[spare:]
+            self._effort.dropped += spare
 
     def _shorten_lists_of_other_starts(self, trainer: Trainer) -> None:
         """Ranks that an earlier start had and this one has not: their steps to come are repeated by others."""
@@ -85,16 +105,17 @@ class DataPosition(Callback):
             if isinstance(micro_batch, PackedBatch) and micro_batch.info is not None
             for sample, reason in micro_batch.info.tombstones
         ]
-        assert self._path is not None
         if entries := found + self._newly_left_out(trainer):
             self.reasons.update(reason_kind(entry["reason"]) for entry in entries)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(map(_line, entries))
+            self._waiting += entries
+        if self._waiting or self._afresh:
+            self._write()
         if found:
             rank_zero_warn(f"{len(found)} sample(s) proved bad and took no part: see {self._path}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Show how many samples were left out, by reason."""
+        self._effort.end(len(self._waiting))
         if not self.reasons or trainer.global_rank:
             return
         table = Table(title=f"Samples left out (listed in {escape(str(self._path))})", title_justify="left")

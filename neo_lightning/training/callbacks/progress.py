@@ -93,6 +93,8 @@ class RunProgress(ProgressBar):
         parts.append(f"lr {pl_module.report.lr:.2e}")
         if metrics:
             parts += [f"{metrics['tokens_per_s']:,.0f} tok/s", f"data wait {metrics['data_wait']:.0%}"]
+            parts += [f"save stall {metrics['save_stall_s']:.1f} s"] * (metrics["save_stall_s"] >= 0.05)
+            parts += [f"goodput {metrics['goodput']:.0%}"]
         if "mfu" in metrics:
             parts.append(f"MFU {metrics['mfu']:.1%}")
         return "  ".join([*parts, f"left {self._time_left(pl_module.stages, total)}"])

@@ -9,6 +9,7 @@ compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.media.image import unpatchify
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.generate import Prompt
+from neo_lightning.training.loggers import RunTensorBoardLogger
 from neo_lightning.training.stages import stage_at, total_steps
 from neo_lightning.types import Message, Sample
 
@@ -160,14 +162,16 @@ class SampleGenerations(Callback):
                 self._log(trainer, readable, prompts, answers)
 
     def _log(self, trainer: Trainer, shown: list[_Shown], prompts: Sequence[Prompt], answers: list[str]) -> None:
-        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         for item, prompt, answer in zip(shown, prompts, answers, strict=True):
             lines = {"sample": item.sample.key, "question": item.question, "answer": answer, "truth": item.truth}
             text = "\n\n".join(f"**{name}**\n\n{_quoted(value)}" for name, value in lines.items())
-            for board in boards:
-                board.add_text(item.tag, text, trainer.global_step)
-                if prompt.grids.numel():
-                    board.add_image(item.tag, picture(prompt.patches, prompt.grids), trainer.global_step)
+            for logger in boards:
+                with logger.attempt() if isinstance(logger, RunTensorBoardLogger) else nullcontext():
+                    logger.experiment.add_text(item.tag, text, trainer.global_step)
+                    if prompt.grids.numel():
+                        shot = picture(prompt.patches, prompt.grids)
+                        logger.experiment.add_image(item.tag, shot, trainer.global_step)
 
 
 def _prompts(shown: list[_Shown], engine: Engine) -> tuple[list[_Shown], list[Prompt]]:

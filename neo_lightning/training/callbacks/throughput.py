@@ -6,12 +6,18 @@ its device once, so the clock is honest and nothing here waits again.
 
 MFU is the model's floating-point work per second over the devices' dense bf16 peak: exact mask pairs, forward and
 backward of what the stage trains, head on supervised tokens only, no recomputation counted (see `model.flops`).
+
+Goodput is a/b, both in seconds of rank 0. a: of every step that the run still has, the time from its batch's arrival to
+its end, if the optimiser moved. b: the lives of all processes of rank 0 so far. So what counts against it is starting,
+waiting for data, saving, validating, answering, steps that were skipped, and steps behind the checkpoint from which a
+later start went on.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +25,7 @@ from lightning.pytorch import Callback, Trainer
 
 from neo_lightning.model.flops import flops_per_step
 from neo_lightning.training.devices import peak_flops
+from neo_lightning.training.goodput import WallTime
 from neo_lightning.training.module import NeoModule
 from neo_lightning.training.stages import stage_ends, trained_names
 from neo_lightning.training.step import StepReport
@@ -35,6 +42,9 @@ NAMES = {
     "supervised_tokens_per_s": "likewise for supervised tokens",
     "step_s": "seconds per step, waiting for data included",
     "data_wait": "part of the time in which the step waited for its batch (rank 0)",
+    "save_stall_s": "seconds that training waited for saves since the last line (rank 0)",
+    "save_s": "seconds from the begin of the last checkpoint to its commit",
+    "goodput": "part of the life of all starts in which steps were trained that were kept (rank 0)",
     "mfu": "model FLOP per second over the devices' peak, where that is known",
     "memory_gib": "largest device memory allocated since the last line (CUDA)",
     "skipped_steps": "steps of the run in which the optimiser did not move",
@@ -63,6 +73,10 @@ class Throughput(Callback):
     def __init__(self) -> None:
         self.tokens = 0.0
         self.tombstones = 0.0
+        self.trained_s = 0.0
+        """Seconds of the steps that the run has and in which the optimiser moved."""
+        self._wall: WallTime | None = None
+        self._stalled = 0.0
         self._window = _Window()
         self._began = 0.0
         self._every = 1
@@ -71,16 +85,19 @@ class Throughput(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Totals of the run."""
-        return {"tokens": self.tokens, "tombstones": self.tombstones}
+        return {"tokens": self.tokens, "tombstones": self.tombstones, "trained_s": self.trained_s}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.tokens, self.tombstones = state_dict["tokens"], state_dict["tombstones"]
+        self.trained_s = state_dict.get("trained_s", 0.0)  # earlier versions did not count it
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Look up the peak."""
         self._every = max(1, getattr(trainer, "log_every_n_steps", 1))
         self._window = _Window()
         self._peak = peak_flops(pl_module.device)
+        self._wall = WallTime(Path(trainer.default_root_dir) / "starts.json")
+        self._stalled = pl_module.save_stall_s
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """The batch is here: what has passed since the last step's hooks was waiting."""
@@ -93,7 +110,9 @@ class Throughput(Callback):
         report, window = pl_module.report, self._window
         assert report is not None
         window.steps += 1
-        window.seconds += time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._began
+        window.seconds += seconds
+        self.trained_s += 0.0 if report.skipped else seconds
         window.tokens += report.counts["tokens"]
         window.supervised += report.counts["supervised"]
         window.flops += self._flops(pl_module, report) if self._peak else 0.0
@@ -106,7 +125,10 @@ class Throughput(Callback):
                 logger.log_metrics(pl_module.metrics, step=done)
             # what `log_dict` would do for callbacks that watch a metric, without its 10 ms
             trainer.callback_metrics.update({name: torch.tensor(x) for name, x in pl_module.metrics.items()})
-            self._window = _Window()
+            self._window, self._stalled = _Window(), pl_module.save_stall_s
+            if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                assert self._wall is not None
+                self._wall.note()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log its losses with the steps done."""
@@ -118,6 +140,8 @@ class Throughput(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Nothing logged may be lost with the process."""
+        if self._wall is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._wall.note()
         for logger in trainer.loggers:
             logger.save()
 
@@ -140,6 +164,7 @@ class Throughput(Callback):
 
     def _metrics(self, trainer: Trainer, module: NeoModule, report: StepReport) -> dict[str, float]:
         window = self._window
+        assert self._wall is not None
         seconds = max(1e-9, window.seconds + window.waited)
         metrics = {
             "loss": report.loss,
@@ -155,7 +180,11 @@ class Throughput(Callback):
             "data_wait": window.waited / seconds,
             "skipped_steps": float(module.skipped_steps),
             "tombstones": self.tombstones,
+            "save_stall_s": module.save_stall_s - self._stalled,
+            "goodput": self.trained_s / self._wall.seconds,
         }
+        if module.save_s:
+            metrics["save_s"] = module.save_s
         if self._peak:
             metrics["mfu"] = window.flops / seconds / (self._peak * trainer.world_size)
         if module.device.type == "cuda":
