@@ -159,9 +159,10 @@ def open_regular(file: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         problem = "is a link" if file.is_symlink() else f"cannot be opened ({error.strerror})"
         raise DamagedError(f"{file} {problem}; a checkpoint holds plain files alone") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DamagedError(f"{file} is no plain file; a checkpoint holds plain files alone")
     with os.fdopen(handle, "rb", buffering=0) as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise DamagedError(f"{file} is no plain file; a checkpoint holds plain files alone")
         yield stream
 
 

@@ -64,12 +64,15 @@ class _Flight:
 
     def join(self) -> None:
         self._thread.join()
+
+    def result(self) -> None:
+        self.join()
         if self.error is not None:
             raise self.error
 
 
 class Saves:
-    """Begins saves and sees them committed. Every method but `votes` is called on all ranks alike."""
+    """Begins saves and sees them committed. Every method but `votes` and `join` is called on all ranks alike."""
 
     def __init__(self, strategy: Any) -> None:
         """Args: the Lightning strategy that knows the ranks."""
@@ -78,6 +81,11 @@ class Saves:
         self.snapshot = Snapshot()
         self._strategy = strategy
         self._flight: _Flight | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        """A save has been begun that is not committed and has not failed, as far as all ranks know."""
+        return self._flight is not None
 
     def begin(self, final: Path, part: Part, meta: dict[str, Any]) -> None:
         """Copy the state and start to write it.
@@ -114,6 +122,11 @@ class Saves:
         if flight is None:
             return Votes()
         return Votes(unsaved=float(flight.error is not None)) if flight.renamed else flight.votes()
+
+    def join(self) -> None:
+        """Wait for this rank's part of the save in flight, however it ends."""
+        if self._flight is not None:
+            self._flight.join()
 
     def settle(self, votes: Votes) -> Path | None:
         """At a step boundary, go on with the save in flight as all ranks have said.
@@ -160,10 +173,10 @@ class Saves:
         if flight is None:
             return None
         if not flight.renamed:
-            self._together(flight.join, "write", flight.final)
+            self._together(flight.result, "write", flight.final)
             self._together(lambda: commit.commit(flight.final), "commit", flight.final, main_only=True)
         else:
-            self._together(flight.join, "commit", flight.final)
+            self._together(flight.result, "commit", flight.final)
         return self._committed(flight)
 
     def _committed(self, flight: _Flight) -> Path:
