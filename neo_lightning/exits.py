@@ -24,3 +24,13 @@ MEANING = {
     INTERRUPTED: "interrupted at once (a second Ctrl-C), nothing saved",
 }
 """Status -> what it says."""
+
+
+def status_of(error: BaseException) -> int:
+    """How an error ends its process: the `exit_status` of its class, or that of a bug."""
+    return getattr(error, "exit_status", BUG)
+
+
+def table() -> str:
+    """The table for a help text."""
+    return "\n".join(f"  {status:>3}  {meaning}" for status, meaning in MEANING.items())

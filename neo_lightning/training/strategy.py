@@ -39,6 +39,7 @@ from torch.optim import Optimizer
 
 from neo_lightning.checkpoint import commit
 from neo_lightning.checkpoint.shards import ShardReader, shard_rows, write_rank
+from neo_lightning.exits import CANNOT_SAVE
 from neo_lightning.training.random_state import random_state
 
 _META = "meta.pt"
@@ -49,6 +50,8 @@ _RANDOM = "random/"
 
 class CheckpointSaveError(RuntimeError):
     """A checkpoint could not be written on some rank; the earlier ones are untouched. Raised on every rank."""
+
+    exit_status = CANNOT_SAVE
 
 
 class NeoStrategy(ModelParallelStrategy):
