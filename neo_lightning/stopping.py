@@ -4,9 +4,9 @@
     the second Ctrl-C -----------------------------------------------------------------> ended at once, status 130
 
     what the main thread does                     what a request does there
-    index, plan, export, report, answers          `Stopped` is raised: files appear whole or not at all, so nothing is lost
-    a training (`held`)                           it is noted, and asked for (`asked`) where all ranks are at one place
-    a training's wait for data (`held, waiting`)  `Stopped` is raised in the wait, whose end is not needed any more
+    index, plan, export, report, answers          `Stopped` is raised: files appear whole or not at all, nothing is lost
+    a training (`held`)                           it is noted, and looked for (`asked`) where all ranks are at one place
+    a training's wait for data (also `waiting`)   `Stopped` is raised in the wait, whose end is not needed any more
 
 Python runs a signal's handler in the main thread and not before that thread's next step in Python, which behind a
 collective may never come. So a thread reads the signals' numbers as well: it notes the request at once and gives it to

@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from .. import __version__, exits, stopping
-from .environment import let_segments_grow
+from .environment import first_rank, let_segments_grow
 from .errors import UserError, nearest
 
 COMMANDS = {
@@ -89,11 +89,18 @@ def _run(args: list[str], traceback: bool) -> int:
         status = exits.status_of(error)
         if status == exits.BUG or (traceback and isinstance(error, Exception)):
             raise
-        if not getattr(error, "told", False):
-            kind = "stopped" if isinstance(error, stopping.Stopped) else "error"
-            advice = "" if status == exits.USER_ERROR else f"\n{exits.MEANING[status]}"
-            print(f"{kind}: {error}{advice}", file=sys.stderr)
+        _tell(error, status)
         return status
+
+
+def _tell(error: BaseException, status: int) -> None:
+    """In one paragraph; of what all ranks are told alike rank 0 tells."""
+    if isinstance(error, stopping.Stopped):
+        if not error.told and first_rank(os.environ):
+            print(f"stopped ({error}): nothing is lost, the same command goes on from there", file=sys.stderr)
+    elif not getattr(error, "on_every_rank", False) or first_rank(os.environ):
+        advice = "" if status == exits.USER_ERROR else f"\n{exits.MEANING.get(status, '')}"
+        print(f"error: {error}{advice}", file=sys.stderr)
 
 
 if __name__ == "__main__":

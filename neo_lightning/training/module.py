@@ -57,6 +57,7 @@ class NonFiniteError(RuntimeError):
     """Too many steps in a row had a loss or gradient that is not finite. Raised on every rank."""
 
     exit_status = NUMBERS_BROKEN
+    on_every_rank = True
 
 
 class NeoModule(LightningModule):

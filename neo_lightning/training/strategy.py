@@ -40,6 +40,7 @@ from torch.optim import Optimizer
 from neo_lightning.checkpoint import commit
 from neo_lightning.checkpoint.shards import ShardReader, shard_rows, write_rank
 from neo_lightning.exits import CANNOT_SAVE
+from neo_lightning.training.launcher import Launcher
 from neo_lightning.training.random_state import random_state
 
 _META = "meta.pt"
@@ -52,6 +53,7 @@ class CheckpointSaveError(RuntimeError):
     """A checkpoint could not be written on some rank; the earlier ones are untouched. Raised on every rank."""
 
     exit_status = CANNOT_SAVE
+    on_every_rank = True
 
 
 class NeoStrategy(ModelParallelStrategy):
@@ -82,6 +84,12 @@ class NeoStrategy(ModelParallelStrategy):
         """[replica, shard], once the process group stands."""
         self.random_states: dict[str, Tensor] = {}
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self._launcher is not None:
+            assert self.cluster_environment is not None
+            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_environment(self) -> None:
         """Join the process group; every rank holds other data."""

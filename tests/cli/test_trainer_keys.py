@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
+from neo_lightning import stopping
 from neo_lightning.checkpoint.commit import committed, latest
 from neo_lightning.cli.defaults import SETTINGS, trainer_settings
 from neo_lightning.cli.errors import UserError

@@ -1,8 +1,8 @@
 """Ends one start of a run after a time, so that a queue's slot is left with everything saved.
 
 In: the clock. Out: a request to stop, as a signal makes one (`neo_lightning.stopping`), which travels to all ranks with
-the sums of the step that is about to begin: it is then the last of this start. Lightning's Timer counts the whole run instead (its
-state is in the checkpoint), and with it the same command would stop at once for ever.
+the sums of the step that is about to begin: it is then the last of this start. Lightning's Timer counts the whole run
+instead (its state is in the checkpoint), and with it the same command would stop at once for ever.
 """
 
 from __future__ import annotations
