@@ -188,12 +188,19 @@ def _heard(number: signal.Signals) -> None:
     if number == signal.SIGINT and signal.getsignal(signal.SIGINT) is _handle:
         request.interrupts += 1
         if request.interrupts > 1:
-            with suppress(OSError):
-                os.write(2, b"\ninterrupted again: ended at once, nothing more is saved\n")
+            _say("interrupted again: ended at once, nothing more is saved")
             os._exit(INTERRUPTED)
         request.note(number.name)
+        _say("interrupted: what is begun is finished and saved; Ctrl-C again ends it at once")
     elif number in SIGNALS and not request.woken:
         request.note(number.name)
+
+
+def _say(sentence: str) -> None:
+    """Past Python's buffers, one of which the main thread may hold."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        with suppress(OSError):
+            os.write(2, f"\n{sentence}\n".encode())
 
 
 def _share(store: Any) -> None:

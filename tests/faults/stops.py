@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from neo_lightning.cli.main import main
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.rows.loader import WatchedLoader
+from neo_lightning.evaluation.context import Evaluation
 from neo_lightning.model import generate
 from tests.cli.dies import CHANGES
 
@@ -81,15 +82,21 @@ def answering(argv: list[str], folder: str, token: int) -> int:
 
 
 class Sends(Callback):
-    """Sends a signal to its own process: after a step, or in a validation's second row."""
+    """Sends a signal to its own process: in the step after so many, or in a validation's second row."""
 
-    def __init__(self, name: str = "SIGTERM", after: int = -1, in_validation: bool = False, rank: int = 0) -> None:
+    def __init__(
+        self, name: str = "SIGTERM", after: int = -1, in_validation: bool = False, rank: int = 0, once: str = ""
+    ) -> None:
+        """Args: `once`, a file that says it was done."""
         self.number, self.after, self.in_validation = getattr(signal, name), after, in_validation
-        self.rank = rank
+        self.rank, self.once = rank, Path(once) if once else None
 
     def _send(self, trainer: Any) -> None:
-        if trainer.global_rank == self.rank:
-            os.kill(os.getpid(), self.number)
+        if trainer.global_rank != self.rank or (self.once is not None and self.once.exists()):
+            return
+        if self.once is not None:
+            self.once.touch()
+        os.kill(os.getpid(), self.number)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.after:
@@ -149,3 +156,12 @@ class StallingData(NeoDataModule):
         if Path(self.pipe).exists() and self._rank_and_world()[0] == self.on_rank:
             loader._dataset = Stalling(loader._dataset, self.pipe, self.stalls_at)
         return loader
+
+
+class Fails(Evaluation):
+    """An evaluation that finds what must not happen."""
+
+    name = "fails"
+
+    def run(self, context: Any) -> dict[str, Any]:
+        return {"failures": ["it is not what was trained"]}

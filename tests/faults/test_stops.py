@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -14,7 +15,6 @@ import pytest
 import yaml
 
 from tests.cli.conftest import micro, scenes  # noqa: F401 - fixtures
-from tests.cli.test_run import losses
 from tests.forks import Run, Server
 
 BARE = ("--evaluation=[]", "--export=false")
@@ -31,6 +31,12 @@ def stalling(micro: Path, tmp_path: Path) -> Path:  # noqa: F811
     file = tmp_path / "stalling.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return file
+
+
+def losses(run: Path) -> list[float]:
+    """Of each step; lines of a validation have none."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(line["loss"]) for line in csv.DictReader(file) if line["loss"]]
 
 
 def statuses(folder: Path, count: int) -> list[int]:
@@ -114,7 +120,10 @@ def test_fault_33_point_03_no_validation_behind_a_stop(forks: Server, micro: Pat
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_fault_33_a_stop_in_a_validation_saves_at_once_and_the_validation_is_done_again(
-    forks: Server, micro: Path, tmp_path: Path, count: int  # noqa: F811
+    forks: Server,
+    micro: Path,
+    tmp_path: Path,
+    count: int,  # noqa: F811
 ) -> None:
     def sends(where: str) -> str:
         return f"--trainer.callbacks+={{class_path: {SENDS}, init_args: {{{where}}}}}"
@@ -158,8 +167,8 @@ def test_point_14_ctrl_c_saves_and_a_second_one_ends_at_once(forks: Server, micr
     os.mkfifo(tmp_path / "pipe")
     hangs = f"--trainer.callbacks+={{class_path: tests.faults.stops.Hangs, init_args: {{pipe: {tmp_path}/pipe}}}}"
     with forks.start("tests.faults.stops:command", str(tmp_path), ["run", str(micro), *BARE, hangs]) as run:
-        read_until(run, "hangs")
-        for _ in range(2):
+        for last in ("hangs", "Ctrl-C again ends it at once"):
+            read_until(run, last)
             os.kill(run.group, signal.SIGINT)
         assert run.wait() == 130
     assert committed(tmp_path)[-1] == "step-00000004", "nothing more"
