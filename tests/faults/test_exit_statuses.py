@@ -8,18 +8,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from neo_lightning import exits
 from neo_lightning.cli.main import main, usage
-from tests.cli.conftest import micro, scenes  # noqa: F401 - fixtures
 from tests.faults.test_stops import losses
 from tests.forks import Server, clean_environment
 
@@ -87,7 +84,7 @@ def test_fault_33_point_15_statuses_of_a_process_that_is_started_alone(
     forks: Server,
     micro: Path,
     tmp_path: Path,
-    status: int,  # noqa: F811
+    status: int,
 ) -> None:
     line = ["run", str(micro), *ending(status, tmp_path)]
     found, output = forks.run("neo_lightning.cli.main:main", line, cwd=tmp_path)
@@ -110,7 +107,7 @@ def test_fault_33_point_15_statuses_of_a_process_that_is_started_alone(
 def test_fault_33_statuses_under_lightnings_own_launcher(
     micro: Path,
     tmp_path: Path,
-    status: int,  # noqa: F811
+    status: int,
 ) -> None:
     found, output = started(
         tmp_path, "neo_lightning", "run", str(micro), "--trainer.devices=2", *ending(status, tmp_path)
@@ -123,7 +120,7 @@ def test_fault_33_statuses_under_lightnings_own_launcher(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", SAID)
-def test_fault_33_point_01_statuses_under_launch(micro: Path, tmp_path: Path, status: int) -> None:  # noqa: F811
+def test_fault_33_point_01_statuses_under_launch(micro: Path, tmp_path: Path, status: int) -> None:
     found, output = started(tmp_path, "neo_lightning", "launch", "-n", "2", str(micro), *ending(status, tmp_path))
     assert found == status, output
     assert SAID[status] in output
@@ -137,7 +134,7 @@ def test_fault_33_point_01_statuses_under_launch(micro: Path, tmp_path: Path, st
 def test_fault_33_point_01_torchrun_shows_the_ranks_status_and_has_its_own(
     micro: Path,
     tmp_path: Path,
-    status: int,  # noqa: F811
+    status: int,
 ) -> None:
     two = ("torch.distributed.run", "--nproc-per-node=2", "-m", "neo_lightning")
     found, output = started(tmp_path, *two, "run", str(micro), *ending(status, tmp_path))
@@ -151,7 +148,7 @@ def test_point_17_tasks_of_slurm_end_by_the_table_and_promise_no_requeue(
     forks: Server,
     micro: Path,
     tmp_path: Path,
-    status: int,  # noqa: F811
+    status: int,
 ) -> None:
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -183,10 +180,8 @@ def launched(folder: Path, *line: str) -> Iterator[subprocess.Popen[str]]:
         finally:
             pids = pids or ranks_of(process)
             for pid in (*pids, process.pid):
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
@@ -210,7 +205,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 def test_point_02_a_signal_to_the_launcher_reaches_the_ranks_which_save(
     micro: Path,
     tmp_path: Path,
-    name: str,  # noqa: F811
+    name: str,
 ) -> None:
     line = ("-n", "2", str(micro), "--evaluation=[]", "--export=false", "--stages.two.steps=100000", callback(SENDS))
     with launched(tmp_path, *line) as process:
@@ -224,7 +219,7 @@ def test_point_02_a_signal_to_the_launcher_reaches_the_ranks_which_save(
 
 
 @pytest.mark.slow
-def test_fault_36_a_killed_rank_is_started_again_with_equal_losses(micro: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_fault_36_a_killed_rank_is_started_again_with_equal_losses(micro: Path, tmp_path: Path) -> None:
     saver = callback("neo_lightning.training.callbacks.CommitCheckpoint", every_n_steps=1)
     kill = callback(SENDS, name="SIGKILL", after=4, rank=1, once=str(tmp_path / "once"))
     bare = ("--evaluation=[]", "--export=false", saver)
@@ -242,7 +237,7 @@ def test_fault_36_a_killed_rank_is_started_again_with_equal_losses(micro: Path, 
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
-def test_what_launch_cannot_do_is_refused(micro: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_what_launch_cannot_do_is_refused(micro: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, said in (
         (["-n", "2"], "name a recipe"),
         (["-n", "two", str(micro)], "invalid int value: 'two'"),

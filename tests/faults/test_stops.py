@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.conftest import micro, scenes  # noqa: F401 - fixtures
+from tests.cli.test_killed import state
 from tests.forks import Run, Server
 
 BARE = ("--evaluation=[]", "--export=false")
@@ -22,7 +23,7 @@ SENDS = "tests.faults.stops.Sends"
 
 
 @pytest.fixture
-def stalling(micro: Path, tmp_path: Path) -> Path:  # noqa: F811
+def stalling(micro: Path, tmp_path: Path) -> Path:
     """The micro recipe with data that do not come from step 3 on, until somebody removes the pipe."""
     os.mkfifo(tmp_path / "pipe")
     recipe = yaml.safe_load(micro.read_text())
@@ -108,7 +109,7 @@ def test_fault_33_point_04_a_rank_that_waits_for_data_stops_with_one_that_waits_
     as_undisturbed(forks, stalling, tmp_path, *argv, count=2)
 
 
-def test_fault_33_point_03_no_validation_behind_a_stop(forks: Server, micro: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_fault_33_point_03_no_validation_behind_a_stop(forks: Server, micro: Path, tmp_path: Path) -> None:
     sends = f"--trainer.callbacks+={{class_path: {SENDS}, init_args: {{after: 3}}}}"
     line = ["run", str(micro), *BARE, "--data.validation=[image]", "--trainer.val_check_interval=2", sends]
     status, output = forks.run("tests.faults.stops:command", str(tmp_path), line)
@@ -123,7 +124,7 @@ def test_fault_33_a_stop_in_a_validation_saves_at_once_and_the_validation_is_don
     forks: Server,
     micro: Path,
     tmp_path: Path,
-    count: int,  # noqa: F811
+    count: int,
 ) -> None:
     def sends(where: str) -> str:
         return f"--trainer.callbacks+={{class_path: {SENDS}, init_args: {{{where}}}}}"
@@ -146,7 +147,7 @@ def test_fault_33_a_stop_in_a_validation_saves_at_once_and_the_validation_is_don
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_fault_33_a_stop_between_tokens_of_an_answer(forks: Server, micro: Path, tmp_path: Path, count: int) -> None:  # noqa: F811
+def test_fault_33_a_stop_between_tokens_of_an_answer(forks: Server, micro: Path, tmp_path: Path, count: int) -> None:
     recipe = yaml.safe_load(micro.read_text())
     recipe["evaluation"][0]["init_args"] |= {"every_n_steps": 3, "max_new_tokens": 64}
     micro.write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -159,9 +160,9 @@ def test_fault_33_a_stop_between_tokens_of_an_answer(forks: Server, micro: Path,
     as_undisturbed(forks, micro, tmp_path, f"--trainer.devices={count}", count=count)
 
 
-def test_point_14_ctrl_c_saves_and_a_second_one_ends_at_once(forks: Server, micro: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_point_14_ctrl_c_saves_and_a_second_one_ends_at_once(forks: Server, micro: Path, tmp_path: Path) -> None:
     sends = f"--trainer.callbacks+={{class_path: {SENDS}, init_args: {{name: SIGINT, after: 3}}}}"
-    status, output = forks.run("tests.faults.stops:command", str(tmp_path), ["run", str(micro), *BARE, sends])
+    _status, output = forks.run("tests.faults.stops:command", str(tmp_path), ["run", str(micro), *BARE, sends])
     assert statuses(tmp_path, 1) == [75], output
     assert "asked to stop (SIGINT): saved after step 4" in output
     os.mkfifo(tmp_path / "pipe")
@@ -172,3 +173,39 @@ def test_point_14_ctrl_c_saves_and_a_second_one_ends_at_once(forks: Server, micr
             os.kill(run.group, signal.SIGINT)
         assert run.wait() == 130
     assert committed(tmp_path)[-1] == "step-00000004", "nothing more"
+
+
+MOMENTS = ("tokens", "recipe.yaml", "step-00000002", "metrics.csv", "model.safetensors", "report.json", "report.html")
+"""What is about to be put in its place when a signal comes; the first is of an index."""
+
+
+@pytest.mark.slow
+def test_fault_33_point_14_a_stop_at_any_change_of_a_file_leaves_nothing_half_done(
+    forks: Server, micro: Path, scenes: Path, tmp_path: Path
+) -> None:
+    def line(folder: Path) -> tuple[list[str], str]:
+        shutil.copytree(scenes, folder / "scenes", ignore=shutil.ignore_patterns(".neo_index"))
+        (folder / "micro.yaml").write_text(micro.read_text().replace(str(scenes), str(folder / "scenes")))
+        return ["run", str(folder / "micro.yaml"), f"--run.dir={folder / 'run'}", f"--export={folder / 'model'}"], str(
+            folder
+        )
+
+    def left(folder: Path) -> dict[str, Any]:
+        more = ("scenes", "micro.yaml", *(f"run/checkpoints/step-0000000{step}" for step in (1, 3, 4, 5)))
+        return {name: value for name, value in state(folder).items() if not name.startswith(more)}
+
+    whole, changes = tmp_path / "whole", tmp_path / "changes"
+    status, output = forks.run("tests.faults.stops:signalled", *line(whole), 0, str(changes))
+    assert status == 0, output
+    listed = changes.read_text().splitlines()
+    for number, name in enumerate(MOMENTS):
+        moment = 1 + max(i for i, change in enumerate(listed) if change.startswith("os.rename") and name in change)
+        argv, folder = line(tmp_path / str(number))
+        status, output = forks.run("tests.faults.stops:signalled", argv, folder, moment)
+        assert status == 75, f"{name}: {output}"
+        assert "Traceback" not in output, name
+        hidden = [path.name for path in Path(folder).rglob(".*") if path.name != ".neo_index"]
+        assert not hidden, f"{name}: half-written files"
+        status, output = forks.run("tests.faults.stops:signalled", argv, folder, 0)
+        assert status == 0, f"{name}: {output}"
+        assert left(Path(folder)) == left(whole), f"stopped in front of {name}"

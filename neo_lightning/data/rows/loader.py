@@ -6,8 +6,9 @@
 Each process has a pipe and a thread of its own. When it is killed, out of memory perhaps, its thread hands the same
 specification to a new process (the dataset is stateless); a second death over it ends the run. Where the next item does
 not come in time, the stacks of all processes are printed and the run ends. A wait that a request to stop ends
-(`stopping.waiting`) gives `GIVEN_UP` in place of the item, and the pass is over. torch's DataLoader cannot promise that:
-its processes share one queue, and one that is killed in the middle of a message leaves everybody waiting for the rest.
+(`stopping.waiting`) gives `GIVEN_UP` in place of the item, and the pass is over. torch's DataLoader cannot promise
+that: its processes share one queue, and one that is killed in the middle of a message leaves everybody waiting for the
+rest.
 
 Without workers the training process reads by itself, and nobody watches.
 """
