@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 DONE = 0
 BUG = 1
 USER_ERROR = 2
@@ -24,3 +26,50 @@ MEANING = {
     INTERRUPTED: "interrupted at once (a second Ctrl-C), nothing saved",
 }
 """Status -> what it says."""
+
+OUTCOMES = {
+    DONE: "done",
+    BUG: "bug",
+    USER_ERROR: "refused",
+    EVALUATION_FAILED: "evaluation failed",
+    TRY_AGAIN: "try again",
+    RANK_LOST: "rank lost",
+    NUMBERS_BROKEN: "numbers broken",
+    CANNOT_SAVE: "cannot save",
+    INTERRUPTED: "interrupted",
+}
+"""Status -> the same for programs."""
+
+_TELLING = (
+    USER_ERROR,
+    NUMBERS_BROKEN,
+    CANNOT_SAVE,
+    BUG,
+    INTERRUPTED,
+    TRY_AGAIN,
+    RANK_LOST,
+    EVALUATION_FAILED,
+    DONE,
+)
+
+
+def status_of(error: BaseException) -> int:
+    """How an error ends its process: the `exit_status` of its class, or that of a bug.
+
+    A class whose errors are raised on every rank alike says so with `on_every_rank`: rank 0 tells of them.
+    """
+    return getattr(error, "exit_status", BUG)
+
+
+def most_telling(statuses: Iterable[int]) -> int:
+    """Of the statuses of all ranks the one that says why they ended: what others say of a lost rank comes last.
+
+    A negative one is the signal that killed a process: a lost rank.
+    """
+    found = {RANK_LOST if status < 0 else status for status in statuses}
+    return next((status for status in _TELLING if status in found), max(found, default=DONE))
+
+
+def table() -> str:
+    """The table for a help text."""
+    return "\n".join(f"  {status:>3}  {meaning}" for status, meaning in MEANING.items())

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from neo_lightning import stopping
+
 T = TypeVar("T")
 
 
@@ -37,12 +39,19 @@ class Ranks:
             yield (batch, True) if batch else (list(items[:1]), False)
 
     def all_ended(self, ended: list[bool]) -> bool:
-        """Whether every answer on every rank has ended."""
-        if self.count == 1:
-            return all(ended)
-        here = torch.tensor(int(all(ended)), device=self.device)
-        distributed.all_reduce(here, op=distributed.ReduceOp.MIN)
-        return bool(here)
+        """Whether every answer on every rank has ended.
+
+        Raises:
+            StoppedTogether: on all ranks, where one of them was asked to stop.
+        """
+        over, goes_on = all(ended), not stopping.asked()
+        if self.count > 1:
+            here = torch.tensor([over, goes_on], dtype=torch.int32, device=self.device)
+            distributed.all_reduce(here, op=distributed.ReduceOp.MIN)
+            over, goes_on = map(bool, here.tolist())
+        if not goes_on:
+            raise stopping.StoppedTogether(stopping.why() or "another rank was asked")
+        return over
 
     def gather(self, items: Sequence[T]) -> list[T]:
         """Every rank's items, on every rank."""

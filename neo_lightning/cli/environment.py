@@ -27,6 +27,12 @@ def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
     return [f"--trainer.{name}={value}" for name, value in given.items()]
 
 
+def first_rank(environ: Mapping[str, str]) -> bool:
+    """Whether this is rank 0 of those that a launcher, SLURM or Lightning has started; true where nobody has."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((environ[name] == "0" for name in names if name in environ), True)
+
+
 def let_segments_grow(environ: MutableMapping[str, str]) -> None:
     """Have CUDA's allocator extend its segments instead of leaving gaps between them, unless the user says otherwise.
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 
+from ..exits import USER_ERROR
+
 LIBRARY_ERRORS = {
     "jsonargparse": "ArgumentError",
     "lightning.fabric.utilities.exceptions": "MisconfigurationException",
@@ -27,6 +29,8 @@ MOST_NAMES = 60
 
 class UserError(Exception):
     """Something in the user's input is wrong; the message says what, where, and what would work."""
+
+    exit_status = USER_ERROR
 
 
 @contextmanager

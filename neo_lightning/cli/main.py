@@ -9,13 +9,13 @@ import os
 import sys
 from importlib import import_module
 
-from .. import __version__
-from ..exits import TRY_AGAIN, USER_ERROR
-from .environment import let_segments_grow
+from .. import __version__, exits, stopping
+from .environment import first_rank, let_segments_grow
 from .errors import UserError, nearest
 
 COMMANDS = {
     "run": ("run", "train a recipe to the end: stages, final evaluation, export; goes on where it was stopped"),
+    "launch": ("launch", "run on several devices or hosts, started again where a rank is lost"),
     "plan": ("plan", "what a recipe will take on given devices: memory by part, tokens/s, days; reads no data"),
     "fit": ("fit", "LightningCLI: train only"),
     "validate": ("fit", "LightningCLI: one validation pass"),
@@ -26,6 +26,9 @@ COMMANDS = {
     "chat": ("chat", "talk to a model folder about text, images and clips"),
     "eval": ("eval", "score a model on the papers' benchmarks, or on held-out conversations"),
 }
+
+TRAINS = ("run", "fit")
+"""Commands in which the first Ctrl-C asks to stop, as SIGTERM does."""
 
 
 def usage() -> str:
@@ -43,12 +46,15 @@ def usage() -> str:
             "  lightning chat --model runs/demo/export --image photo.jpg",
             "",
             "options: --help (also after a command), --version, --traceback (show where an error came from)",
+            "",
+            "exit status:",
+            exits.table(),
         ]
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit status (0 done, 2 bad input, 75 try again, 130 interrupted)."""
+    """Run one command line and return its exit status (`exits.MEANING`)."""
     args = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"]
@@ -58,6 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"neo_lightning {__version__}")
         return 0
+    # from here on: a signal that comes while Python imports must not kill the process in the middle of nowhere
+    with stopping.listening(interrupts=args[0] in TRAINS):
+        return _run(args, traceback)
+
+
+def _run(args: list[str], traceback: bool) -> int:
     command, *rest = args
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own callbacks, sources and loggers by dotted path
@@ -71,20 +83,24 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"there is no command {command!r}. {nearest(command, COMMANDS)}")
         module = import_module(f"{__package__}.{COMMANDS[command][0]}")
         return module.main([command, *rest] if COMMANDS[command][0] == "fit" else rest)
-    except UserError as error:
-        if traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
     except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        from ..data.facts import RetryError
-
-        if traceback or not isinstance(error, RetryError):
+        return exits.INTERRUPTED
+    except (Exception, stopping.Stopped) as error:
+        status = exits.status_of(error)
+        if status == exits.BUG or (traceback and isinstance(error, Exception)):
             raise
-        print(f"error: {error}\ntry again: the same command goes on from there", file=sys.stderr)
-        return TRY_AGAIN
+        _tell(error, status)
+        return status
+
+
+def _tell(error: BaseException, status: int) -> None:
+    """In one paragraph; of what all ranks are told alike rank 0 tells."""
+    if isinstance(error, stopping.Stopped):
+        if not error.told and first_rank(os.environ):
+            print(f"stopped ({error}): nothing is lost, the same command goes on from there", file=sys.stderr)
+    elif not getattr(error, "on_every_rank", False) or first_rank(os.environ):
+        advice = "" if status == exits.USER_ERROR else f"\n{exits.MEANING.get(status, '')}"
+        print(f"error: {error}{advice}", file=sys.stderr)
 
 
 if __name__ == "__main__":

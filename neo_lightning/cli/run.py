@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..exits import TRY_AGAIN
+from .. import stopping
+from ..exits import DONE, EVALUATION_FAILED, TRY_AGAIN, table
 from . import recipe as recipes
 from .arguments import Arguments, parse
 from .changed import changes
@@ -34,8 +35,6 @@ from .notes import Ended, Finished, Times
 from .stage_help import wants_stage_help
 
 if TYPE_CHECKING:
-    import torch
-
     from .parser import NeoCLI
 
 USAGE = """usage: lightning run RECIPE [--config MORE.yaml ...] [--key.path=value ...]
@@ -47,8 +46,12 @@ RECIPE is a file, or the name of a shipped one: {shipped}.
   --trainer.callbacks+=my_callbacks.Hello --trainer.callbacks.greeting=Hi     your own class, from this folder
   --print_config              print the composed recipe and stop
 
-A run resumes by itself from the last checkpoint in its folder (run.dir). Exit status: 0 done, 2 the input is wrong,
-75 asked to stop and saved, run the same command again. Keys of a stage: --stages.help; all: neo-lightning fit --help"""
+A run resumes by itself from the last checkpoint in its folder (run.dir). SIGTERM, SIGUSR1 or Ctrl-C: it saves and ends
+with status 75; a second Ctrl-C ends it at once. How it goes or ended: status.json there, and the exit status:
+
+{table}
+
+Keys of a stage: --stages.help; all: neo-lightning fit --help"""
 
 
 def main(argv: list[str]) -> int:
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> int:
     if wants_stage_help(argv):
         return 0
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE.format(shipped=", ".join(recipes.shipped("recipes"))))
+        print(USAGE.format(shipped=", ".join(recipes.shipped("recipes")), table=table()))
         return 0
     arguments = parse(argv)
     with ExitStack() as until_the_end:
@@ -79,7 +82,7 @@ def main(argv: list[str]) -> int:
                     print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
                     return 0
                 run.prepare()
-        return run.finish() if run.trained() or run.train() else run.outcome
+        return run.follow()
 
 
 class Run:
@@ -100,7 +103,7 @@ class Run:
         self.export_dir = _export_folder(cli.export, self.folder)
         self.finished = Finished(self.folder / "finished.json")
         self.times = Times(self.folder / "wall_seconds.json")
-        self.outcome = 0
+        self.outcome = DONE
         self.news = ""
         """What a run that goes on does otherwise than so far."""
         self.preparation = 0.0
@@ -185,6 +188,19 @@ class Run:
         check_run(self.cli.model, self.cli.datamodule, None if self.trained() else self.checkpoint)
         self.preparation = time.perf_counter() - started
 
+    def follow(self) -> int:
+        """Train, export and evaluate, as far as it is not done; returns the exit status and notes it in status.json."""
+        from .following import Following
+
+        if self.trying or not self.cli.trainer.is_global_zero:
+            return self._work()
+        self.following = Following(self.folder, max(0, self._done()))
+        self.cli.trainer.callbacks.insert(0, self.following)  # type: ignore[attr-defined]
+        return self.following.through(self._work)
+
+    def _work(self) -> int:
+        return self.finish() if self.trained() or self.train() else self.outcome
+
     def train(self) -> bool:
         """Train to the last step; False where this process has nothing more to do (`outcome` says how it ended)."""
         from ..checkpoint import commit
@@ -209,7 +225,7 @@ class Run:
                 raise
             raise UserError(f"training cannot start: {describe(error)}") from error  # no step has been done
         interrupted = self.saver is not None and self.saver.interrupted
-        self.outcome = TRY_AGAIN if interrupted else 0  # on every rank: a launcher looks at all of them
+        self.outcome = TRY_AGAIN if interrupted else DONE  # on every rank: a launcher looks at all of them
         if not trainer.is_global_zero:
             return False
         done = trainer.global_step
@@ -239,87 +255,37 @@ class Run:
         return True
 
     def finish(self) -> int:
-        """Export and evaluate; returns the exit status (1 where an evaluation found what must not happen)."""
-        from . import finish
+        """Export and evaluate; returns the exit status."""
+        from . import finish, results
 
         if not self.cli.trainer.is_global_zero:
-            return 0
+            return DONE
         assert self.checkpoint is not None
-        dtype, device = self._dtype(), self.cli.trainer.strategy.root_device
-        tokenizer = self._tokenizer()
+        if stopping.asked():  # in the last step, which was saved
+            raise stopping.Stopped(stopping.why())
+        self.following.done = self._done()
+        self.following.begin("export and evaluation")
         if self.export_dir is not None and not self._exported():
             replaced = " (in place of what was there)" if (self.export_dir / "config.json").is_file() else ""
             started = time.perf_counter()
             self.finished.begin_export(self.export_dir)
-            finish.export_checkpoint(self.checkpoint, self.export_dir, tokenizer, dtype=dtype)
+            finish.export_checkpoint(
+                self.checkpoint, self.export_dir, results.tokenizer_of(self), dtype=results.dtype_of(self)
+            )
             self.times.add("export", time.perf_counter() - started)
             self.finished.note_export(self.export_dir, self._done())
             print(f"exported: {self.export_dir}{replaced}")
         if self._reported():
-            return 0
-        report = finish.evaluate(self.cli.evaluation, self._context(dtype, device, tokenizer))
+            return DONE
+        report = finish.evaluate(self.cli.evaluation, results.context_of(self))
         self.finished.note_report(self._asked(), self._done())
         print(f"report: {self.folder / 'report.html'}")
         for failure in report["failures"]:
             print(f"failure: {failure}", file=sys.stderr)
-        return 1 if report["failures"] else 0
-
-    def _context(self, dtype: torch.dtype, device: torch.device, tokenizer: str) -> Any:
-        from neo_lightning.data.text.tokenizer import Tokenizer
-
-        from ..evaluation.context import EvaluationContext
-        from . import finish
-
-        assert self.checkpoint is not None
-        asked = bool(self.cli.evaluation)  # a report of curves alone needs no weights, only their number
-        return EvaluationContext(
-            model=finish.restore(self.checkpoint, dtype=dtype, device=device if asked else "meta"),
-            tokenizer=Tokenizer.load(tokenizer),
-            device=device,
-            run_dir=self.folder,
-            stages=self.cli.stages,
-            export_dir=self.export_dir,
-            load_export=finish.load_export(dtype, device) if self.export_dir else None,
-            log_dir=self.folder,
-            title=self.cli.settings.name,
-            summary=self._summary(),
-            seed=self.cli.config.get("seed_everything"),
-            command=self.command,
-            wall_seconds=self.times.seconds,
-            skipped=finish.left_out(self.folder),
-        )
-
-    def _summary(self) -> str:
-        purpose = _purpose(self.arguments.sources[str(self.arguments.files[0])])
-        return purpose if self.ended.step is None else f"{purpose} The run {self.length}.".strip()
-
-    def _dtype(self) -> torch.dtype:
-        """What the model is exported and evaluated in: what it computed in while it was trained."""
-        import torch
-
-        return torch.bfloat16 if str(self.cli.trainer.precision).startswith("bf16") else torch.float32
-
-    def _tokenizer(self) -> str:
-        from .preflight import tokenizer_folder
-
-        folder = tokenizer_folder(self.cli.datamodule)
-        if folder is None:
-            raise UserError("the data module names no tokenizer (`tokenizer_path`), which export and evaluation need")
-        return folder
+        return EVALUATION_FAILED if report["failures"] else DONE
 
 
 def _export_folder(wanted: bool | str, folder: Path) -> Path | None:
     if wanted is False:
         return None
     return folder / "export" if wanted is True else Path(wanted)
-
-
-def _purpose(text: str) -> str:
-    """First paragraph of a recipe's opening comment."""
-    lines = []
-    for line in text.splitlines():
-        words = line.removeprefix("#").strip()
-        if not line.startswith("#") or not words:
-            break
-        lines.append(words)
-    return " ".join(lines)

@@ -173,6 +173,8 @@ class NeoDataModule(pl.LightningDataModule):
 
     def position(self) -> Position:
         """Behind the steps that were done."""
+        if self.next_step in self._positions:  # the usual case, which does not wait for a plan that is being made
+            return self._positions[self.next_step]
         plan = self.plan
         self._settle()
         known = [step for step in self._positions if step <= self.next_step]

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from neo_lightning.exits import TRY_AGAIN
+
 
 class SampleError(ValueError):
     """This sample cannot be used; the message is the reason that the user reads in the log."""
@@ -30,6 +32,8 @@ class ShardError(ValueError):
 
 class RetryError(OSError):
     """A store did not deliver until the deadline; nothing is known to be wrong, so trying again may help."""
+
+    exit_status = TRY_AGAIN
 
 
 _USUAL = (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, zlib.error, struct.error)

@@ -118,13 +118,15 @@ class RunCSVLogger(Logger):
             append_whole(self.path, text.getvalue())
 
     def _take_over(self, step: int) -> None:
-        """Keep what an earlier process logged before `step`."""
+        """Keep what an earlier process logged before `step`, and of it what is not logged again."""
         self._opened = True
         with self._effort.attempt():
             self._folder.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
-        before = [line for line in self._read() if (line.get("step") or "").isdigit() and int(line["step"]) < step]
+        before = [line for line in self._read() if (line.get("step") or "").isdigit() and int(line["step"]) <= step]
+        if before and int(before[-1]["step"]) == step:  # a validation that was left and is done again logs no loss
+            self._last = {**before[-1], "step": step}
         with self._effort.attempt():
             self._rewrite(before)
 

@@ -18,7 +18,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
+from neo_lightning import stopping
 from neo_lightning.answering import Answering
+from neo_lightning.data.rows.collate import collate
+from neo_lightning.exits import NUMBERS_BROKEN
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
@@ -52,7 +55,10 @@ warnings.filterwarnings("ignore", message="You called `self.log.*no logger confi
 
 
 class NonFiniteError(RuntimeError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
+    """Too many steps in a row had a loss or gradient that is not finite. Raised on every rank."""
+
+    exit_status = NUMBERS_BROKEN
+    on_every_rank = True
 
 
 class NeoModule(LightningModule):
@@ -115,10 +121,8 @@ class NeoModule(LightningModule):
         """The last step."""
         self.metrics: dict[str, float] = {}
         """The last line of the log; see `callbacks.throughput.NAMES`."""
-        self.stop_requested = False
-        """Set by a signal handler; travels to all ranks with the next step's sums."""
         self.votes = Votes()
-        """What this rank says of the save in flight; travels likewise."""
+        """What this rank says of the save in flight; travels to all ranks with the next step's sums."""
         self.save_stall_s = 0.0
         """Seconds that training has waited for saves, in this process."""
         self.save_s = 0.0
@@ -180,13 +184,18 @@ class NeoModule(LightningModule):
     def apply_stage_of(self, step: int) -> str:
         """Freeze and thaw as the stage of an optimiser step says; returns the stage's name."""
         assert self.model is not None
-        if isinstance(self.model, FSDPModule):
-            # after a forward without a backward (validation, samples) the parameters in place are gathered copies,
-            # and what is thawed on a copy is frozen again one step later
-            self.model.reshard()
+        self.between_steps()  # what is thawed on a gathered copy is frozen again one step later
         name, stage, _ = stage_at(self.stages, step)
         apply_stage(self.model, stage, self.config.extra_num_layers)
         return name
+
+    def between_steps(self) -> None:
+        """Put each rank's own part of the parameters in their place.
+
+        After a forward without a backward (validation, samples) gathered copies lie there.
+        """
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()
 
     def on_train_start(self) -> None:
         """Random states of the checkpoint, after everything that may have drawn during the set-up."""
@@ -203,6 +212,8 @@ class NeoModule(LightningModule):
         assert self.model is not None
         optimizer: Any = self.optimizers()
         step = self.trainer.global_step
+        gave_up = not batch  # the others have their rows and are in this step, which ends only with us
+        batch = batch or self._blank_rows(step)
         counts = sum_over_ranks(count(batch).to(self.device, non_blocking=True))
         weight = counts[0]
         scale = torch.where(weight > 0, self.trainer.world_size / weight, 0.0).float()
@@ -215,10 +226,13 @@ class NeoModule(LightningModule):
         if self._replicas is not None:
             average_gradients(self.model.parameters(), self._replicas)
         norm = clip_gradients(self.model.parameters(), self.clip)
-        votes = self.votes._replace(stop=float(self.stop_requested))
+        votes = self.votes._replace(stop=float(stopping.asked()), gave_up=float(gave_up))
         outcome = sum_over_ranks(torch.cat([losses, losses.new_tensor(votes)]))
         numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
         report = self._read(step, numbers)
+        if report.votes.gave_up:
+            optimizer.zero_grad(set_to_none=True)
+            raise stopping.StoppedTogether("while a rank waited for data")
         if report.skipped:
             optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
@@ -230,6 +244,12 @@ class NeoModule(LightningModule):
         loss = torch.tensor(report.loss)  # on the host: a device would have to be waited for
         self.log("train_loss", loss, prog_bar=True, logger=False)  # each step's, for a bar or monitor of the user's own
         return {"loss": loss, "report": report}
+
+    def _blank_rows(self, step: int) -> list[PackedBatch]:
+        """As many rows as this rank has in a step, with nothing in them."""
+        stage = stage_at(self.stages, step)[1]
+        row = collate([], context=stage.context, pad_id=0, weighting=stage.loss_weighting)
+        return [row] * -(-stage.packs_per_step // self.trainer.world_size)
 
     def _read(self, step: int, numbers: list[float]) -> StepReport:
         """Name the numbers of a step."""
@@ -278,8 +298,14 @@ class NeoModule(LightningModule):
         return list(getattr(self.trainer.datamodule, "validation", ()))  # type: ignore[attr-defined]
 
     def validation_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
-        """Add a step's micro-batches to the validation loss."""
+        """Add a step's micro-batches to the validation loss.
+
+        Raises:
+            StoppedTogether: on all ranks, where one of them was asked to stop.
+        """
         assert self.model is not None
+        if sum_over_ranks(torch.tensor(float(stopping.asked()), device=self.device)).item():
+            raise stopping.StoppedTogether(stopping.why() or "another rank was asked")
         sources = self._validation_sources()
         for micro_batch in batch:
             on_device = micro_batch.to(self.device, non_blocking=True)

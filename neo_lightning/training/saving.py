@@ -27,11 +27,15 @@ from neo_lightning.checkpoint.meta import pack_meta, write_meta
 from neo_lightning.checkpoint.rank_file import NotFiniteError
 from neo_lightning.checkpoint.shards import Part, write_part
 from neo_lightning.checkpoint.snapshot import Snapshot
+from neo_lightning.exits import CANNOT_SAVE
 from neo_lightning.training.step import Votes
 
 
 class CheckpointSaveError(RuntimeError):
     """A checkpoint could not be written on some rank; the earlier ones are untouched. Raised on every rank."""
+
+    exit_status = CANNOT_SAVE
+    on_every_rank = True
 
 
 class UnhealthyError(CheckpointSaveError):

@@ -42,6 +42,8 @@ class Votes(NamedTuple):
     """Its part could not be written."""
     not_finite: float = 0.0
     """Its part is not worth keeping: a weight or optimiser state is NaN or infinite."""
+    gave_up: float = 0.0
+    """It was asked to stop while it waited for this step's rows, and takes part with blank ones: nobody moves."""
 
 
 @dataclass(frozen=True, kw_only=True)

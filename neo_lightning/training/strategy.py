@@ -40,6 +40,7 @@ from torch.optim import Optimizer
 from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError
 from neo_lightning.checkpoint.shards import Part, ShardReader, local_part, shard_rows
+from neo_lightning.training.launcher import Launcher
 from neo_lightning.training.random_state import random_state
 from neo_lightning.training.saving import CheckpointSaveError, Saves, first_said
 
@@ -81,6 +82,12 @@ class NeoStrategy(ModelParallelStrategy):
         self.random_states: dict[str, Tensor] = {}
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
         self.saves = Saves(self)
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self._launcher is not None:
+            assert self.cluster_environment is not None
+            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_environment(self) -> None:
         """Join the process group; every rank holds other data."""

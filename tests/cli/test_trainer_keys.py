@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
+from neo_lightning import stopping
 from neo_lightning.checkpoint.commit import committed, latest
 from neo_lightning.cli.defaults import SETTINGS, trainer_settings
 from neo_lightning.cli.errors import UserError
@@ -356,6 +357,7 @@ def test_min_steps_delays_an_early_stop_but_no_signal(tmp_path: Path) -> None:
 
     class Signal(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            pl_module.stop_requested = trainer.global_step >= 2
+            if trainer.global_step >= 2:
+                stopping.ask("a test")
 
     assert len(Run(tmp_path / "signal", Signal(), min_steps=9).fit().losses.steps) == 3

@@ -188,7 +188,7 @@ def test_goodput_is_the_part_of_all_starts_in_which_kept_steps_trained(tmp_path:
 
     (tmp_path / "starts.json").write_text(json.dumps({"1000.00": 5000.0}))  # of a start of which nothing was kept
     first, metrics = start(9)
-    assert 0 < first.trained_s
+    assert first.trained_s > 0
     assert metrics["goodput"] == pytest.approx(first.trained_s / 5000, rel=0.5)
     assert metrics["goodput"] < first.trained_s / 5000
     assert metrics["save_s"] > 0

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from neo_lightning import stopping
 from neo_lightning.data.facts import RetryError, ShardError
 from neo_lightning.data.files import locked
 from neo_lightning.data.index import sidecar
@@ -167,12 +170,18 @@ def _run(jobs: Sequence[_Job], context: _Context, workers: int | None) -> Iterat
     with ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("fork"), initializer=_begin, initargs=context
     ) as pool:
-        yield from pool.map(_in_pool, jobs)
+        try:
+            yield from pool.map(_in_pool, jobs)
+        except (stopping.Stopped, GeneratorExit):
+            for process in multiprocessing.active_children():  # the pool would wait for what they have begun
+                process.terminate()
+            raise
 
 
 def _begin(*context: Any) -> None:
     global _context
     _context = context  # type: ignore[assignment]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # what is half written is removed
 
 
 def _in_pool(job: _Job) -> _Done:

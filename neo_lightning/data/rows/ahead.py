@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
+
+from neo_lightning import stopping
 
 Item = TypeVar("Item")
 
@@ -26,7 +28,6 @@ class OneAhead(Generic[Item]):
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._items = items
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._coming: Future[Item] | None = None
 
     def __iter__(self) -> Iterator[Item]:
@@ -34,14 +35,23 @@ class OneAhead(Generic[Item]):
 
     def __next__(self) -> Item:
         if self._coming is None:
-            self._coming = self._thread.submit(self._make)
+            self._coming = self._begin()
         item = self._coming.result()
-        self._coming = self._thread.submit(self._make)
+        self._coming = self._begin()
         return item
 
-    def _make(self) -> Item:
-        with UNDISTURBED:
-            return next(self._items)
+    def _begin(self) -> Future[Item]:
+        """A thread for one item; one that hangs in a store does not keep the process from ending."""
+        item: Future[Item] = Future()
+        threading.Thread(target=self._make, args=(item,), name="ahead", daemon=True).start()
+        return item
+
+    def _make(self, item: Future[Item]) -> None:
+        try:
+            with UNDISTURBED:
+                item.set_result(next(self._items))
+        except BaseException as error:  # whatever it is, it is raised where the item would have come
+            item.set_exception(error)
 
     def settle(self) -> None:
         """Wait until the thread rests."""
@@ -49,5 +59,6 @@ class OneAhead(Generic[Item]):
             wait([self._coming])
 
     def close(self) -> None:
-        """End the thread behind the item that it is making."""
-        self._thread.shutdown()
+        """Wait for the item that is being made, unless nobody has the time."""
+        if not stopping.asked():
+            self.settle()

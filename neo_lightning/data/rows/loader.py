@@ -5,8 +5,10 @@
 
 Each process has a pipe and a thread of its own. When it is killed, out of memory perhaps, its thread hands the same
 specification to a new process (the dataset is stateless); a second death over it ends the run. Where the next item does
-not come in time, the stacks of all processes are printed and the run ends. torch's DataLoader cannot promise that: its
-processes share one queue, and one that is killed in the middle of a message leaves everybody waiting for the rest.
+not come in time, the stacks of all processes are printed and the run ends. A wait that a request to stop ends
+(`stopping.waiting`) gives `GIVEN_UP` in place of the item, and the pass is over. torch's DataLoader cannot promise
+that: its processes share one queue, and one that is killed in the middle of a message leaves everybody waiting for the
+rest.
 
 Without workers the training process reads by itself, and nobody watches.
 """
@@ -26,21 +28,25 @@ import traceback
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import torch
 
+from neo_lightning import stopping
 from neo_lightning.data.facts import RetryError
 from neo_lightning.data.rows import parcel
 from neo_lightning.data.rows.ahead import UNDISTURBED
 
 _Jobs = queue.SimpleQueue[tuple[Any, Future[Any]] | None]
 """Specifications, each with the place for its item."""
+
+GIVEN_UP: list[Any] = []
+"""In place of an item that nobody waits for any more."""
 
 _STACKS = getattr(signal, "SIGUSR2", None)
 """Makes a process print its stack; not on every system."""
@@ -93,17 +99,29 @@ class WatchedLoader:
         Raises:
             LoaderError: see there; and whatever the dataset raises.
         """
+        items = self._read_ahead() if self._workers else (self._finish(self._dataset[spec]) for spec in self._specs)
+        with closing(items):
+            while True:
+                try:
+                    with stopping.waiting():
+                        coming = [next(items)]
+                except StopIteration:
+                    return
+                except stopping.Stopped:
+                    if not stopping.is_held():
+                        raise
+                    yield GIVEN_UP
+                    return
+                yield coming.pop()  # kept here under no name: it is large
+
+    def _read_ahead(self) -> Generator[Any]:
         specs = iter(self._specs)
-        if not self._workers:
-            for spec in specs:
-                yield self._finish(self._dataset[spec])
-            return
         crew = _Crew(self._dataset, self._workers, self._finish)
         try:
             coming = deque(map(crew.submit, islice(specs, self._workers * self._ahead)))
             while coming:
                 coming.extend(map(crew.submit, islice(specs, 1)))
-                yield crew.result(coming.popleft(), self._timeout)  # kept here under no name: it is large
+                yield crew.result(coming.popleft(), self._timeout)
         finally:
             crew.end(_GRACE_SECONDS)
 

@@ -1,36 +1,33 @@
 """Saves whole checkpoints at step boundaries, and stops cleanly when the machine is taken away.
 
-In: steps done, SIGTERM or SIGUSR1 to any rank. Out: folders `step-00000120` that are complete or absent
-(`checkpoint.commit`), written beside the training (`training.saving`); one that is due while another is being written
-waits for it. Nothing is saved that is not worth it: no weight that is not finite, no step that was skipped.
+In: steps done, requests to stop to any rank (`neo_lightning.stopping`). Out: folders `step-00000120` that are complete
+or absent (`checkpoint.commit`), written beside the training (`training.saving`); one that is due while another is being
+written waits for it. Nothing is saved that is not worth it: no weight that is not finite, no step that was skipped.
 
-A signal handler only sets a flag; the flag travels to all ranks with the step's sums, and at the next step boundary all
-of them save and stop together. Nothing collective ever happens inside a handler: that is how other set-ups hang.
+All ranks save and stop together, at the next place where all of them are (`training.stopping`). Nothing collective ever
+happens inside a signal's handler: that is how other set-ups hang.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from neo_lightning import stopping
 from neo_lightning.checkpoint import commit
 from neo_lightning.training.module import NeoModule
 from neo_lightning.training.saving import CheckpointSaveError, Saves, UnhealthyError
 from neo_lightning.training.stages import stage_ends
+from neo_lightning.training.stopping import end_without_validation, ranks_store, take_over_signals
 from neo_lightning.training.strategy import ASYNCHRONOUS
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class CommitCheckpoint(Checkpoint):
@@ -71,7 +68,7 @@ class CommitCheckpoint(Checkpoint):
         """Score -> its best value so far, and after which step."""
         self.asynchronous = asynchronous
         self.interrupted = False
-        """A signal ended the run before its last step."""
+        """A request to stop ended the run before its last step."""
         self._saved_at = -1
         """Step of the last save that was committed, or with which this process began."""
         self._begun_at = -1
@@ -79,7 +76,7 @@ class CommitCheckpoint(Checkpoint):
         self._due = False
         """A save was due at a step that was skipped."""
         self._failures = 0
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._requests = ExitStack()
 
     def folder_of(self, trainer: Trainer) -> Path:
         """Where this trainer's checkpoints lie."""
@@ -93,18 +90,19 @@ class CommitCheckpoint(Checkpoint):
         kept = {name: found for name, found in state_dict.get("best", {}).items() if name in self.keep_best}
         self.best = {name: (float(value), int(step)) for name, (value, step) in kept.items()}
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Take over the signals."""
+        if stage == "fit":
+            take_over_signals(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Clear what a killed save left behind, and take over the signals (Lightning's handlers can hang)."""
+        """Clear what a killed save left behind; from now on a request to stop is answered by all ranks together."""
         self.interrupted, self._due = False, False
         self._saved_at = self._begun_at = trainer.global_step
         if trainer.is_global_zero:
             commit.sweep(self.folder_of(trainer))
-
-        def ask_to_stop(number: int, frame: FrameType | None) -> None:
-            pl_module.stop_requested = True
-
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, ask_to_stop) for number in SIGNALS}
+        self._requests.enter_context(stopping.listening())
+        self._requests.enter_context(stopping.held(ranks_store()))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Say with the step's sums how the save in flight goes."""
@@ -123,11 +121,14 @@ class CommitCheckpoint(Checkpoint):
         if self._better(trainer) or periodic or done in ends or stop or self._due:
             self._save(trainer, pl_module, wait=stop or done == max(ends))
         if stop:
-            self.interrupted = True
-            trainer.should_stop = True
-            trainer.fit_loop.epoch_loop.min_steps = None  # a stop that cannot wait
-            saved = "saved" if self._saved_at == done else "NOT saved"
-            rank_zero_info(f"asked to stop: {saved} after step {done}, run the same command again to go on")
+            end_without_validation(trainer)
+            self._tell_stop(done)
+
+    def _tell_stop(self, done: int, during: str = "") -> None:
+        self.interrupted = True
+        who = f" ({stopping.why()})" if stopping.asked() else ""
+        saved = "saved" if self._saved_at == done else "NOT saved"
+        rank_zero_info(f"asked to stop{who}{during}: {saved} after step {done}, run the same command again to go on")
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Commit what was written meanwhile; save where a loss is the best so far."""
@@ -210,16 +211,20 @@ class CommitCheckpoint(Checkpoint):
         there = {commit.step_of(path): path for path in commit.committed(self.folder_of(trainer))}
         for name, (value, step) in self.best.items():
             rank_zero_info(f"best {name}: {value:.4f} after step {step}, {there.get(step, 'whose save failed')}")
-        self._release()
+        self._requests.close()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Hand the signals back. Nothing is saved: the state may be that of half a step."""
-        self._release()
-
-    def _release(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+        """Save where all ranks stopped between two steps; else nothing, as the state may be that of half a step."""
+        try:
+            if isinstance(exception, stopping.StoppedTogether) and pl_module.report is not None:
+                pl_module.between_steps()
+                # a validation that was left is done again, and from its first row
+                trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset_on_run()
+                self._save(trainer, pl_module, wait=True)
+                self._tell_stop(trainer.global_step)
+                exception.told = True
+        finally:
+            self._requests.close()
 
 
 def _saves(trainer: Trainer) -> Saves:

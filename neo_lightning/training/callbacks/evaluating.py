@@ -57,7 +57,9 @@ class Evaluating(Callback):
             watcher._check_on_train_epoch_end = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Ask what is due."""
+        """Ask what is due, unless the run is about to stop."""
+        if pl_module.report.stop:
+            return
         done, ends = trainer.global_step, stage_ends(pl_module.stages)
         for evaluation in self.evaluations:
             if due(evaluation, done, ends):

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from neo_lightning.answering import Answering, Engine
+from neo_lightning.answering import Answering, Engine, Ranks
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import SampleError
 from neo_lightning.data.index import ShardSource, Source, sample_ids
@@ -142,7 +142,9 @@ class SampleGenerations(Callback):
         }
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Generate if it is time."""
+        """Generate if it is time, unless the run is about to stop."""
+        if pl_module.report.stop:
+            return
         done = trainer.global_step
         if (self.every_n_steps and done % self.every_n_steps == 0) or done == total_steps(pl_module.stages):
             self._generate(trainer, pl_module)
@@ -152,7 +154,8 @@ class SampleGenerations(Callback):
             return
         tokenizer: Tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         stage = stage_at(pl_module.stages, trainer.global_step - 1)[1]
-        engine = Engine(pl_module.model, tokenizer, Answering.of_stage(stage))
+        ranks = Ranks(rank=trainer.global_rank, count=trainer.world_size, device=pl_module.device)
+        engine = Engine(pl_module.model, tokenizer, Answering.of_stage(stage), all_ended=ranks.all_ended)
         for shown in self._shown.values():
             readable, prompts = _prompts(shown, engine)
             if not prompts:

@@ -1,8 +1,8 @@
 """Ends one start of a run after a time, so that a queue's slot is left with everything saved.
 
-In: the clock. Out: `pl_module.stop_requested`, as a signal sets it: the flag travels to all ranks with the sums of the
-step that is about to begin, which is then the last of this start. Lightning's Timer counts the whole run instead (its
-state is in the checkpoint), and with it the same command would stop at once for ever.
+In: the clock. Out: a request to stop, as a signal makes one (`neo_lightning.stopping`), which travels to all ranks with
+the sums of the step that is about to begin: it is then the last of this start. Lightning's Timer counts the whole run
+instead (its state is in the checkpoint), and with it the same command would stop at once for ever.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
+
+from neo_lightning import stopping
+from neo_lightning.training.stopping import end_without_validation
 
 
 class TimeLimit(Callback):
@@ -29,12 +32,12 @@ class TimeLimit(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Ask all ranks to stop after this step, if the time is used up."""
-        if time.monotonic() - self._began >= self.seconds and not pl_module.stop_requested:
+        if time.monotonic() - self._began >= self.seconds and not stopping.asked():
             if trainer.is_global_zero:
                 print(f"trainer.max_time: the {self.seconds:g} s of this start are used up", flush=True)
-            pl_module.stop_requested = True
+            stopping.ask("trainer.max_time")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop, where nothing is saved and `CommitCheckpoint` cannot do it."""
         if pl_module.report.stop:
-            trainer.should_stop = True
+            end_without_validation(trainer)
