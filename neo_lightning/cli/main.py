@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": ("fit", "LightningCLI: one validation pass"),
     "test": ("fit", "LightningCLI: one test pass"),
     "predict": ("fit", "LightningCLI: one prediction pass"),
+    "rewind": ("rewind", "take a run back to a checkpoint, and skip packs from there on"),
     "model": ("model", "init | import | export | info | publish: make, convert and describe model folders"),
     "data": ("data", "scenes | import | index | check | plan | stats | inspect: make shards, look at them"),
     "chat": ("chat", "talk to a model folder about text, images and clips"),
@@ -78,6 +79,13 @@ def main(argv: list[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return 130
+    except RuntimeError as error:
+        from ..training.pulse import RankLostError
+
+        if traceback or not isinstance(error, RankLostError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
     except OSError as error:
         from ..data.facts import RetryError
 

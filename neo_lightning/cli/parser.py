@@ -25,6 +25,7 @@ from ..data.datamodule import NeoDataModule
 from ..data.files import replacing
 from ..data.owner import OwnedError, owned
 from ..evaluation.context import Evaluation
+from ..training import rewinds
 from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
 from . import defaults, keys
@@ -199,7 +200,10 @@ class NeoCLI(LightningCLI):
     def start(self, arguments: Mapping[str, Any]) -> None:
         """Call the trainer's method."""
         assert self.subcommand is not None
-        getattr(self.trainer, self.subcommand)(**arguments)
+        if self.subcommand == "fit":
+            rewinds.fit(self.trainer, **arguments)
+        else:
+            getattr(self.trainer, self.subcommand)(**arguments)
 
     @contextmanager
     def ownership(self) -> Iterator[None]:
@@ -216,6 +220,8 @@ class NeoCLI(LightningCLI):
         with ExitStack() as held:
             try:
                 held.enter_context(owned(folder / "run.lock", what=f"the run {folder}"))
+                if self.saver is not None:  # a kill may have come in the middle of a rewind
+                    rewinds.settle(folder, self.saver.folder_of(self.trainer))
             except OwnedError:
                 raise
             except OSError as error:

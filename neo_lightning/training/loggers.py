@@ -96,6 +96,8 @@ class RunCSVLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+        if status != "success":  # a training that goes back logs some steps again
+            self._opened = False
 
     def _take_over(self, step: int) -> None:
         """Keep what an earlier process logged before `step`."""

@@ -39,6 +39,7 @@ from torch.optim import Optimizer
 
 from neo_lightning.checkpoint import commit
 from neo_lightning.checkpoint.shards import ShardReader, shard_rows, write_rank
+from neo_lightning.training.pulse import meet
 from neo_lightning.training.random_state import random_state
 
 _META = "meta.pt"
@@ -58,12 +59,15 @@ class NeoStrategy(ModelParallelStrategy):
         self,
         shard_size: int | None = None,
         timeout_minutes: float = 30.0,
+        setup_timeout: float = 10.0,
         process_group_backend: str | None = None,
     ) -> None:
         """
         Args:
             shard_size: ranks that share one copy of the model; all of them if None. 1 gives every rank a whole copy.
-            timeout_minutes: a collective that waits longer ends the run.
+            timeout_minutes: a collective that waits longer ends the run. It may be long: `Pulse` ends a run whose ranks
+                are lost, and a rank may wait for data.
+            setup_timeout: minutes in which all ranks must have come together, and the first step be done.
             process_group_backend: `nccl`, `gloo`; chosen by the device if None.
         """
         if shard_size is not None and shard_size < 1:
@@ -74,7 +78,7 @@ class NeoStrategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timedelta(minutes=timeout_minutes),
         )
-        self.shard_size = shard_size
+        self.shard_size, self.setup_timeout = shard_size, setup_timeout
         self.grid: DeviceMesh | None = None
         """[replica, shard], once the process group stands."""
         self.random_states: dict[str, Tensor] = {}
@@ -87,6 +91,9 @@ class NeoStrategy(ModelParallelStrategy):
             # one process talks to nobody: no port to listen on, no host name to resolve
             backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        elif not dist.is_initialized():
+            self.set_world_ranks()
+            self._store = meet(self, self.setup_timeout)  # so that the process group need not wait for anybody
         super().setup_environment()
         world, size = self.world_size, self.shard_size or self.world_size
         if world % size:

@@ -22,6 +22,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from neo_lightning.checkpoint import commit
 from neo_lightning.training.module import NeoModule
+from neo_lightning.training.phases import phase
+from neo_lightning.training.place import check_room, check_shared
 from neo_lightning.training.stages import stage_ends
 from neo_lightning.training.strategy import CheckpointSaveError
 
@@ -79,11 +81,17 @@ class CommitCheckpoint(Checkpoint):
         kept = {name: found for name, found in state_dict.get("best", {}).items() if name in self.keep_best}
         self.best = {name: (float(value), int(step)) for name, (value, step) in kept.items()}
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse a folder that some ranks do not see."""
+        if stage == "fit":
+            check_shared(trainer.strategy, self.folder_of(trainer))
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Clear what a killed save left behind, and take over the signals (Lightning's handlers can hang)."""
         self.interrupted, self._saved_at = False, trainer.global_step
         if trainer.is_global_zero:
             commit.sweep(self.folder_of(trainer))
+        check_room(trainer.strategy, self.folder_of(trainer), pl_module)
 
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
             pl_module.stop_requested = True
@@ -131,7 +139,8 @@ class CommitCheckpoint(Checkpoint):
             logger.save()  # a resumed run does not log these steps again
         try:
             path = trainer.strategy.broadcast(commit.fresh_name(folder, done))
-            trainer.save_checkpoint(path, weights_only=False)
+            with phase("save"):
+                trainer.save_checkpoint(path, weights_only=False)
         except CheckpointSaveError as error:
             self._failures += 1
             rank_zero_warn(f"{error}\nThe run goes on; the last committed checkpoint is {commit.latest(folder)}")

@@ -23,6 +23,7 @@ from neo_lightning.console import table_console
 from neo_lightning.data.facts import reason_kind
 from neo_lightning.data.files import replacing
 from neo_lightning.data.skipped import Skipped
+from neo_lightning.training.rewinds import skips
 from neo_lightning.types import PackedBatch
 
 
@@ -36,6 +37,11 @@ class DataPosition(Callback):
         """Kind of reason -> samples left out, on this rank, in this process."""
         self._path: Path | None = None
         self._known: set[int] = set()  # hashes of (sample, reason) of entries without a step
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Pass over what the run's rewinds skip."""
+        if stage == "fit" and (pairs := skips(Path(trainer.default_root_dir))):
+            trainer.datamodule.skip_packs(pairs)  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Nothing is listed of a start that another callback may still refuse."""
