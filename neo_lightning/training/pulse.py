@@ -34,6 +34,8 @@ from neo_lightning.training.phases import CALLBACKS, DATA, ENDED, NOW, STEP, beg
 
 _TICK = 0.05
 """Seconds between two looks of the judge."""
+_STEPS = 8
+"""That ranks are compared by."""
 _GRACE = 2.0
 """Seconds that a rank has to end by itself when another one has said why it ends."""
 _LAST_SECONDS = 1.5
@@ -180,20 +182,22 @@ class Monitor:
             thread.join(_GRACE)
 
     def slowest(self) -> tuple[Beat, float, float] | None:
-        """The slowest rank since the last call: its beat, its seconds of work a step, and the others' median.
+        """The slowest rank of the last steps: its beat, its seconds of work a step, and the others' median.
+
+        None where no new `_STEPS` steps of every rank were heard of.
 
         Work is the time in which the training thread is neither in a collective nor waiting for the device, from a
         look at its stack every `_TICK` seconds: reading, computing on the CPU, callbacks. A step takes equally long on
         all ranks, as they wait for the slowest; this is what differs. What a GPU computes is not in it.
         """
-        rates = {}
-        for rank, heard in self._heard.items():
-            steps, busy = self._counted.get(rank, (0, 0.0))
-            if heard.beat.steps > steps:
-                rates[rank] = (heard.beat.busy - busy) / (heard.beat.steps - steps)
-        if len(rates) < self.world:
+        now = {rank: (heard.beat.steps, heard.beat.busy) for rank, heard in list(self._heard.items())}
+        before = self._counted or dict.fromkeys(now, (0, 0.0))
+        if len(now) < self.world or any(now[rank][0] - before[rank][0] < _STEPS for rank in now):
             return None
-        self._counted = {rank: (heard.beat.steps, heard.beat.busy) for rank, heard in self._heard.items()}
+        first, self._counted = not self._counted, now
+        if first:  # compiling, reading for the first time
+            return None
+        rates = {rank: (busy - before[rank][1]) / (steps - before[rank][0]) for rank, (steps, busy) in now.items()}
         rank = max(rates, key=lambda rank: rates[rank])
         others = sorted(rate for other, rate in rates.items() if other != rank)
         return self._heard[rank].beat, rates[rank], others[len(others) // 2]

@@ -1,0 +1,207 @@
+"""Fault 36, points 10, 11: a rank that dies, freezes or hangs ends all of them within the set silence, and is named."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from neo_lightning.exits import BUG, RANK_LOST, USER_ERROR
+from tests.faults.runs import losses, make_data, write_recipe
+from tests.forks import Run, Server
+
+SILENCE = 3.0
+"""Seconds."""
+FOR_EVER = 100_000
+TWO = ("--trainer.devices=2",)
+
+
+def slack() -> float:
+    """Seconds that the end may take beyond the silence: 3, as often as a core has processes that want it."""
+    return 3 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+def pulse(**options: float) -> list[str]:
+    """The pulse of a test."""
+    named = [f"--trainer.callbacks.{name}={value}" for name, value in options.items()]
+    return ["--trainer.callbacks+=neo_lightning.training.callbacks.Pulse", *named]
+
+
+def fault(what: str, **options: int) -> list[str]:
+    named = [f"--trainer.callbacks.{name}={value}" for name, value in {"what": what, **options}.items()]
+    return ["--trainer.callbacks+=tests.faults.runs.Fault", *named]
+
+
+class Two:
+    """Two ranks of one run."""
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self.folder, self.run = folder, run
+        self.ends: dict[int, float] = {}
+
+    def pid(self, rank: int) -> int:
+        return int((self.folder / f"pid-{rank}").read_text())
+
+    def seconds_to_end(self, rank: int) -> float:
+        """Wait for the fault and for a rank's end: seconds between them."""
+        handle = os.pidfd_open(self.pid(rank))
+        try:
+            assert select.select([handle], [], [], 300)[0], "it goes on for ever"
+        finally:
+            os.close(handle)
+        fault = self.folder / "run" / "fault-at"
+        assert fault.exists(), self.output()
+        return time.monotonic() - float(fault.read_text())
+
+    def output(self) -> str:
+        """When all have ended."""
+        text = self.run.stdout.read()
+        self.run.wait()
+        return text
+
+
+@contextmanager
+def two_ranks(forks: Server, data: Path, folder: Path, *argv: str, steps: int = FOR_EVER) -> Iterator[Two]:
+    """`lightning run` on two ranks, neither of which is killed because the other has ended."""
+    recipe = write_recipe(folder / "r.yaml", run=folder / "run", data=data, steps=steps)
+    line = ["run", str(recipe), *TWO, *argv]
+    with forks.start("tests.faults.runs:command_of_rank", str(folder), line, ranks=2, together=False) as run:
+        try:
+            for _ in range(2):
+                next(line for line in run.stdout if line.startswith("started "))
+            yield Two(folder, run)
+        finally:
+            for rank in range(2):  # one may be stopped
+                _signal(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def errors(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_point_10_a_frozen_rank_ends_the_other_and_writes_nothing_when_it_wakes(
+    forks: Server, data: Path, tmp_path: Path, frozen: int
+) -> None:
+    """Rank 0 is the store's host as well."""
+    with two_ranks(forks, data, tmp_path, *pulse(silence_s=SILENCE), *fault("stop", rank=frozen)) as two:
+        seconds = two.seconds_to_end(1 - frozen)
+        assert 0.8 * SILENCE < seconds < SILENCE + slack()
+        before = contents(tmp_path / "run")
+        os.kill(two.pid(frozen), signal.SIGCONT)
+        output = two.output()
+    assert two.run.statuses == (RANK_LOST, RANK_LOST), output
+    assert contents(tmp_path / "run") == before
+    said, woken = errors(output)
+    assert f"rank {frozen} (" in said
+    assert "step 6, phase step: dead, frozen, or " in said
+    assert (
+        f"The last committed checkpoint is {tmp_path}/run/checkpoints/step-00000004: the same command goes on" in said
+    )
+    assert f"rank {frozen} (" in woken
+    assert "was frozen for" in woken
+    assert "Traceback" not in output
+    stacks = (tmp_path / "run" / "stacks" / f"rank-{1 - frozen}.txt").read_text()
+    assert "training_step" in stacks, "where the training thread waited"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [0, 1])
+def test_point_11_a_dead_rank_is_named_and_the_run_goes_on_equally(
+    forks: Server, data: Path, tmp_path: Path, dead: int
+) -> None:
+    steps = 12
+    (tmp_path / "whole").mkdir()
+    with two_ranks(forks, data, tmp_path / "whole", steps=steps) as whole:
+        assert whole.output() is not None
+    assert whole.run.status == 0
+    line = pulse(silence_s=30)
+    with two_ranks(forks, data, tmp_path, *line, *fault("kill", rank=dead), steps=steps) as two:
+        seconds = two.seconds_to_end(1 - dead)
+        output = two.output()
+    assert seconds < 10 + slack(), "the broken connection tells, not the silence"
+    assert two.run.statuses[dead] == -signal.SIGKILL
+    assert two.run.statuses[1 - dead] == RANK_LOST, output
+    (said,) = errors(output)
+    assert f"rank {dead} (" in said
+    assert "step-00000004: the same command goes on from it" in said
+    assert "Traceback" not in output
+    with two_ranks(forks, data, tmp_path, *line, steps=steps) as again:
+        output = again.output()
+    assert again.run.status == 0, output
+    assert "going on from" in output
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole" / "run")
+
+
+@pytest.mark.slow
+def test_fault_36_a_rank_that_hangs_is_named_with_its_place(forks: Server, data: Path, tmp_path: Path) -> None:
+    allowed = 4
+    line = pulse(silence_s=SILENCE, least_step_s=allowed)
+    with two_ranks(forks, data, tmp_path, *line, *fault("loop")) as two:
+        seconds = [two.seconds_to_end(rank) for rank in range(2)]
+        output = two.output()
+    assert two.run.statuses == (RANK_LOST, RANK_LOST), output
+    assert allowed < seconds[0] < 20 * allowed + slack()
+    for said in errors(output):
+        assert "rank 1 (" in said
+        assert "hangs in step 6, phase step" in said
+        assert "runs.py:" in said
+        assert "(stay_here)" in said or "(on_train_batch_start)" in said
+    assert "runs.py" in (tmp_path / "run" / "stacks" / "rank-1.txt").read_text()
+
+
+@pytest.mark.slow
+def test_fault_36_a_slow_rank_lives_and_is_named(forks: Server, data: Path, tmp_path: Path) -> None:
+    with two_ranks(forks, data, tmp_path, *pulse(silence_s=SILENCE), *fault("slow", step=2), steps=24) as two:
+        output = two.output()
+    assert two.run.status == 0, output
+    assert "rank 1 (" in output
+    assert "is slow: " in output
+    text = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    names, last = text[0].split(","), text[-1].split(",")
+    found = dict(zip(names, last, strict=True))
+    assert float(found["slowest_rank"]) == 1
+    assert float(found["slowest_s"]) > 0.4
+
+
+@pytest.mark.slow
+def test_point_15_a_bug_of_one_rank_is_told_by_all(forks: Server, data: Path, tmp_path: Path) -> None:
+    with two_ranks(forks, data, tmp_path, *pulse(silence_s=30), *fault("raise")) as two:
+        seconds = two.seconds_to_end(0)
+        output = two.output()
+    assert seconds < 15 + slack()
+    assert two.run.statuses == (BUG, BUG), "a launcher that restarts lost ranks must not restart a bug"
+    (said,) = errors(output)
+    assert "has ended in step 6, phase step: KeyError: 'a bug of this rank'" in said
+
+
+def test_point_10_folders_that_are_not_shared_are_refused(forks: Server, data: Path, tmp_path: Path) -> None:
+    apart = f"--run.dir={tmp_path}/run${{oc.env:LOCAL_RANK}}"
+    with two_ranks(forks, data, tmp_path, apart) as two:
+        output = two.output()
+    assert two.run.statuses == (USER_ERROR, USER_ERROR), output
+    assert "is not the same folder on " in output
