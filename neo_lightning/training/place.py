@@ -57,11 +57,11 @@ def check_room(strategy: Any, folder: Path, module: nn.Module) -> None:
     free = int(strategy.broadcast(free))
     if free >= 2 * need:
         return
-    numbers = f"{folder}: a checkpoint takes up to {_gib(need)}, and {_gib(free)} are free"
+    numbers = f"{folder}: a checkpoint takes up to {_size(need)}, and {_size(free)} are free"
     if free < need:
         raise ValueError(f"{numbers}: make room, or name another run.dir")
     rank_zero_warn(f"{numbers}: there is no room for two, and the old one goes only when the new one is complete")
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _size(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.2f} MiB"

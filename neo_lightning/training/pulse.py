@@ -267,7 +267,7 @@ class Monitor:
                 continue
             if left := self._left():
                 self._word_since = min(self._word_since, now)
-                if now - self._word_since > _GRACE:
+                if left[1] == RANK_LOST or now - self._word_since > _GRACE:
                     self._end(*left)
             elif lost := self._lost(self.silence):
                 self._end(*lost)
@@ -315,6 +315,8 @@ class Monitor:
         farewell = threading.Thread(target=self._farewell, args=(sentence,), daemon=True)
         farewell.start()
         self._say(sentence, status)
+        if self.rank == 0 and not self._store_error:
+            time.sleep(2 * self.interval)  # the store may be in this process: the others read it there
         farewell.join(_LAST_SECONDS)
         os._exit(status)
 

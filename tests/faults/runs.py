@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import os
 import random
 import signal
 import string
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,9 @@ from lightning.pytorch import Callback
 from tests.data.data_helpers import make_tokenizer, write_tar
 
 WORDS = ["left", "right", "number", "colour", "red", "green", "blue", "small", "large", "above", "below"]
+
+LINK = "eth0"
+_NETWORK = 0x40000000  # CLONE_NEWNET
 
 RECIPE = """
 run: {{name: tiny, dir: {run}}}
@@ -65,7 +70,9 @@ def write_recipe(file: Path, *, run: Path, data: Path, steps: int, every: int = 
 class Fault(Callback):
     """What happens to one rank in front of a step; when (`time.monotonic`) is noted in the run's `fault-at`."""
 
-    def __init__(self, what: Literal["stop", "kill", "loop", "raise", "slow"], rank: int = 1, step: int = 6) -> None:
+    def __init__(
+        self, what: Literal["stop", "kill", "loop", "raise", "slow", "cut"], rank: int = 1, step: int = 6
+    ) -> None:
         self.what, self.rank, self.step = what, rank, step
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
@@ -77,6 +84,9 @@ class Fault(Callback):
         (Path(trainer.default_root_dir) / "fault-at").write_text(repr(time.monotonic()))
         if self.what == "raise":
             raise KeyError("a bug of this rank")
+        if self.what == "cut":
+            subprocess.run(["ip", "link", "set", LINK, "down"], check=True)
+            return
         while self.what == "loop":
             self.stay_here()
         os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[self.what])
@@ -104,6 +114,19 @@ def command_of_rank(folder: str, argv: Sequence[str]) -> int:
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
     print("started", rank, flush=True)
     return command(argv)
+
+
+def command_on_a_host(folder: str, namespaces: Sequence[str], argv: Sequence[str]) -> int:
+    """The same as a rank that is alone in a network namespace."""
+    with open(f"/run/netns/{namespaces[int(os.environ['LOCAL_RANK'])]}") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NETWORK):
+            raise OSError(ctypes.get_errno(), "setns")
+    return command_of_rank(folder, argv)
+
+
+def rank_0_alone(folder: str, argv: Sequence[str]) -> int:
+    """The other one never comes."""
+    return 0 if os.environ["LOCAL_RANK"] != "0" else command_of_rank(folder, argv)
 
 
 def losses(run: Path) -> dict[int, float]:

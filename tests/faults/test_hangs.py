@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from neo_lightning.exits import BUG, RANK_LOST, USER_ERROR
-from tests.faults.runs import losses, make_data, write_recipe
+from tests.faults.runs import LINK, losses, make_data, write_recipe
 from tests.forks import Run, Server
 
 SILENCE = 3.0
 """Seconds."""
 FOR_EVER = 100_000
-TWO = ("--trainer.devices=2",)
+ADDRESS = "10.77.0.{}"
 
 
 def slack() -> float:
@@ -74,23 +76,47 @@ class Two:
 
 
 @contextmanager
-def two_ranks(forks: Server, data: Path, folder: Path, *argv: str, steps: int = FOR_EVER) -> Iterator[Two]:
+def two_ranks(
+    forks: Server, data: Path, folder: Path, *argv: str, steps: int = FOR_EVER, hosts: tuple[str, ...] = ()
+) -> Iterator[Two]:
     """`lightning run` on two ranks, neither of which is killed because the other has ended."""
     recipe = write_recipe(folder / "r.yaml", run=folder / "run", data=data, steps=steps)
-    line = ["run", str(recipe), *TWO, *argv]
-    with forks.start("tests.faults.runs:command_of_rank", str(folder), line, ranks=2, together=False) as run:
-        try:
-            for _ in range(2):
-                next(line for line in run.stdout if line.startswith("started "))
-            yield Two(folder, run)
-        finally:
-            for rank in range(2):  # one may be stopped
-                _signal(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
+    line = ["run", str(recipe), "--trainer.devices=2", *argv]
+    call, where = ("command_on_a_host", [hosts]) if hosts else ("command_of_rank", [])
+    network = {"MASTER_ADDR": ADDRESS.format(1), "GLOO_SOCKET_IFNAME": LINK} if hosts else {}
+    with forks.start(
+        f"tests.faults.runs:{call}", str(folder), *where, line, ranks=2, together=False, environment=network
+    ) as run:
+        for _ in range(2):
+            next(line for line in run.stdout if line.startswith("started "))
+        yield Two(folder, run)
 
 
-def _signal(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, ...]]:
+    """Two network namespaces with a cable between them."""
+    names = tuple(f"neo-{os.getpid()}-{number}" for number in (1, 2))
+
+    def ip(*words: str) -> None:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no network namespaces here: ip {' '.join(words)}: {done.stderr.strip()}")
+
+    if shutil.which("ip") is None:
+        pytest.skip("no network namespaces here: there is no ip")
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        first, second = names
+        ip("link", "add", LINK, "netns", first, "type", "veth", "peer", "name", LINK, "netns", second)
+        for number, name in enumerate(names, start=1):
+            ip("-n", name, "address", "add", f"{ADDRESS.format(number)}/24", "dev", LINK)
+            ip("-n", name, "link", "set", LINK, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
 def errors(output: str) -> list[str]:
@@ -205,3 +231,35 @@ def test_point_10_folders_that_are_not_shared_are_refused(forks: Server, data: P
         output = two.output()
     assert two.run.statuses == (USER_ERROR, USER_ERROR), output
     assert "is not the same folder on " in output
+
+
+@pytest.mark.slow
+def test_point_10_a_cut_link_ends_both_hosts_and_each_names_the_other(
+    forks: Server, data: Path, tmp_path: Path, hosts: tuple[str, ...]
+) -> None:
+    with two_ranks(forks, data, tmp_path, *pulse(silence_s=SILENCE), *fault("cut"), hosts=hosts) as two:
+        seconds = [two.seconds_to_end(rank) for rank in range(2)]
+        output = two.output()
+    assert two.run.statuses == (RANK_LOST, RANK_LOST), output
+    assert max(seconds) < SILENCE + slack(), output
+    of_host_1, of_host_2 = sorted(errors(output))
+    assert "error: rank 1 (" in of_host_1, "what rank 0 has seen"
+    assert "error: there is no connection to rank 0 (" in of_host_2
+    assert all("step-00000004: the same command goes on" in said for said in (of_host_1, of_host_2))
+
+
+@pytest.mark.slow
+def test_point_10_a_rank_that_never_comes_is_not_waited_for_as_long_as_for_a_collective(
+    forks: Server, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", run=tmp_path / "run", data=data, steps=1)
+    strategy = "neo_lightning.training.strategy.NeoStrategy"
+    line = ["run", str(recipe), "--trainer.devices=2", f"--trainer.strategy={strategy}"]
+    line.append("--trainer.strategy.setup_timeout=0.05")
+    began = time.monotonic()
+    status, output = forks.run("tests.faults.runs:rank_0_alone", str(tmp_path), line, ranks=2, together=False)
+    assert status == RANK_LOST, output
+    (said,) = errors(output)
+    assert "rank 0 did not meet the other 1 at 127.0.0.1:" in said
+    assert "within 0.05 minutes (strategy.setup_timeout)" in said
+    assert time.monotonic() - began < 300, "timeout_minutes is half an hour"
