@@ -36,7 +36,7 @@ class Start:
         if trainer.strategy.launcher is not None:
             os.environ[RANK_0_HAS_STARTED] = "1"
             return
-        from ..training.pulse import meet
+        from ..training.meeting import meet
 
         strategy = trainer.strategy
         self._store = meet(strategy, getattr(strategy, "setup_timeout", 30.0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from statistics import median_high
 
 from neo_lightning.training.phases import BETWEEN, ENDED, ORDER
 
@@ -88,6 +89,13 @@ def hung(heard: Mapping[int, Heard]) -> list[Beat]:
 
 def _progress(beat: Beat) -> tuple[int, int]:
     return beat.step, ORDER.get(beat.phase, BETWEEN)
+
+
+def compare(before: Mapping[int, Beat], now: Mapping[int, Beat]) -> tuple[Beat, float, float]:
+    """The rank with most work a step between two times: its beat, its seconds a step, and the median of the others'."""
+    rates = {r: (beat.busy - before[r].busy) / (beat.steps - before[r].steps) for r, beat in now.items()}
+    slowest = max(rates, key=lambda rank: rates[rank])
+    return now[slowest], rates[slowest], median_high(rate for rank, rate in rates.items() if rank != slowest)
 
 
 def tell_silent(beats: Sequence[Beat], seconds: float) -> str:

@@ -23,13 +23,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from torch.distributed import rendezvous
-
 from neo_lightning.exits import RANK_LOST
-from neo_lightning.training.beats import Beat, Heard, hung, silent, tell_hung, tell_silent
+from neo_lightning.training.beats import Beat, Heard, compare, hung, silent, tell_hung, tell_silent
+from neo_lightning.training.frames import in_collective, where
 from neo_lightning.training.phases import CALLBACKS, DATA, ENDED, NOW, STEP, begin
 
 _TICK = 0.05
@@ -40,8 +38,6 @@ _GRACE = 2.0
 """Seconds that a rank has to end by itself when another one has said why it ends."""
 _LAST_SECONDS = 1.5
 """For the last line, the stacks and the logs."""
-_COLLECTIVES = {"distributed_c10d.py", "_fsdp_collectives.py", "_functional_collectives.py"}
-"""torch's files whose calls wait for other ranks."""
 
 
 class RankLostError(RuntimeError):
@@ -53,26 +49,6 @@ class RankLostError(RuntimeError):
     def __init__(self, message: str, status: int = RANK_LOST) -> None:
         super().__init__(message)
         self.status = status
-
-
-def meet(strategy: Any, minutes: float) -> Any:
-    """The store of the process group to come, when all ranks of a strategy have come to it.
-
-    Raises:
-        RankLostError: some did not.
-    """
-    cluster = strategy.cluster_environment
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
-    rank, world = strategy.global_rank, strategy.world_size
-    try:
-        store, _, _ = next(rendezvous("env://", rank, world, timeout=timedelta(minutes=minutes)))
-    except (RuntimeError, ValueError) as error:
-        raise RankLostError(
-            f"rank {rank} did not meet the other {world - 1} at {cluster.main_address}:{cluster.main_port} within "
-            f"{minutes:g} minutes (strategy.setup_timeout): are all started, and does this host reach that one? "
-            f"({str(error).strip().partition(chr(10))[0]})"
-        ) from error
-    return store
 
 
 class Monitor:
@@ -116,7 +92,7 @@ class Monitor:
         self._exchanged = self._ticked = time.monotonic()
         self._store_error = ""
         self._word_since = self._deadline = float("inf")
-        self._counted: dict[int, tuple[int, float]] = {}
+        self._counted: dict[int, Beat] = {}
         self._wake, self._sent, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._telling = threading.Lock()  # taken by whoever ends this process, and never given back
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._exchange, self._judge)]
@@ -159,7 +135,7 @@ class Monitor:
             if found := self._left() or self._lost(patience):
                 self._say(*found)
                 self._deadline = time.monotonic() + 10 * _GRACE  # whatever the way out waits for
-                return RankLostError(f"{found[0]}. {self._advice()}", found[1])
+                return RankLostError(f"{found[0]}. {self._advise(found[1])}", found[1])
             time.sleep(_TICK)
         self._telling.release()
         return None
@@ -190,17 +166,12 @@ class Monitor:
         look at its stack every `_TICK` seconds: reading, computing on the CPU, callbacks. A step takes equally long on
         all ranks, as they wait for the slowest; this is what differs. What a GPU computes is not in it.
         """
-        now = {rank: (heard.beat.steps, heard.beat.busy) for rank, heard in list(self._heard.items())}
-        before = self._counted or dict.fromkeys(now, (0, 0.0))
-        if len(now) < self.world or any(now[rank][0] - before[rank][0] < _STEPS for rank in now):
+        now = {rank: heard.beat for rank, heard in list(self._heard.items())}
+        before, first = self._counted, not self._counted
+        if len(now) < self.world or any(b.steps < _STEPS + (0 if first else before[r].steps) for r, b in now.items()):
             return None
-        first, self._counted = not self._counted, now
-        if first:  # compiling, reading for the first time
-            return None
-        rates = {rank: (busy - before[rank][1]) / (steps - before[rank][0]) for rank, (steps, busy) in now.items()}
-        rank = max(rates, key=lambda rank: rates[rank])
-        others = sorted(rate for other, rate in rates.items() if other != rank)
-        return self._heard[rank].beat, rates[rank], others[len(others) // 2]
+        self._counted = now
+        return None if first else compare(before, now)  # at first something may be compiled
 
     # ---- exchange
 
@@ -219,8 +190,8 @@ class Monitor:
             phase=NOW.phase,
             seconds=round(seconds, 2),
             allowed=self._allowed(NOW.phase),
-            waiting=_in_collective(frame),
-            where=_where(frame),
+            waiting=in_collective(frame),
+            where=where(frame),
             steps=self._steps,
             busy=round(self._busy, 4),
             words=self._words,
@@ -260,7 +231,7 @@ class Monitor:
             if gap > self.silence:
                 self._end_frozen(gap)
             if NOW.phase in (DATA, STEP, CALLBACKS) and not NOW.waiting:
-                self._busy += 0.0 if _in_collective(sys._current_frames().get(self._main)) else gap
+                self._busy += 0.0 if in_collective(sys._current_frames().get(self._main)) else gap
             if now > self._deadline:
                 os._exit(self._status)
             if self._telling.locked() or (NOW.phase == ENDED and self._store_error):
@@ -312,7 +283,7 @@ class Monitor:
     def _end(self, sentence: str, status: int) -> None:
         """Say why, leave the stacks, save the logs, end this process; within `_LAST_SECONDS`."""
         self._telling.acquire()
-        farewell = threading.Thread(target=self._farewell, args=(sentence,), daemon=True)
+        farewell = threading.Thread(target=self._farewell, args=(sentence, status), daemon=True)
         farewell.start()
         self._say(sentence, status)
         if self.rank == 0 and not self._store_error:
@@ -320,9 +291,12 @@ class Monitor:
         farewell.join(_LAST_SECONDS)
         os._exit(status)
 
-    def _farewell(self, sentence: str) -> None:
+    def _advise(self, status: int) -> str:
+        return self._advice() if status == RANK_LOST else "More is in its own output."
+
+    def _farewell(self, sentence: str, status: int) -> None:
         stacks = self._folder / "stacks" / f"rank-{self.rank}.txt"
-        _print(f"{sentence}. {self._advice()} Stacks: {stacks}")
+        _print(f"{sentence}. {self._advise(status)} Stacks: {stacks}")
         with suppress(OSError):
             stacks.parent.mkdir(parents=True, exist_ok=True)
             with stacks.open("w", encoding="utf-8") as file:
@@ -336,24 +310,3 @@ class Monitor:
 def _print(sentence: str) -> None:
     # past Python's buffers and their locks, one of which the training thread may hold
     os.write(2, f"error: {sentence}\n".encode())
-
-
-def _in_collective(frame: FrameType | None) -> bool:
-    for _ in range(3):
-        if frame is None:
-            return False
-        if os.path.basename(frame.f_code.co_filename) in _COLLECTIVES:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _where(frame: FrameType | None) -> str:
-    """Innermost line that is not of an installed package; else the innermost."""
-    own, innermost = frame, frame
-    while own is not None and "site-packages" in own.f_code.co_filename:
-        own = own.f_back
-    shown = own or innermost
-    if shown is None:
-        return "an unknown place"
-    return f"{os.path.basename(shown.f_code.co_filename)}:{shown.f_lineno} ({shown.f_code.co_name})"

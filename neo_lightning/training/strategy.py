@@ -39,7 +39,7 @@ from torch.optim import Optimizer
 
 from neo_lightning.checkpoint import commit
 from neo_lightning.checkpoint.shards import ShardReader, shard_rows, write_rank
-from neo_lightning.training.pulse import meet
+from neo_lightning.training.meeting import meet
 from neo_lightning.training.random_state import random_state
 
 _META = "meta.pt"

@@ -23,7 +23,7 @@ from tests.data.data_helpers import make_tokenizer, write_tar
 WORDS = ["left", "right", "number", "colour", "red", "green", "blue", "small", "large", "above", "below"]
 
 LINK = "eth0"
-_NETWORK = 0x40000000  # CLONE_NEWNET
+_NETWORK, _MOUNTS = 0x40000000, 0x20000  # CLONE_NEWNET, CLONE_NEWNS
 
 RECIPE = """
 run: {{name: tiny, dir: {run}}}
@@ -121,6 +121,16 @@ def command_on_a_host(folder: str, namespaces: Sequence[str], argv: Sequence[str
     with open(f"/run/netns/{namespaces[int(os.environ['LOCAL_RANK'])]}") as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NETWORK):
             raise OSError(ctypes.get_errno(), "setns")
+    return command_of_rank(folder, argv)
+
+
+def command_with_own_disk(folder: str, argv: Sequence[str]) -> int:
+    """The same as a rank of which the second sees another file system where the run's folder is."""
+    if os.environ["LOCAL_RANK"] == "1":
+        if ctypes.CDLL(None, use_errno=True).unshare(_MOUNTS):
+            raise OSError(ctypes.get_errno(), "unshare")
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", f"{folder}/run"], check=True)
     return command_of_rank(folder, argv)
 
 

@@ -225,12 +225,18 @@ def test_point_15_a_bug_of_one_rank_is_told_by_all(forks: Server, data: Path, tm
     assert "has ended in step 6, phase step: KeyError: 'a bug of this rank'" in said
 
 
-def test_point_10_folders_that_are_not_shared_are_refused(forks: Server, data: Path, tmp_path: Path) -> None:
-    apart = f"--run.dir={tmp_path}/run${{oc.env:LOCAL_RANK}}"
-    with two_ranks(forks, data, tmp_path, apart) as two:
-        output = two.output()
-    assert two.run.statuses == (USER_ERROR, USER_ERROR), output
-    assert "is not the same folder on " in output
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process a file system of its own")
+def test_a_folder_that_a_host_does_not_share_is_refused(forks: Server, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    recipe = write_recipe(tmp_path / "r.yaml", run=tmp_path / "run", data=data, steps=1)
+    call, line = "tests.faults.runs:command_with_own_disk", ["run", str(recipe), "--trainer.devices=2"]
+    with forks.start(call, str(tmp_path), line, ranks=2, together=False) as run:
+        output = run.stdout.read()
+        run.wait()
+    assert run.statuses == (USER_ERROR, USER_ERROR), output
+    assert f"{tmp_path}/run/checkpoints is not the same folder on " in output
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [], "nothing is left"
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from neo_lightning.training.beats import Beat, Heard, hung, silent, tell_hung, tell_silent
+from neo_lightning.training.beats import Beat, Heard, compare, hung, silent, tell_hung, tell_silent
 
 
 def beat(rank: int, step: int = 7, phase: str = "step", seconds: float = 100, **others: Any) -> Beat:
@@ -51,3 +51,10 @@ def test_the_silent_are_named_longest_first() -> None:
     many = tell_hung([beat(rank) for rank in range(20)])
     assert many.startswith("rank 0 (h0) waits in a collective in step 7, phase step for 100 s, where 60 s are allowed")
     assert "8 (h8) and 11 more)" in many
+
+
+def test_the_slowest_rank_is_the_one_with_most_work_a_step() -> None:
+    before = {rank: beat(rank, steps=10, busy=1.0) for rank in range(4)}
+    now = {rank: beat(rank, steps=20, busy=1.0 + work) for rank, work in enumerate((5, 4, 9, 6))}
+    slowest, seconds, others = compare(before, now)
+    assert (slowest.rank, seconds, others) == (2, pytest.approx(0.9), pytest.approx(0.5))
