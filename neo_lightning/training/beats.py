@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from statistics import median_high
 
+from neo_lightning.exits import RANK_LOST
 from neo_lightning.training.phases import BETWEEN, ENDED, ORDER
 
 
@@ -96,6 +97,15 @@ def compare(before: Mapping[int, Beat], now: Mapping[int, Beat]) -> tuple[Beat, 
     rates = {r: (beat.busy - before[r].busy) / (beat.steps - before[r].steps) for r, beat in now.items()}
     slowest = max(rates, key=lambda rank: rates[rank])
     return now[slowest], rates[slowest], median_high(rate for rank, rate in rates.items() if rank != slowest)
+
+
+def last_words(others: Sequence[Heard]) -> tuple[str, int] | None:
+    """Why a rank has ended before this one, and its exit status."""
+    spoken = [heard.beat for heard in others if heard.beat.words]
+    if not spoken:
+        return None
+    words, status = spoken[0].words, spoken[0].status
+    return (words if status == RANK_LOST else f"{spoken[0].name} has ended in {spoken[0].place}: {words}"), status
 
 
 def tell_silent(beats: Sequence[Beat], seconds: float) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from neo_lightning.exits import RANK_LOST
-from neo_lightning.training.beats import Beat, Heard, compare, hung, silent, tell_hung, tell_silent
+from neo_lightning.training.beats import Beat, Heard, compare, hung, last_words, silent, tell_hung, tell_silent
 from neo_lightning.training.frames import in_collective, where
 from neo_lightning.training.phases import CALLBACKS, DATA, ENDED, NOW, STEP, begin
 
@@ -83,9 +83,12 @@ class Monitor:
         self.interval = min(1.0, silence / 10)
         self._store, self._allowed, self._host_of_store = store, allowed, host_of_store
         self._folder, self._advice, self._flush = folder, advice, flush
+        self._keys = [f"beat/{number}" for number in range(world)]
         self._main = threading.get_ident()
         self._host = socket.gethostname()
-        self._number = self._steps = 0
+        self._number = 0
+        self.steps = 0
+        """Done in this process; whoever does them counts them."""
         self._busy = 0.0
         self._words, self._status = "", 0
         self._heard: dict[int, Heard] = {}
@@ -105,21 +108,16 @@ class Monitor:
         Raises:
             RankLostError: some did not within `patience` seconds.
         """
-        self._store.set(self._key(self.rank), self._beat().pack())
-        keys = [self._key(rank) for rank in range(self.world)]
+        self._store.set(self._keys[self.rank], self._beat().pack())
         try:
-            self._store.wait(keys, timedelta(seconds=patience))
+            self._store.wait(self._keys, timedelta(seconds=patience))
         except RuntimeError as error:
-            missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+            missing = [rank for rank, key in enumerate(self._keys) if not self._store.check([key])]
             raise RankLostError(f"no sign of life of ranks {missing} within {patience:.0f} s") from error
         self._store.set_timeout(timedelta(seconds=self.silence))
         self._exchanged = self._ticked = time.monotonic()
         for thread in self._threads:
             thread.start()
-
-    def count_step(self) -> None:
-        """A step is done."""
-        self._steps += 1
 
     def check(self) -> None:
         """End this process where it was frozen: others have gone on, and what it writes would disturb them."""
@@ -132,7 +130,7 @@ class Monitor:
         patience = 3 * self.interval + 0.5
         end = time.monotonic() + patience + 2
         while time.monotonic() < end:
-            if found := self._left() or self._lost(patience):
+            if found := last_words(self._others()) or self._lost(patience):
                 self._say(*found)
                 self._deadline = time.monotonic() + 10 * _GRACE  # whatever the way out waits for
                 return RankLostError(f"{found[0]}. {self._advise(found[1])}", found[1])
@@ -175,9 +173,6 @@ class Monitor:
 
     # ---- exchange
 
-    def _key(self, rank: int) -> str:
-        return f"beat/{rank}"
-
     def _beat(self) -> Beat:
         self._number += 1
         frame = sys._current_frames().get(self._main)
@@ -192,20 +187,19 @@ class Monitor:
             allowed=self._allowed(NOW.phase),
             waiting=in_collective(frame),
             where=where(frame),
-            steps=self._steps,
+            steps=self.steps,
             busy=round(self._busy, 4),
             words=self._words,
             status=self._status,
         )
 
     def _exchange(self) -> None:
-        keys = [self._key(rank) for rank in range(self.world)]
         while not self._stopped.is_set():
             self._wake.clear()
             try:
                 beat = self._beat()
-                self._store.set(keys[self.rank], beat.pack())
-                found = [Beat.unpack(text) for text in self._store.multi_get(keys)]
+                self._store.set(self._keys[self.rank], beat.pack())
+                found = [Beat.unpack(text) for text in self._store.multi_get(self._keys)]
             except Exception as error:  # whatever the store raises, there is none any more
                 self._store_error = str(error) or type(error).__name__
                 return
@@ -236,20 +230,12 @@ class Monitor:
                 os._exit(self._status)
             if self._telling.locked() or (NOW.phase == ENDED and self._store_error):
                 continue
-            if left := self._left():
+            if left := last_words(self._others()):
                 self._word_since = min(self._word_since, now)
                 if left[1] == RANK_LOST or now - self._word_since > _GRACE:
                     self._end(*left)
             elif lost := self._lost(self.silence):
                 self._end(*lost)
-
-    def _left(self) -> tuple[str, int] | None:
-        """The last words of a rank that has ended for a reason of its own, and its status."""
-        spoken = [heard.beat for heard in self._others() if heard.beat.words]
-        if not spoken:
-            return None
-        words, status = spoken[0].words, spoken[0].status
-        return (words if status == RANK_LOST else f"{spoken[0].name} has ended in {spoken[0].place}: {words}"), status
 
     def _lost(self, silence: float) -> tuple[str, int] | None:
         """Who is lost, in one line."""

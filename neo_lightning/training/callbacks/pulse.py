@@ -112,7 +112,7 @@ class Pulse(Callback):
             self._stage = pl_module.report.stage
             self._seconds.clear()
         self._seconds.append(time.monotonic() - NOW.since)
-        self._monitor.count_step()
+        self._monitor.steps += 1
         begin(CALLBACKS, trainer.global_step)
         if trainer.is_global_zero and (found := self._monitor.slowest()) is not None:
             beat, seconds, others = found
