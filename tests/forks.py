@@ -51,6 +51,8 @@ class Run:
     stdout: IO[str]
     """What all ranks print, errors too; ends when all have ended."""
     status: int | None = None
+    statuses: tuple[int, ...] = ()
+    """Of each rank, when all have ended."""
 
     def kill(self) -> None:
         """SIGKILL to all ranks and to what they have started, and wait for the ranks."""
@@ -62,7 +64,8 @@ class Run:
     def wait(self) -> int:
         """Exit status of the first rank that failed, negative for a signal; 0 if none did."""
         if self.status is None:
-            self.status = int(self.channel.recv(REQUEST_BYTES))
+            self.status, *statuses = json.loads(self.channel.recv(REQUEST_BYTES))
+            self.statuses = tuple(statuses)
         return self.status
 
 
@@ -84,12 +87,22 @@ class Server:
 
     @contextmanager
     def start(
-        self, call: str, *args: Any, ranks: int = 1, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+        self,
+        call: str,
+        *args: Any,
+        ranks: int = 1,
+        cwd: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
+        together: bool = True,
     ) -> Iterator[Run]:
-        """Call `module:function` with plain arguments in so many processes, none of which outlives the block."""
+        """Call `module:function` with plain arguments in so many processes, none of which outlives the block.
+
+        When one has failed, the others are killed at once; not so where they are not `together`.
+        """
         out, into = os.pipe()
         with open(out) as stdout:
             wanted = {"call": call, "args": args, "ranks": ranks, "cwd": str(cwd), "environment": environment or {}}
+            wanted["together"] = together
             socket.send_fds(self.channel, [json.dumps(wanted).encode()], [into])
             os.close(into)
             run = Run(channel=self.channel, group=int(self.channel.recv(REQUEST_BYTES)), stdout=stdout)
@@ -127,20 +140,22 @@ def serve(channel: socket.socket) -> None:
             ranks.append(pid)
         os.close(descriptors[0])
         channel.send(str(ranks[0]).encode())
-        channel.send(str(_first_failure(ranks)).encode())
+        channel.send(json.dumps(_statuses(ranks, together=wanted["together"])).encode())
 
 
-def _first_failure(ranks: Sequence[int]) -> int:
-    """Wait for all; when one has failed, the others, which would wait for it, are killed."""
-    left, found = set(ranks), 0
-    while left:
+def _statuses(ranks: Sequence[int], *, together: bool) -> list[int]:
+    """Wait for all: the status of the first that failed, and those of all."""
+    found: dict[int, int] = {}
+    failed = 0
+    while len(found) < len(ranks):
         pid, status = os.wait()
-        left.discard(pid)
-        if status and not found:
-            found = os.waitstatus_to_exitcode(status)
-            with suppress(ProcessLookupError):
-                os.killpg(ranks[0], signal.SIGKILL)
-    return found
+        found[pid] = os.waitstatus_to_exitcode(status)
+        if status and not failed:
+            failed = found[pid]
+            if together:  # the others would wait for it
+                with suppress(ProcessLookupError):
+                    os.killpg(ranks[0], signal.SIGKILL)
+    return [failed, *(found[pid] for pid in ranks)]
 
 
 def _call(wanted: Mapping[str, Any], variables: Mapping[str, str], output: int) -> None:

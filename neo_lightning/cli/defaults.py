@@ -20,6 +20,7 @@ from ..training.callbacks import (
     Curriculum,
     DataPosition,
     Evaluating,
+    Pulse,
     RunProgress,
     SampleGenerations,
     Throughput,
@@ -89,6 +90,7 @@ def _loggers(given: Any, folder: Path, training: bool) -> list[Logger] | bool:
 
 
 CALLBACKS: tuple[type[Callback], ...] = (
+    Pulse,
     Curriculum,
     DataPosition,
     Throughput,

@@ -24,6 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from ..data.datamodule import NeoDataModule
 from ..data.owner import OwnedError, owned
 from ..evaluation.context import Evaluation
+from ..training import rewinds
 from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
 from . import defaults, keys
@@ -170,7 +171,10 @@ class NeoCLI(LightningCLI):
     def start(self, arguments: Mapping[str, Any]) -> None:
         """Call the trainer's method."""
         assert self.subcommand is not None
-        getattr(self.trainer, self.subcommand)(**arguments)
+        if self.subcommand == "fit":
+            rewinds.fit(self.trainer, **arguments)
+        else:
+            getattr(self.trainer, self.subcommand)(**arguments)
 
     @contextmanager
     def ownership(self) -> Iterator[None]:
@@ -187,6 +191,8 @@ class NeoCLI(LightningCLI):
         with ExitStack() as held:
             try:
                 held.enter_context(owned(folder / "run.lock", what=f"the run {folder}"))
+                if self.saver is not None:  # a kill may have come in the middle of a rewind
+                    rewinds.settle(folder, self.saver.folder_of(self.trainer))
             except OwnedError:
                 raise
             except OSError as error:

@@ -205,6 +205,7 @@ class Run:
         """Train to the last step; False where this process has nothing more to do (`outcome` says how it ended)."""
         from ..checkpoint import commit
         from ..data.facts import RetryError
+        from ..training import rewinds
         from .ending import Ending
 
         trainer = self.cli.trainer
@@ -219,7 +220,7 @@ class Run:
             trainer.callbacks.insert(0, Ending(self.ended, self.saver, self.total))  # type: ignore[attr-defined]
         started = time.perf_counter()
         try:
-            trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
+            rewinds.fit(trainer, model=self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
         except refusals() as error:
             if isinstance(error, RetryError) or getattr(self.cli.model, "report", None) is not None:
                 raise

@@ -36,7 +36,11 @@ class Start:
         if trainer.strategy.launcher is not None:
             os.environ[RANK_0_HAS_STARTED] = "1"
             return
-        self._store = _store(trainer.strategy)  # kept: the process group finds rank 0's server where it is
+        from ..training.meeting import meet
+
+        strategy = trainer.strategy
+        self._store = meet(strategy, getattr(strategy, "setup_timeout", 30.0))
+        self._store.set_timeout(strategy._timeout)  # kept: the process group finds rank 0's server where it is
 
     @contextmanager
     def together(self, part: str) -> Iterator[None]:
@@ -87,14 +91,3 @@ class Start:
         if self.rank == 0:
             self._store.wait([f"{key}/all"])
         return verdict
-
-
-def _store(strategy: Any) -> Any:
-    """The store of the process group to come."""
-    from torch.distributed import rendezvous
-
-    cluster = strategy.cluster_environment
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
-    where = {"rank": strategy.global_rank, "world_size": strategy.world_size}
-    store, _, _ = next(rendezvous("env://", timeout=strategy._timeout, **where))
-    return store

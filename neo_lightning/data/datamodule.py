@@ -182,6 +182,15 @@ class NeoDataModule(pl.LightningDataModule):
         self._positions[self.next_step] = position
         return position
 
+    def pack_at(self, step: int) -> int:
+        """Number of the next pack behind so many steps: those done, or handed to the loader."""
+        return self._positions[step].pack
+
+    def skip_packs(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Pass over more packs, ranges [first, last), as with `skip`. Before anything is read."""
+        self.skip = _ranges([*{*self.skip, *pairs}])
+        self.plan.skip = self.skip
+
     def steps(self, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
         """The plan as one rank sees it, from `next_step` as it stands when iteration begins; endless."""
         walk = self.plan.steps(self.position(), rank, world)
@@ -289,8 +298,7 @@ class NeoDataModule(pl.LightningDataModule):
                 f"data.skip: pack {late[0][0]} was trained on already, the checkpoint goes on with {position.pack}; "
                 "resume from an earlier checkpoint"
             )
-        self.skip = tuple(sorted({*self.skip, *kept}))
-        self.plan.skip = self.skip
+        self.skip_packs(kept)
         self.next_step = position.step
         self._positions = {position.step: position}
 

@@ -106,6 +106,8 @@ class RunCSVLogger(Logger):
     def finalize(self, status: str) -> None:
         self.save()
         self._effort.end(len(self._waiting))
+        if status != "success":  # a training that goes back logs some steps again
+            self._opened = False
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         """All of the lines, or none."""

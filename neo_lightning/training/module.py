@@ -28,6 +28,7 @@ from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.parallel import ActivationCheckpointing
+from neo_lightning.training.phases import DATA, begin, waiting
 from neo_lightning.training.random_state import set_random_state
 from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, stage_at
 from neo_lightning.training.step import (
@@ -129,6 +130,8 @@ class NeoModule(LightningModule):
         """Seconds from the begin of the last save that was committed to its commit."""
         self.skipped_steps = 0
         """Steps of the whole run in which the optimiser did not move."""
+        self.slowest: tuple[int, float] | None = None
+        """The slowest rank and its seconds of work a step, where a `Pulse` has heard of all of them lately."""
         self.hooks_done = 0.0
         """`time.perf_counter()` when the last step's hooks had run: what follows is waiting for data."""
         self._replicas: ProcessGroup | None = None
@@ -203,7 +206,7 @@ class NeoModule(LightningModule):
         if states:
             set_random_state(states, self.device)
             states.clear()
-        self.hooks_done = time.perf_counter()
+        self._wait_for_data()
 
     # ---- training
 
@@ -228,7 +231,8 @@ class NeoModule(LightningModule):
         norm = clip_gradients(self.model.parameters(), self.clip)
         votes = self.votes._replace(stop=float(stopping.asked()), gave_up=float(gave_up))
         outcome = sum_over_ranks(torch.cat([losses, losses.new_tensor(votes)]))
-        numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
+        with waiting():
+            numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
         report = self._read(step, numbers)
         if report.votes.gave_up:
             optimizer.zero_grad(set_to_none=True)
@@ -286,7 +290,11 @@ class NeoModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Runs after the callbacks' hooks."""
+        self._wait_for_data()
+
+    def _wait_for_data(self) -> None:
         self.hooks_done = time.perf_counter()
+        begin(DATA)
 
     # ---- validation
 
@@ -324,7 +332,7 @@ class NeoModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log `val_loss`, the weighted mean over all supervised tokens of all ranks, and `val_loss/SOURCE`."""
         self._log_validation("val_loss")
-        self.hooks_done = time.perf_counter()
+        self._wait_for_data()
 
     def _log_validation(self, name: str) -> None:
         losses, weights = sum_over_ranks(self._validation).T

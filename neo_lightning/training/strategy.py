@@ -41,6 +41,7 @@ from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError
 from neo_lightning.checkpoint.shards import Part, ShardReader, local_part, shard_rows
 from neo_lightning.training.launcher import Launcher
+from neo_lightning.training.meeting import meet
 from neo_lightning.training.random_state import random_state
 from neo_lightning.training.saving import CheckpointSaveError, Saves, first_said
 
@@ -60,12 +61,15 @@ class NeoStrategy(ModelParallelStrategy):
         self,
         shard_size: int | None = None,
         timeout_minutes: float = 30.0,
+        setup_timeout: float = 10.0,
         process_group_backend: str | None = None,
     ) -> None:
         """
         Args:
             shard_size: ranks that share one copy of the model; all of them if None. 1 gives every rank a whole copy.
-            timeout_minutes: a collective that waits longer ends the run.
+            timeout_minutes: a collective that waits longer ends the run. It may be long: `Pulse` ends a run whose ranks
+                are lost, and a rank may wait for data.
+            setup_timeout: minutes in which all ranks must have come together, and the first step be done.
             process_group_backend: `nccl`, `gloo`; chosen by the device if None.
         """
         if shard_size is not None and shard_size < 1:
@@ -76,7 +80,7 @@ class NeoStrategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timedelta(minutes=timeout_minutes),
         )
-        self.shard_size = shard_size
+        self.shard_size, self.setup_timeout = shard_size, setup_timeout
         self.grid: DeviceMesh | None = None
         """[replica, shard], once the process group stands."""
         self.random_states: dict[str, Tensor] = {}
@@ -96,6 +100,9 @@ class NeoStrategy(ModelParallelStrategy):
             # one process talks to nobody: no port to listen on, no host name to resolve
             backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        elif not dist.is_initialized():
+            self.set_world_ranks()
+            self._store = meet(self, self.setup_timeout)  # so that the process group need not wait for anybody
         super().setup_environment()
         world, size = self.world_size, self.shard_size or self.world_size
         if world % size:

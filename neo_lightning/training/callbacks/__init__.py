@@ -5,7 +5,9 @@ from neo_lightning.training.callbacks.curriculum import Curriculum
 from neo_lightning.training.callbacks.evaluating import Evaluating
 from neo_lightning.training.callbacks.position import DataPosition
 from neo_lightning.training.callbacks.progress import RunProgress
+from neo_lightning.training.callbacks.pulse import Pulse
 from neo_lightning.training.callbacks.samples import SampleGenerations
+from neo_lightning.training.callbacks.spikes import SpikeGuard
 from neo_lightning.training.callbacks.throughput import Throughput
 from neo_lightning.training.callbacks.time_limit import TimeLimit
 
@@ -14,8 +16,10 @@ __all__ = [
     "Curriculum",
     "DataPosition",
     "Evaluating",
+    "Pulse",
     "RunProgress",
     "SampleGenerations",
+    "SpikeGuard",
     "Throughput",
     "TimeLimit",
 ]

@@ -24,6 +24,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from neo_lightning import stopping
 from neo_lightning.checkpoint import commit
 from neo_lightning.training.module import NeoModule
+from neo_lightning.training.phases import phase
+from neo_lightning.training.place import check_room, check_shared
 from neo_lightning.training.saving import CheckpointSaveError, Saves, UnhealthyError
 from neo_lightning.training.stages import stage_ends
 from neo_lightning.training.stopping import end_without_validation, ranks_store, take_over_signals
@@ -91,8 +93,9 @@ class CommitCheckpoint(Checkpoint):
         self.best = {name: (float(value), int(step)) for name, (value, step) in kept.items()}
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Take over the signals."""
+        """Refuse a folder that some ranks do not see; take over the signals."""
         if stage == "fit":
+            check_shared(trainer.strategy, self.folder_of(trainer))
             take_over_signals(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -101,6 +104,7 @@ class CommitCheckpoint(Checkpoint):
         self._saved_at = self._begun_at = trainer.global_step
         if trainer.is_global_zero:
             commit.sweep(self.folder_of(trainer))
+        check_room(trainer.strategy, self.folder_of(trainer), pl_module)
         self._requests.enter_context(stopping.listening())
         self._requests.enter_context(stopping.held(ranks_store()))
 
@@ -159,7 +163,7 @@ class CommitCheckpoint(Checkpoint):
         done = trainer.global_step
         assert pl_module.report is not None
         self._due = bool(pl_module.report.skipped) and not last
-        with _stalling(pl_module):
+        with _stalling(pl_module), phase("save"):
             if self._due:
                 rank_zero_warn(f"no checkpoint after step {done}, which was skipped: it follows with the next good one")
                 self._conclude(trainer, pl_module, _saves(trainer).finish)

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
 from neo_lightning.answering import Answering, Engine, Ranks
+from neo_lightning.training.phases import phase
 from neo_lightning.training.stages import stage_at, stage_ends
 
 PREFIX = "eval/"
@@ -63,7 +64,8 @@ class Evaluating(Callback):
         done, ends = trainer.global_step, stage_ends(pl_module.stages)
         for evaluation in self.evaluations:
             if due(evaluation, done, ends):
-                self._ask(evaluation, trainer, pl_module)
+                with phase("evaluation"):
+                    self._ask(evaluation, trainer, pl_module)
 
     def _ask(self, evaluation: Asked, trainer: Trainer, pl_module: Any) -> None:
         started, done = time.perf_counter(), trainer.global_step

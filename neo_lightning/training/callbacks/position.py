@@ -24,6 +24,7 @@ from neo_lightning.data.facts import reason_kind
 from neo_lightning.data.files import append_whole, replacing
 from neo_lightning.data.skipped import KEPT, Skipped
 from neo_lightning.training.best_effort import BestEffort
+from neo_lightning.training.rewinds import skips
 from neo_lightning.types import PackedBatch
 
 
@@ -40,6 +41,11 @@ class DataPosition(Callback):
         self._afresh = False  # they are all that the file shall hold
         self._effort = BestEffort(file)
         self._known: set[int] = set()  # hashes of (sample, reason) of entries without a step
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Pass over what the run's rewinds skip."""
+        if stage == "fit" and (pairs := skips(Path(trainer.default_root_dir))):
+            trainer.datamodule.skip_packs(pairs)  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Nothing is listed of a start that another callback may still refuse."""

@@ -30,6 +30,7 @@ from neo_lightning.data.media.image import unpatchify
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.generate import Prompt
 from neo_lightning.training.loggers import RunTensorBoardLogger
+from neo_lightning.training.phases import phase
 from neo_lightning.training.stages import stage_at, total_steps
 from neo_lightning.types import Message, Sample
 
@@ -147,7 +148,8 @@ class SampleGenerations(Callback):
             return
         done = trainer.global_step
         if (self.every_n_steps and done % self.every_n_steps == 0) or done == total_steps(pl_module.stages):
-            self._generate(trainer, pl_module)
+            with phase("samples"):
+                self._generate(trainer, pl_module)
 
     def _generate(self, trainer: Trainer, pl_module: Any) -> None:
         if not self._shown:

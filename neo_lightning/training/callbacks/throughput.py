@@ -49,6 +49,8 @@ NAMES = {
     "memory_gib": "largest device memory allocated since the last line (CUDA)",
     "skipped_steps": "steps of the run in which the optimiser did not move",
     "tombstones": "samples of the run that proved bad when read",
+    "slowest_rank": "rank with the most seconds of work in a step (several ranks; see `pulse.Monitor.slowest`)",
+    "slowest_s": "those seconds: reading, host and CPU; waiting for other ranks and for a device is not in them",
     "val_loss": "of a validation: weighted mean over the supervised tokens of all its sources, nats",
     "val_loss/SOURCE": "the same over one source of `data.validation`",
 }
@@ -185,6 +187,8 @@ class Throughput(Callback):
         }
         if module.save_s:
             metrics["save_s"] = module.save_s
+        if module.slowest is not None:
+            metrics["slowest_rank"], metrics["slowest_s"] = module.slowest
         if self._peak:
             metrics["mfu"] = window.flops / seconds / (self._peak * trainer.world_size)
         if module.device.type == "cuda":
