@@ -1,7 +1,7 @@
 """A training checkpoint's tensors: one safetensors file per rank, readable by any number of ranks.
 
-In: each rank's tensors by name; a distributed one (`DTensor`, sharded on its first axis as FSDP2 does) is written as
-its local rows, with the global shape and the first row in the file's header. Out: any range of rows of any tensor,
+In: each rank's tensors by name; a distributed one (`DTensor`, sharded on its first axis as FSDP2 does, or a copy of
+such a one) is written as its local rows, with the global shape and the first row in the file's header. Out: any range of rows of any tensor,
 whatever number of ranks wrote it. Nothing is pickled, so a checkpoint cannot run code when it is opened; and no rank
 ever holds more than its part. The trade-off against torch's own distributed checkpoint: sharding on other axes is not
 supported.
@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 _FILE = re.compile(r"rank-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -31,16 +31,17 @@ def shard_rows(tensor: Tensor) -> tuple[Tensor, int]:
     """Local rows of a tensor and the index of the first one: (itself, 0) where it is not distributed.
 
     Raises:
-        ValueError: a DTensor that is not sharded on its first axis over a one-dimensional mesh.
+        ValueError: a DTensor that is not sharded on its first axis, over a mesh [shard] or [replica, shard].
     """
     if not isinstance(tensor, DTensor):
         return tensor, 0
-    if tensor.placements != (Shard(0),):
+    *copies, sharded = tensor.placements
+    if sharded != Shard(0) or copies not in ([], [Replicate()]):
         raise ValueError(f"only tensors sharded on their first axis can be saved, got {tensor.placements}")
     # torch.chunk's rule, which FSDP2 follows: ceil(rows / ranks) rows each, the last ranks may have fewer or none
     rows, mesh = tensor.shape[0], tensor.device_mesh
-    each = -(-rows // mesh.size())
-    return tensor.to_local(), min(mesh.get_local_rank() * each, rows)
+    each = -(-rows // mesh.size(-1))
+    return tensor.to_local(), min(mesh.get_local_rank(mesh.ndim - 1) * each, rows)
 
 
 def write_rank(folder: Path, rank: int, world: int, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
 from neo_lightning.answering import Answering
@@ -24,13 +23,12 @@ from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
-from neo_lightning.training.parallel import ActivationCheckpointing
+from neo_lightning.training.parallel import ActivationCheckpointing, sum_over_copies
 from neo_lightning.training.random_state import set_random_state
 from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, stage_at
 from neo_lightning.training.step import (
     COUNTS,
     StepReport,
-    average_gradients,
     clip_gradients,
     count,
     modality_losses,
@@ -120,8 +118,6 @@ class NeoModule(LightningModule):
         """Steps of the whole run in which the optimiser did not move."""
         self.hooks_done = 0.0
         """`time.perf_counter()` when the last step's hooks had run: what follows is waiting for data."""
-        self._replicas: ProcessGroup | None = None
-        """The ranks that hold the same part of other copies of the model."""
         self._skips_in_a_row = 0
         self._validation = torch.zeros(1, 2, dtype=torch.float64)
         """Weighted losses and weights of the validation, a row a source and one for all."""
@@ -146,13 +142,11 @@ class NeoModule(LightningModule):
             self.init,
             stages=self.stages,
             device=self.trainer.strategy.root_device,
-            mesh=None if grid is None else grid["shard"],
+            mesh=None if grid is None else grid if grid.size(0) > 1 else grid["shard"],
             bf16=precision == "bf16-mixed",
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
         )
-        if grid is not None and grid.size(0) > 1:
-            self._replicas = grid.get_group("replica")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW over everything."""
@@ -200,13 +194,12 @@ class NeoModule(LightningModule):
         weight = counts[0]
         scale = torch.where(weight > 0, self.trainer.world_size / weight, 0.0).float()
         losses = torch.zeros(len(MODALITIES), device=self.device)
-        for micro_batch in batch:
+        for number, micro_batch in enumerate(batch, 1):
             on_device = micro_batch.to(self.device, non_blocking=True)
+            sum_over_copies(self.model, number == len(batch))
             loss_sum, nll, index = self.model(on_device)
             self.manual_backward(loss_sum * scale)
             losses += modality_losses(on_device, nll, index)
-        if self._replicas is not None:
-            average_gradients(self.model.parameters(), self._replicas)
         norm = clip_gradients(self.model.parameters(), self.clip)
         stop = losses.new_full((1,), float(self.stop_requested))
         outcome = sum_over_ranks(torch.cat([losses, stop]))
