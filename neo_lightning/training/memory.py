@@ -39,6 +39,8 @@ class Layout:
 
     shard_size: int = 1
     """Ranks that share one copy of the parameters."""
+    copies: int = 1
+    """Copies of the parameters."""
     bf16: bool = True
     """bf16-mixed: compute in bfloat16, masters in float32. False: all in float32."""
     checkpointing: ActivationCheckpointing = "none"
@@ -61,7 +63,7 @@ class Layout:
     @property
     def sharded(self) -> bool:
         """FSDP2 is at work: parameters are gathered, gradients reduced."""
-        return self.bf16 or self.shard_size > 1
+        return self.bf16 or self.shard_size * self.copies > 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,10 +139,11 @@ def stage_outlook(
         modalities: source -> modality, for the sources of the stage's mixture.
         device: one of the devices.
         devices: how many there are; every one works through rows of its own.
-        layout: of a step; `micro_batches` follows from the stage.
+        layout: of a step; `micro_batches` follows from the stage, `copies` from the devices.
     """
     average, fullest = rows_of(stage, modalities)
-    layout = replace(layout, micro_batches=-(-stage.packs_per_step // devices))
+    micro_batches = -(-stage.packs_per_step // devices)
+    layout = replace(layout, micro_batches=micro_batches, copies=devices // layout.shard_size)
     flops = flops_per_step(
         config,
         tokens=average.tokens,
