@@ -1,10 +1,10 @@
 """A training checkpoint's tensors: one safetensors file per rank, readable by any number of ranks.
 
-In: each rank's tensors by name; a distributed one (`DTensor`, sharded on its first axis as FSDP2 does, or a copy of
-such a one) is written as its local rows, with the global shape and the first row in the file's header. Out: any range of rows of any tensor,
-whatever number of ranks wrote it. Nothing is pickled, so a checkpoint cannot run code when it is opened; and no rank
-ever holds more than its part. The trade-off against torch's own distributed checkpoint: sharding on other axes is not
-supported.
+In: each rank's tensors by name; a distributed one (`DTensor`, sharded on its first axis as FSDP2 does, with or without
+copies) is written as its local rows, with the global shape and the first row in the file's header. Out: any range of
+rows of any tensor, whatever number of ranks wrote it. Nothing is pickled, so a checkpoint cannot run code when it is
+opened; and no rank ever holds more than its part. The trade-off against torch's own distributed checkpoint: sharding on
+other axes is not supported.
 
     rank-00000-of-00002.safetensors    weights/a rows 0..3 of 5, weights/b (whole: only rank 0 writes whole tensors)
     rank-00001-of-00002.safetensors    weights/a rows 3..5 of 5

@@ -73,6 +73,7 @@ def _device(args: argparse.Namespace) -> Device:
 PARTS = {
     "masters": "weights, float32",
     "moments": "AdamW moments",
+    "averages": "averages of the weights",
     "gradients": "gradients",
     "gathered": "weights as computed with",
     "gathered_layers": "gathered layers",
@@ -183,6 +184,8 @@ def _memory(outlooks: Mapping[str, StageOutlook]) -> Table:
     for part, heading in PARTS.items():
         if part == "peak":
             table.add_section()
+        if part == "averages" and not any(outlook.memory.averages for outlook in outlooks.values()):
+            continue
         table.add_row(heading, *(f"{getattr(outlook.memory, part) / GIB:,.2f}" for outlook in outlooks.values()))
     return table
 

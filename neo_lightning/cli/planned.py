@@ -89,6 +89,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             shard_size=shard_size,
             bf16=str(trainer.get("precision")).startswith("bf16"),
             checkpointing=model.get("activation_checkpointing", "none"),
+            averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
             kernels="triton" if gpu else "eager",
         ),

@@ -44,6 +44,8 @@ class Layout:
     bf16: bool = True
     """bf16-mixed: compute in bfloat16, masters in float32. False: all in float32."""
     checkpointing: ActivationCheckpointing = "none"
+    averaged: bool = False
+    """An average of the weights is kept (`training.ema`)."""
     recomputed_layers: int = 0
     """So many, the first, are under `full`, whatever the others are under."""
     micro_batches: int = 1
@@ -86,6 +88,8 @@ class StepMemory:
     """This rank's part of the float32 weights."""
     moments: int
     """AdamW's two for each trained parameter."""
+    averages: int
+    """The average of each trained parameter, where one is kept."""
     gradients: int
     """This rank's part, reduced, float32."""
     gathered: int
@@ -140,7 +144,8 @@ def step_memory(
 
     always = FLOAT * sum(sizes.values()) // ranks + root_weights + carried
     moments = 2 * FLOAT * sum(moving.values()) // ranks
-    always += moments
+    averages = FLOAT * sum(moving.values()) // ranks * layout.averaged
+    always += moments + averages
     moments_of_step = [always + activations + loss]
     left, made, sent = activations, 0, 0
     for i in reversed(range(config.num_hidden_layers)):
@@ -161,6 +166,7 @@ def step_memory(
     return StepMemory(
         masters=FLOAT * sum(sizes.values()) // ranks,
         moments=moments,
+        averages=averages,
         gradients=gradients,
         gathered=root_weights,
         gathered_layers=layer_weights,

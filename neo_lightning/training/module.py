@@ -21,6 +21,7 @@ from neo_lightning.answering import Answering
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
+from neo_lightning.training.ema import averaging, drop_averages
 from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.parallel import ActivationCheckpointing, sum_over_copies
@@ -64,6 +65,7 @@ class NeoModule(LightningModule):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         clip: float = 1.0,
+        ema: float | None = None,
         activation_checkpointing: ActivationCheckpointing = "none",
         recomputed_layers: int = 0,
         compile_blocks: bool = False,
@@ -82,6 +84,8 @@ class NeoModule(LightningModule):
             eps: AdamW's.
             weight_decay: of matrices; norms and biases have none.
             clip: largest norm of the gradient over all parameters; 0 does not clip.
+            ema: decay a step of the average of the weights, such as 0.999; exports, samples and evaluations take the
+                average then. None keeps none.
             activation_checkpointing: what the backward pass computes again to save memory; see `training.parallel`.
             recomputed_layers: of so many layers everything is computed again, as with `full`.
             compile_blocks: compile each layer.
@@ -92,12 +96,15 @@ class NeoModule(LightningModule):
                 device has units for it. With bf16-mixed there are no such products.
             stop_after_skips: so many steps in a row without a finite loss and gradient end the run.
         """
+        if ema is not None and not 0 < ema < 1:
+            raise ValueError(f"model.ema is the part of the average that a step keeps, between 0 and 1; found {ema}")
         super().__init__()
         self.automatic_optimization = False
         self.stages = stages
         self.init = init or Init()
         self.config: NeoConfig = read_config(model, self.init)
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
+        self.ema = ema
         self._how: dict[str, Any] = {
             "activation_checkpointing": activation_checkpointing,
             "recomputed_layers": recomputed_layers,
@@ -177,6 +184,8 @@ class NeoModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Random states of the checkpoint, after everything that may have drawn during the set-up."""
+        if self.ema is None and drop_averages(self.trainer.optimizers[0]):
+            rank_zero_warn("the checkpoint's average of the weights is dropped, as model.ema is not set any more")
         states = getattr(self.trainer.strategy, "random_states", {})
         if states:
             set_random_state(states, self.device)
@@ -209,7 +218,8 @@ class NeoModule(LightningModule):
             optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = report.lr * group["lr_scales"][report.stage]
-        optimizer.step()  # without gradients it only counts the step
+        with averaging(optimizer.optimizer, None if report.skipped else self.ema):
+            optimizer.step()  # without gradients it only counts the step
         optimizer.zero_grad(set_to_none=True)
         self._count_skips(report)
         self.report = report

@@ -43,5 +43,5 @@ class Messages(TorchDispatchMode):
 def _is_group(x: Any) -> bool:
     try:
         return bool(dist.ProcessGroup.unbox(x))
-    except Exception:  # noqa: BLE001 - whatever else an operator takes
+    except Exception:  # whatever else an operator takes
         return False

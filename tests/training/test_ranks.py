@@ -65,7 +65,10 @@ def count_messages(folder: str, ranks: int, shard_size: int) -> None:
     """One of the ranks; writes what it sent."""
     torch.set_num_threads(1)
     net = train(folder, ranks, shard_size)
-    found = [{"loss": r.loss, "norm": r.grad_norm, "sent": [asdict(m) for m in s]} for r, s in zip(net.reports, net.sent, strict=True)]
+    found = [
+        {"loss": r.loss, "norm": r.grad_norm, "sent": [asdict(m) for m in s]}
+        for r, s in zip(net.reports, net.sent, strict=True)
+    ]
     (Path(folder) / f"{net.global_rank}.json").write_text(json.dumps(found))
 
 
