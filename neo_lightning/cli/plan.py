@@ -100,6 +100,8 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     )
     console.print(_work(planned, outlooks, device))
     console.print(_memory(outlooks))
+    if layout.sharded or planned.devices > 1:
+        console.print(_asking(planned, outlooks, device) + "\n")
     if planned.evaluations:
         console.print(_askings(planned))
     console.print(
@@ -144,6 +146,23 @@ def _work(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device
     table.add_section()
     table.add_row("all", "", "", "", "", "", f"{tokens / 1e9:,.3g} G", f"{days:,.3g}")
     return table
+
+
+def _asking(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device) -> str:
+    """What samples and evaluations while training take of a device, in the stage that leaves the least."""
+    from ..training.asking import ROOM, cache_bytes
+
+    width = planned.layout.width
+    weights = width * sum(planned.sizes.values())
+    kept = max(o.memory.masters + o.memory.moments + o.memory.averages for o in outlooks.values())
+    cache = cache_bytes(planned.config, max(stage.context for stage in planned.stages.values()), width)
+    free = device.usable * GIB - kept
+    once = "gathered once" if weights <= ROOM * free else "too much of that, so gathered again for every token"
+    return (
+        f"Asked while it trains (samples, evaluations): the whole weights, {weights / GIB:.1f} GiB on each device of "
+        f"which {max(0.0, free) / GIB:.1f} GiB are free then, are {once}; keys and values of a context's tokens take "
+        f"{cache / GIB:.1f} GiB."
+    )
 
 
 def _askings(planned: Planned) -> Table:
