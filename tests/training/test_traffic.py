@@ -33,6 +33,7 @@ def test_bytes_are_those_of_rings() -> None:
     assert found.copied == pytest.approx(2 * 7 / 8 * 4 * 1200 / 4), "once a step, whatever the micro-batches"
     frozen = reckon(Layout(shard_size=4, copies=8), frozen="layers.0")
     assert frozen.copied == pytest.approx(2 * 7 / 8 * 4 * 600 / 4), "what is frozen has no gradient to send"
+    assert frozen.waiting == pytest.approx(reckon(Layout(shard_size=4, copies=8)).waiting), "the root's is waited for"
     assert reckon(Layout(shard_size=4, bf16=False)).shared == pytest.approx(3 / 4 * 4 * (2 * 1000 + 200 + 1200))
 
 
