@@ -1,10 +1,10 @@
 """A training checkpoint's tensors: one safetensors file per rank, readable by any number of ranks.
 
-In: each rank's tensors by name; a distributed one (`DTensor`, sharded on its first axis as FSDP2 does) is written as
-its local rows, with the global shape and the first row in the file's header. Out: any range of rows of any tensor,
-whatever number of ranks wrote it, compared with its checksum before it is given out. Nothing is pickled, so a
-checkpoint cannot run code when it is opened; and no rank ever holds more than its part. The trade-off against torch's
-own distributed checkpoint: sharding on other axes is not supported.
+In: each rank's tensors by name; a distributed one (`DTensor`, sharded on its first axis as FSDP2 does, with or without
+copies) is written as its local rows, with the global shape and the first row in the file's header. Out: any range of
+rows of any tensor, whatever number of ranks wrote it, compared with its checksum before it is given out. Nothing is
+pickled, so a checkpoint cannot run code when it is opened; and no rank ever holds more than its part. The trade-off
+against torch's own distributed checkpoint: sharding on other axes is not supported.
 
     rank-00000-of-00002.safetensors    weights/a rows 0..3 of 5, weights/b (whole: only rank 0 writes whole tensors)
     rank-00001-of-00002.safetensors    weights/a rows 3..5 of 5
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError, Header, check, read_header, write_file
@@ -40,16 +40,17 @@ def shard_rows(tensor: Tensor) -> tuple[Tensor, int]:
     """Local rows of a tensor and the index of the first one: (itself, 0) where it is not distributed.
 
     Raises:
-        ValueError: a DTensor that is not sharded on its first axis over a one-dimensional mesh.
+        ValueError: a DTensor that is not sharded on its first axis, over a mesh [shard] or [replica, shard].
     """
     if not isinstance(tensor, DTensor):
         return tensor, 0
-    if tensor.placements != (Shard(0),):
+    *copies, sharded = tensor.placements
+    if sharded != Shard(0) or copies not in ([], [Replicate()]):
         raise ValueError(f"only tensors sharded on their first axis can be saved, got {tensor.placements}")
     # torch.chunk's rule, which FSDP2 follows: ceil(rows / ranks) rows each, the last ranks may have fewer or none
     rows, mesh = tensor.shape[0], tensor.device_mesh
-    each = -(-rows // mesh.size())
-    return tensor.to_local(), min(mesh.get_local_rank() * each, rows)
+    each = -(-rows // mesh.size(-1))
+    return tensor.to_local(), min(mesh.get_local_rank(mesh.ndim - 1) * each, rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -27,9 +27,12 @@ from ..checkpoint.shards import ShardReader
 from ..evaluation.context import Evaluation, EvaluationContext
 from ..model.config import NeoConfig
 from ..model.neo import Neo
+from ..training.ema import EMA
 
 WEIGHTS = "weights/model."
 """Prefix of the network's tensors in a training checkpoint: the strategy's part, and NeoModule's attribute."""
+AVERAGE = "optimizer/0/model.{}/" + EMA
+"""Name there of the average of a network's tensor."""
 
 
 def last_checkpoint(path: Path) -> Path:
@@ -51,11 +54,23 @@ def last_checkpoint(path: Path) -> Path:
     )
 
 
-def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Neo:
+def restore(
+    checkpoint: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    weights: Literal["ema", "raw"] | None = None,
+) -> Neo:
     """The network of a training checkpoint, whatever number of ranks wrote it; on `meta` its parameters' shapes alone.
 
+    Args:
+        checkpoint: its folder.
+        dtype: of the parameters.
+        device: where they go.
+        weights: the average of the weights, or those of the last step; None takes the average where there is one.
+
     Raises:
-        ValueError: the folder is damaged, or holds tensors of another network; lists them.
+        ValueError: the folder is damaged, or holds tensors of another network (lists them), or no average.
     """
     config = NeoConfig.from_dict(about(checkpoint)["config"])
     with torch.device("meta"):
@@ -69,22 +84,40 @@ def restore(checkpoint: Path, *, dtype: torch.dtype, device: torch.device | str 
             f"{checkpoint} does not hold this network: missing {sorted(set(parameters) - stored)[:5]}, "
             f"extra {sorted(stored - set(parameters))[:5]}"
         )
+    if weights == "ema" and not has_average(reader):
+        raise ValueError(f"{checkpoint} holds no average of the weights: it was trained without model.ema")
     if torch.device(device).type != "meta":
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(reader.read(WEIGHTS + name))
+                average = AVERAGE.format(name)  # what was never trained has none
+                taken = average if average in reader.shapes and weights != "raw" else WEIGHTS + name
+                parameter.copy_(reader.read(taken))
     return model.eval()
 
 
-def export_checkpoint(checkpoint: Path, folder: Path, tokenizer: str | Path, *, dtype: torch.dtype) -> None:
+def has_average(reader: ShardReader) -> bool:
+    """Whether a checkpoint holds the average of its weights."""
+    head, tail = AVERAGE.split("{}")
+    return any(name.startswith(head) and name.endswith(tail) for name in reader.shapes)
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    folder: Path,
+    tokenizer: str | Path,
+    *,
+    dtype: torch.dtype,
+    weights: Literal["ema", "raw"] | None = None,
+) -> None:
     """Write a training checkpoint as a model folder in the released layout, with its tokenizer.
 
-    It is asked as in the stage that the checkpoint ended in: of a finished run that is the last one.
+    It is asked as in the stage that the checkpoint ended in: of a finished run that is the last one. Which `weights`:
+    see `restore`.
 
     Raises:
         ValueError: see `restore`; or the checkpoint does not say how its model is asked.
     """
-    write_folder(restore(checkpoint, dtype=dtype), folder, tokenizer, answering_of(checkpoint))
+    write_folder(restore(checkpoint, dtype=dtype, weights=weights), folder, tokenizer, answering_of(checkpoint))
 
 
 def answering_of(checkpoint: Path) -> Answering:

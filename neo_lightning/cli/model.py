@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="turn a run's checkpoint into a model folder")
     export.add_argument("--run", type=Path, required=True, help="run folder, or one of its checkpoints")
     export.add_argument("--tokenizer", help="tokenizer folder; default the run's own")
+    export.add_argument("--weights", choices=("ema", "raw"), help="their average, default where there is one; or raw")
     export.set_defaults(function=_export)
     for command in (init, load, export):
         command.add_argument("--out", type=Path, required=True)
@@ -122,12 +123,15 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from .finish import export_checkpoint, last_checkpoint
+    from ..checkpoint.shards import ShardReader
+    from .finish import export_checkpoint, has_average, last_checkpoint
 
     checkpoint = last_checkpoint(args.run)
     replaced = _replaced(args.out)
-    export_checkpoint(checkpoint, args.out, args.tokenizer or _tokenizer_of(checkpoint), dtype=_dtype(args))
-    print(f"{args.out}: exported from {checkpoint}{replaced}")
+    tokenizer = args.tokenizer or _tokenizer_of(checkpoint)
+    export_checkpoint(checkpoint, args.out, tokenizer, dtype=_dtype(args), weights=args.weights)
+    average = args.weights != "raw" and has_average(ShardReader(checkpoint))
+    print(f"{args.out}: {'the average of the weights' if average else 'exported'} from {checkpoint}{replaced}")
 
 
 def _replaced(folder: Path) -> str:

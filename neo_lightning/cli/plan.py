@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.context import Evaluation
     from ..training.devices import Device
+    from ..training.memory import Layout
     from ..training.outlook import StageOutlook
 
 DOES_NOT_FIT = 1
@@ -39,12 +40,13 @@ def main(argv: list[str]) -> int:
     with user_errors("neo-lightning plan"):
         device = _device(args)
         planned = read_recipe([args.recipe, *overrides], args.devices, gpu=args.device != "cpu")
-        outlooks = {name: planned.outlook(name, device) for name in planned.stages}
+        outlooks = {name: planned.outlook(name, device, network=args.network) for name in planned.stages}
         return DOES_NOT_FIT if show(planned, outlooks, device, args.device) and args.strict else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     from ..training.devices import DEVICES
+    from ..training.traffic import NETWORK
 
     parser = Options(prog="neo-lightning plan", recipe=True, description=__doc__.split("\n")[0])
     parser.add_argument("recipe", help="a file or a shipped name; overrides follow it, as for `lightning run`")
@@ -52,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=float, metavar="GIB", help="of one device, in place of the table's")
     parser.add_argument("--peak", type=float, metavar="TFLOPS", help="dense bf16 peak of one device, likewise")
     parser.add_argument("--mfu", type=float, metavar="PART", help="part of the peak to reckon with, likewise")
+    parser.add_argument("--link", type=float, metavar="GB/S", help="of a device within its machine, likewise")
+    parser.add_argument("--network", type=float, metavar="GB/S", default=NETWORK, help="of a device between machines")
     parser.add_argument("--devices", type=int, help="how many in all; default what the recipe's trainer says")
     parser.add_argument("--strict", action="store_true", help=f"exit status {DOES_NOT_FIT} where a stage does not fit")
     return parser
@@ -60,9 +64,10 @@ def _parser() -> argparse.ArgumentParser:
 def _device(args: argparse.Namespace) -> Device:
     from ..training.devices import DEVICES, Device
 
-    given = {k: v for k, v in (("memory", args.memory), ("tflops", args.peak), ("mfu", args.mfu)) if v is not None}
-    if any(not value > 0 for value in given.values()) or given.get("mfu", 1) > 1:
-        raise UserError("--memory and --peak must be positive, --mfu between 0 and 1")
+    said = (("memory", args.memory), ("tflops", args.peak), ("mfu", args.mfu), ("link", args.link))
+    given = {key: value for key, value in said if value is not None}
+    if any(not value > 0 for value in (*given.values(), args.network)) or given.get("mfu", 1) > 1:
+        raise UserError("--memory, --peak, --link and --network must be positive, --mfu between 0 and 1")
     if args.device in DEVICES:
         return replace(DEVICES[args.device], **given)
     if not {"memory", "tflops"} <= given.keys():
@@ -73,6 +78,7 @@ def _device(args: argparse.Namespace) -> Device:
 PARTS = {
     "masters": "weights, float32",
     "moments": "AdamW moments",
+    "averages": "averages of the weights",
     "gradients": "gradients",
     "gathered": "weights as computed with",
     "gathered_layers": "gathered layers",
@@ -100,11 +106,15 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     )
     console.print(_work(planned, outlooks, device))
     console.print(_memory(outlooks))
+    if planned.devices > 1:
+        console.print(_traffic(outlooks, layout))
+    if layout.sharded or planned.devices > 1:
+        console.print(_asking(planned, outlooks, device) + "\n")
     if planned.evaluations:
         console.print(_askings(planned))
     console.print(
         "Assumed: documents as training.outlook says (text of 600 tokens, images of up to 1.5 MP, clips of up to 32 "
-        "frames; `data plan` knows the real ones), the efficiency above, no wait for data or other machines. Memory is "
+        "frames; `data plan` knows the real ones), the efficiency above, no wait for data. Memory is "
         "of the fullest row that one modality makes. It was compared with a CPU; no GPU has been measured.\n"
     )
     full = False
@@ -146,6 +156,23 @@ def _work(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device
     return table
 
 
+def _asking(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device) -> str:
+    """What samples and evaluations while training take of a device, in the stage that leaves the least."""
+    from ..training.asking import ROOM, cache_bytes
+
+    width = planned.layout.width
+    weights = width * sum(planned.sizes.values())
+    kept = max(o.memory.masters + o.memory.moments + o.memory.averages for o in outlooks.values())
+    cache = cache_bytes(planned.config, max(stage.context for stage in planned.stages.values()), width)
+    free = device.usable * GIB - kept
+    once = "gathered once" if weights <= ROOM * free else "too much of that, so gathered again for every token"
+    return (
+        f"Asked while it trains (samples, evaluations): the whole weights, {weights / GIB:.1f} GiB on each device of "
+        f"which {max(0.0, free) / GIB:.1f} GiB are free then, are {once}; keys and values of a context's tokens take "
+        f"{cache / GIB:.1f} GiB."
+    )
+
+
 def _askings(planned: Planned) -> Table:
     """Answers that evaluations want while training; the run says after each how many seconds it took."""
     from rich.markup import escape
@@ -184,7 +211,23 @@ def _memory(outlooks: Mapping[str, StageOutlook]) -> Table:
     for part, heading in PARTS.items():
         if part == "peak":
             table.add_section()
+        if part == "averages" and not any(outlook.memory.averages for outlook in outlooks.values()):
+            continue
         table.add_row(heading, *(f"{getattr(outlook.memory, part) / GIB:,.2f}" for outlook in outlooks.values()))
+    return table
+
+
+def _traffic(outlooks: Mapping[str, StageOutlook], layout: Layout) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="Messages of a device in a step; waits: what no computing hides", title_justify="left")
+    for head in ("stage", f"GB among {layout.shard_size}", "GB between copies", "s computing", "s waiting", "waits"):
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for name, outlook in outlooks.items():
+        found = outlook.traffic
+        amounts = (found.shared / 1e9, found.copied / 1e9, found.computing, found.waiting)
+        table.add_row(escape(name), *(f"{amount:,.3g}" for amount in amounts), f"{found.waits:.1%}")
     return table
 
 

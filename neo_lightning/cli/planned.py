@@ -33,9 +33,10 @@ class Planned:
     """Those that are asked while training."""
 
     def outlook(self, name: str, device: Device, **changes: Any) -> StageOutlook:
-        """A stage's outlook; `changes` are other values of `stage`, `layout` or `devices`."""
+        """A stage's outlook; `changes` are other values of `stage`, `layout`, `devices` or `network`."""
         from ..training.outlook import stage_outlook
         from ..training.stages import trained_names
+        from ..training.traffic import NETWORK
 
         stage = changes.get("stage", self.stages[name])
         return stage_outlook(
@@ -47,6 +48,7 @@ class Planned:
             device=device,
             devices=changes.get("devices", self.devices),
             layout=changes.get("layout", self.layout),
+            network=changes.get("network", NETWORK),
         )
 
 
@@ -89,6 +91,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             shard_size=shard_size,
             bf16=str(trainer.get("precision")).startswith("bf16"),
             checkpointing=model.get("activation_checkpointing", "none"),
+            averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
             kernels="triton" if gpu else "eager",
         ),

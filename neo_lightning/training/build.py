@@ -131,7 +131,7 @@ def build_model(
         init: where the weights come from.
         stages: checked against the parameter names before anything is allocated.
         device: of this rank.
-        mesh: one-dimensional, of the ranks that share the parameters; None for a whole model.
+        mesh: [shard] or [replica, shard], see `training.parallel`; None for a whole model.
         bf16: compute in bfloat16; the parameters are float32 in any case.
         activation_checkpointing: see `training.parallel`.
         recomputed_layers: see `training.parallel`.

@@ -26,6 +26,8 @@ class Device:
     """GiB in all, as its driver reports it."""
     tflops: float
     """Dense bf16 peak, TFLOP/s."""
+    link: float = 32.0
+    """GB/s to the other devices of its machine, in one direction; by default PCIe 4.0 with 16 lanes."""
     mfu: float = 0.35
     """Assumed part of that peak in training. For GPUs the middle of what others have published for 1-8 B models on A100
     and H100 (torchtitan 33-39%, LLM Foundry 35-36%, lmms-engine 25-40%); nothing of this package has been measured."""
@@ -36,19 +38,20 @@ class Device:
         return (self.memory - RESERVE * bool(self.name)) / ROUNDING
 
 
-# Peaks: the makers' data sheets, without sparsity. Memory: what nvidia-smi reports, MiB / 1024.
+# Peaks and links: the makers' data sheets, without sparsity, in one direction. Memory: what nvidia-smi reports,
+# MiB / 1024.
 # The order counts where one name is part of another.
 DEVICES: dict[str, Device] = {
-    "b200": Device(name="B200", memory=179.0, tflops=2250.0),
-    "gh200": Device(name="GH200", memory=95.5, tflops=989.4),
-    "h200": Device(name="H200", memory=140.4, tflops=989.4),
-    "h100-pcie": Device(name="H100 PCIe", memory=79.6, tflops=756.0),
-    "h100-nvl": Device(name="H100 NVL", memory=93.5, tflops=835.0),
-    "h100": Device(name="H100", memory=79.6, tflops=989.4),
-    "h800": Device(name="H800", memory=79.6, tflops=989.4),
-    "a100-80g": Device(name="A100", memory=80.0, tflops=312.0),
-    "a100-40g": Device(name="A100", memory=40.0, tflops=312.0),
-    "a800": Device(name="A800", memory=80.0, tflops=312.0),
+    "b200": Device(name="B200", memory=179.0, tflops=2250.0, link=900.0),
+    "gh200": Device(name="GH200", memory=95.5, tflops=989.4, link=450.0),
+    "h200": Device(name="H200", memory=140.4, tflops=989.4, link=450.0),
+    "h100-pcie": Device(name="H100 PCIe", memory=79.6, tflops=756.0, link=64.0),
+    "h100-nvl": Device(name="H100 NVL", memory=93.5, tflops=835.0, link=300.0),
+    "h100": Device(name="H100", memory=79.6, tflops=989.4, link=450.0),
+    "h800": Device(name="H800", memory=79.6, tflops=989.4, link=200.0),
+    "a100-80g": Device(name="A100", memory=80.0, tflops=312.0, link=300.0),
+    "a100-40g": Device(name="A100", memory=40.0, tflops=312.0, link=300.0),
+    "a800": Device(name="A800", memory=80.0, tflops=312.0, link=200.0),
     "l40s": Device(name="L40S", memory=45.0, tflops=362.0),
     "l40": Device(name="L40", memory=45.0, tflops=181.0),
     "l4": Device(name="L4", memory=22.5, tflops=121.0),

@@ -39,9 +39,13 @@ class Layout:
 
     shard_size: int = 1
     """Ranks that share one copy of the parameters."""
+    copies: int = 1
+    """Copies of the parameters."""
     bf16: bool = True
     """bf16-mixed: compute in bfloat16, masters in float32. False: all in float32."""
     checkpointing: ActivationCheckpointing = "none"
+    averaged: bool = False
+    """An average of the weights is kept (`training.ema`)."""
     recomputed_layers: int = 0
     """So many, the first, are under `full`, whatever the others are under."""
     micro_batches: int = 1
@@ -61,7 +65,7 @@ class Layout:
     @property
     def sharded(self) -> bool:
         """FSDP2 is at work: parameters are gathered, gradients reduced."""
-        return self.bf16 or self.shard_size > 1
+        return self.bf16 or self.shard_size * self.copies > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ class StepMemory:
     """This rank's part of the float32 weights."""
     moments: int
     """AdamW's two for each trained parameter."""
+    averages: int
+    """The average of each trained parameter, where one is kept."""
     gradients: int
     """This rank's part, reduced, float32."""
     gathered: int
@@ -141,7 +147,8 @@ def step_memory(
 
     always = FLOAT * sum(sizes.values()) // ranks + root_weights + carried
     moments = 2 * FLOAT * sum(moving.values()) // ranks
-    always += moments
+    averages = FLOAT * sum(moving.values()) // ranks * layout.averaged
+    always += moments + averages
     moments_of_step = [always + activations + loss]
     left, made, sent = activations, 0, 0
     for i in reversed(range(config.num_hidden_layers)):
@@ -162,6 +169,7 @@ def step_memory(
     return StepMemory(
         masters=FLOAT * sum(sizes.values()) // ranks,
         moments=moments,
+        averages=averages,
         gradients=gradients,
         gathered=root_weights,
         gathered_layers=layer_weights,

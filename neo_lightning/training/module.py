@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
 from neo_lightning import stopping
@@ -25,9 +24,10 @@ from neo_lightning.exits import NUMBERS_BROKEN
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
+from neo_lightning.training.ema import averaging, drop_averages
 from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
-from neo_lightning.training.parallel import ActivationCheckpointing
+from neo_lightning.training.parallel import ActivationCheckpointing, sum_over_copies
 from neo_lightning.training.phases import DATA, begin, waiting
 from neo_lightning.training.random_state import set_random_state
 from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, stage_at
@@ -35,7 +35,6 @@ from neo_lightning.training.step import (
     COUNTS,
     StepReport,
     Votes,
-    average_gradients,
     clip_gradients,
     count,
     modality_losses,
@@ -74,6 +73,7 @@ class NeoModule(LightningModule):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         clip: float = 1.0,
+        ema: float | None = None,
         activation_checkpointing: ActivationCheckpointing = "none",
         recomputed_layers: int = 0,
         compile_blocks: bool = False,
@@ -92,6 +92,8 @@ class NeoModule(LightningModule):
             eps: AdamW's.
             weight_decay: of matrices; norms and biases have none.
             clip: largest norm of the gradient over all parameters; 0 does not clip.
+            ema: decay a step of the average of the weights, such as 0.999; exports, samples and evaluations take the
+                average then. None keeps none.
             activation_checkpointing: what the backward pass computes again to save memory; see `training.parallel`.
             recomputed_layers: of so many layers everything is computed again, as with `full`.
             compile_blocks: compile each layer.
@@ -102,12 +104,15 @@ class NeoModule(LightningModule):
                 device has units for it. With bf16-mixed there are no such products.
             stop_after_skips: so many steps in a row without a finite loss and gradient end the run.
         """
+        if ema is not None and not 0 < ema < 1:
+            raise ValueError(f"model.ema is the part of the average that a step keeps, between 0 and 1; found {ema}")
         super().__init__()
         self.automatic_optimization = False
         self.stages = stages
         self.init = init or Init()
         self.config: NeoConfig = read_config(model, self.init)
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
+        self.ema = ema
         self._how: dict[str, Any] = {
             "activation_checkpointing": activation_checkpointing,
             "recomputed_layers": recomputed_layers,
@@ -134,8 +139,6 @@ class NeoModule(LightningModule):
         """The slowest rank and its seconds of work a step, where a `Pulse` has heard of all of them lately."""
         self.hooks_done = 0.0
         """`time.perf_counter()` when the last step's hooks had run: what follows is waiting for data."""
-        self._replicas: ProcessGroup | None = None
-        """The ranks that hold the same part of other copies of the model."""
         self._skips_in_a_row = 0
         self._validation = torch.zeros(1, 2, dtype=torch.float64)
         """Weighted losses and weights of the validation, a row a source and one for all."""
@@ -160,13 +163,11 @@ class NeoModule(LightningModule):
             self.init,
             stages=self.stages,
             device=self.trainer.strategy.root_device,
-            mesh=None if grid is None else grid["shard"],
+            mesh=None if grid is None else grid if grid.size(0) > 1 else grid["shard"],
             bf16=precision == "bf16-mixed",
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
         )
-        if grid is not None and grid.size(0) > 1:
-            self._replicas = grid.get_group("replica")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW over everything."""
@@ -202,6 +203,8 @@ class NeoModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Random states of the checkpoint, after everything that may have drawn during the set-up."""
+        if self.ema is None and drop_averages(self.trainer.optimizers[0]):
+            rank_zero_warn("the checkpoint's average of the weights is dropped, as model.ema is not set any more")
         states = getattr(self.trainer.strategy, "random_states", {})
         if states:
             set_random_state(states, self.device)
@@ -221,13 +224,12 @@ class NeoModule(LightningModule):
         weight = counts[0]
         scale = torch.where(weight > 0, self.trainer.world_size / weight, 0.0).float()
         losses = torch.zeros(len(MODALITIES), device=self.device)
-        for micro_batch in batch:
+        for number, micro_batch in enumerate(batch, 1):
             on_device = micro_batch.to(self.device, non_blocking=True)
+            sum_over_copies(self.model, number == len(batch))
             loss_sum, nll, index = self.model(on_device)
             self.manual_backward(loss_sum * scale)
             losses += modality_losses(on_device, nll, index)
-        if self._replicas is not None:
-            average_gradients(self.model.parameters(), self._replicas)
         norm = clip_gradients(self.model.parameters(), self.clip)
         votes = self.votes._replace(stop=float(stopping.asked()), gave_up=float(gave_up))
         outcome = sum_over_ranks(torch.cat([losses, losses.new_tensor(votes)]))
@@ -241,7 +243,8 @@ class NeoModule(LightningModule):
             optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = report.lr * group["lr_scales"][report.stage]
-        optimizer.step()  # without gradients it only counts the step
+        with averaging(optimizer.optimizer, None if report.skipped else self.ema):
+            optimizer.step()  # without gradients it only counts the step
         optimizer.zero_grad(set_to_none=True)
         self._count_skips(report)
         self.report = report

@@ -13,6 +13,7 @@ from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.flops import flops_per_step, layer_flops
 from neo_lightning.training.devices import Device
 from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
+from neo_lightning.training.traffic import NETWORK, StepTraffic, step_traffic
 from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Stage
 
 TEXT = {"text": 600, "image": 100, "multi_image": 100, "video": 100}
@@ -108,7 +109,9 @@ class StageOutlook:
     memory: StepMemory
     """Of the fullest row."""
     tokens_per_second: float
-    """All devices, at the device's assumed efficiency, which knows nothing of what is repeated."""
+    """All devices, at the device's assumed efficiency, which knows nothing of what is repeated or waited for."""
+    traffic: StepTraffic
+    """Of a device, in a step of average rows."""
     tokens: int
     """Of the whole stage, padding included."""
 
@@ -128,6 +131,7 @@ def stage_outlook(
     device: Device,
     devices: int,
     layout: Layout,
+    network: float = NETWORK,
 ) -> StageOutlook:
     """What a stage will take.
 
@@ -139,10 +143,12 @@ def stage_outlook(
         modalities: source -> modality, for the sources of the stage's mixture.
         device: one of the devices.
         devices: how many there are; every one works through rows of its own.
-        layout: of a step; `micro_batches` follows from the stage.
+        layout: of a step; `micro_batches` follows from the stage, `copies` from the devices.
+        network: GB/s of a device between machines.
     """
     average, fullest = rows_of(stage, modalities)
-    layout = replace(layout, micro_batches=-(-stage.packs_per_step // devices))
+    micro_batches = -(-stage.packs_per_step // devices)
+    layout = replace(layout, micro_batches=micro_batches, copies=devices // layout.shard_size)
     flops = flops_per_step(
         config,
         tokens=average.tokens,
@@ -155,12 +161,22 @@ def stage_outlook(
     again *= layer_flops(config, tokens=average.tokens, pairs=average.pairs)
     per_token = flops / average.tokens
     busy = stage.packs_per_step / (layout.micro_batches * devices)  # devices without a row wait
+    rate = device.tflops * 1e12 * device.mfu
+    traffic = step_traffic(
+        sizes,
+        trained.__contains__,
+        layout,
+        computing=micro_batches * flops * (1 + again / flops) / rate,
+        link=device.link,
+        network=network,
+    )
     return StageOutlook(
         trained=sum(size for name, size in sizes.items() if name in trained),
         flops_per_token=per_token,
         repeated=again / flops,
         row=average,
         memory=step_memory(config, sizes, trained.__contains__, fullest, layout),
-        tokens_per_second=devices * busy * device.tflops * 1e12 * device.mfu / per_token,
+        tokens_per_second=devices * busy * rate / per_token,
+        traffic=traffic,
         tokens=stage.steps * stage.packs_per_step * stage.context,
     )

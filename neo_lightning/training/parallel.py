@@ -2,7 +2,8 @@
 
 In: a model on the meta device. Out: the same model with activation checkpointing, compiled blocks and FSDP2 sharding;
 parameter names do not change. The order matters: recomputation inside sharding, so that a block is gathered once for
-its forward and once for its backward, recomputation included.
+its forward and once for its backward, recomputation included. Where several groups of ranks hold a copy each, FSDP2
+sums a block's gradients over the copies while the backward pass is at the next block.
 
 Mixed precision belongs to the sharding: parameters stay float32 (the optimiser's master weights), each block sees a
 bfloat16 copy while it runs, gradients are reduced in float32. With one rank in float32 there is nothing to shard, and
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from neo_lightning.model.layers import PackedRow, Row
@@ -96,7 +97,14 @@ def compile_layer(block: nn.Module) -> None:
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
-    """FSDP2 over a one-dimensional mesh: each block is gathered alone, the rest (embedding, head) with the root."""
+    """FSDP2: each block is gathered alone, the rest (embedding, head) with the root.
+
+    Args:
+        model: to be sharded in place.
+        blocks: of it.
+        mesh: [shard], or [replica, shard] where there are copies.
+        bf16: compute in bfloat16.
+    """
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
@@ -105,6 +113,15 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)  # the root as well: clipping must not meet two kinds of tensors
+
+
+def sum_over_copies(model: nn.Module, wanted: bool) -> None:
+    """Whether the next backward pass sums gradients over copies of the model; without copies it makes no difference.
+
+    What earlier passes left unsummed is added first, so a step's micro-batches take one sum, with the last of them.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_requires_all_reduce(wanted)
 
 
 def parallelise(
@@ -122,7 +139,7 @@ def parallelise(
     Args:
         model: on the meta device (or materialised).
         blocks: its layers, each of which is gathered by itself.
-        mesh: one-dimensional mesh of the ranks that share the parameters; None leaves the model whole.
+        mesh: [shard] or [replica, shard], see `shard`; None leaves the model whole.
         bf16: compute in bfloat16 with float32 master weights. Needs a mesh, of one rank if need be.
         activation_checkpointing: what the backward repeats.
         recomputed_layers: of so many, the first, everything is repeated (`full`), whatever the mode of the others.

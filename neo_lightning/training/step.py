@@ -27,9 +27,6 @@ from neo_lightning.types import IGNORE, MODALITIES, PackedBatch
 COUNTS = ("weight", "tokens", "capacity", "supervised", "pairs", "visual", "patches", "documents", "tombstones")
 """What is summed over all micro-batches of all ranks, followed by the weight per modality."""
 
-_BUCKET = 1 << 24
-"""Elements of gradients that are summed together, 64 MiB in float32."""
-
 
 class Votes(NamedTuple):
     """What a rank says to all others beside its losses, 0 or 1 each; summed, how many ranks say so."""
@@ -111,24 +108,6 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(values)
     return values
-
-
-def average_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Mean of each gradient over the ranks of `group`, in place; a frozen parameter has none on any of them.
-
-    One sum of `_BUCKET` elements at a time: few messages, and little memory beside the gradients.
-    """
-    grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
-    while grads:
-        size = count = 0
-        while count < len(grads) and (count == 0 or size + grads[count].numel() <= _BUCKET):
-            size, count = size + grads[count].numel(), count + 1
-        bucket, grads = grads[:count], grads[count:]
-        flat = torch.cat([grad.reshape(-1) for grad in bucket])
-        dist.all_reduce(flat, group=group)
-        flat /= group.size()
-        for grad, mean in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
-            grad.copy_(mean.view_as(grad))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 In: Lightning's calls. Out: the same code path for one CPU, one GPU or many. The ranks form a grid: those of a line
 share one copy of the model, every line holds a copy. Sharding saves memory and costs gathers of every layer twice a
-micro-batch; copies cost one sum of the gradients a step.
+micro-batch; copies cost one sum of the gradients a step, which FSDP2 hides behind the last backward pass.
 
              shard 0   shard 1
     replica 0   rank 0    rank 1      replicas x shard_size = ranks; every rank reads other data

@@ -1,40 +1,105 @@
-"""What ranks add up together; runs on several are compared in `test_restart.py` and `test_elastic.py`."""
+"""What ranks send each other in a step; the results of runs on several are compared in `test_restart.py` too."""
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from neo_lightning.training import step
+from neo_lightning.training.module import NeoModule
+from neo_lightning.training.strategy import NeoStrategy
 from tests.forks import Server
 
+from . import tiny
+from .messages import Message, Messages
 
-def add_up(ranks: int, bucket: int) -> None:
-    """One of the ranks, the last two of which hold copies of the same parameters."""
-    step._BUCKET = bucket
+PACKS = 8
+LARGE = 20
+"""Elements; the sums of a step's counts and losses have fewer, its gradients more."""
+
+
+def add_up(ranks: int) -> None:
+    """One of the ranks."""
     rank = int(os.environ["LOCAL_RANK"])
     assert step.sum_over_ranks(torch.tensor([2.0])).item() == 2, "before there is a group"
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
     total = step.sum_over_ranks(torch.tensor([1.0, 10.0 * rank]))
     assert total.tolist() == [ranks, 10.0 * sum(range(ranks))]
-    copies = dist.new_group([ranks - 2, ranks - 1])
-    if rank >= ranks - 2:
-        fresh = [torch.arange(torch.Size(size).numel()).view(size) for size in ((), (3,), (2, 2), (5,), (1,))]
-        parameters = [torch.nn.Parameter(x.float()) for x in fresh]
-        frozen = parameters[3]
-        for parameter in parameters:
-            parameter.grad = None if parameter is frozen else rank * parameter.detach() + 1
-        step.average_gradients(parameters, copies)
-        for parameter, x in zip(parameters, fresh, strict=True):
-            assert (parameter.grad is None) == (parameter is frozen)
-            assert parameter.grad is None or torch.equal(parameter.grad, (ranks - 1.5) * x + 1)
     dist.barrier()
 
 
-@pytest.mark.parametrize(("ranks", "bucket"), [(2, 1), (3, 4), (2, 100)])
-def test_sums_are_over_all_ranks_and_gradients_averaged_over_copies(forks: Server, ranks: int, bucket: int) -> None:
-    status, output = forks.run("tests.training.test_ranks:add_up", ranks, bucket, ranks=ranks)
+def test_sums_are_over_all_ranks(forks: Server) -> None:
+    status, output = forks.run("tests.training.test_ranks:add_up", 3, ranks=3)
     assert status == 0, output
+
+
+class Watched(NeoModule):
+    """Keeps what is sent in each step, and its report."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        with Messages() as messages:
+            outputs = super().training_step(batch, batch_idx)
+        self.sent = [*getattr(self, "sent", []), messages.seen]
+        self.reports = [*getattr(self, "reports", []), outputs["report"]]
+        return outputs
+
+
+def train(folder: str, ranks: int, shard_size: int | None) -> Watched:
+    """A step with a frozen backbone, and two of everything."""
+    run = {name: replace(stage, packs_per_step=PACKS) for name, stage in tiny.stages(1, 2).items()}
+    net = Watched(run, model=tiny.CONFIG)  # type: ignore[arg-type]
+    strategy = NeoStrategy(shard_size=shard_size)
+    fitter = tiny.trainer(Path(folder), steps=3, save_every=0, devices=ranks, strategy=strategy)
+    fitter.fit(net, datamodule=tiny.TinyData(run))
+    return net
+
+
+def count_messages(folder: str, ranks: int, shard_size: int) -> None:
+    """One of the ranks; writes what it sent."""
+    torch.set_num_threads(1)
+    net = train(folder, ranks, shard_size)
+    found = [
+        {"loss": r.loss, "norm": r.grad_norm, "sent": [asdict(m) for m in s]}
+        for r, s in zip(net.reports, net.sent, strict=True)
+    ]
+    (Path(folder) / f"{net.global_rank}.json").write_text(json.dumps(found))
+
+
+def elements(messages: list[Message], operator: str) -> list[int]:
+    return [m.elements for m in messages if m.operator == operator and m.elements > LARGE]
+
+
+@pytest.mark.parametrize(("ranks", "shard_size"), [(2, 1), (4, 2)])
+def test_gradients_are_summed_over_copies_once_a_step(
+    forks: Server, tmp_path: Path, ranks: int, shard_size: int
+) -> None:
+    """With the last micro-batch, and only what is trained; loss and norm are those of one process."""
+    alone = train(str(tmp_path), 1, None).reports
+    call = forks.run("tests.training.test_ranks:count_messages", str(tmp_path), ranks, shard_size, ranks=ranks)
+    assert call[0] == 0, call[1]
+    gathers: list[int] = []
+    for rank in range(ranks):
+        steps = json.loads((tmp_path / f"{rank}.json").read_text())
+        for number, (found, one) in enumerate(zip(steps, alone, strict=True)):
+            assert found["loss"] == pytest.approx(one.loss, rel=1e-5)
+            assert found["norm"] == pytest.approx(one.grad_norm, rel=1e-4)
+            sent = [Message(**message) for message in found["sent"]]
+            sums, parts = elements(sent, "allreduce_"), elements(sent, "_reduce_scatter_base_")
+            groups = tiny.CONFIG.num_hidden_layers + 1  # each layer, and the root
+            micro_batches = PACKS // ranks
+            assert len(sums) == groups, f"step {number}: one sum a group, not one a micro-batch"
+            assert len(parts) == (groups * micro_batches if shard_size > 1 else 0)
+            if shard_size > 1:
+                assert [shard_size * n for n in sums] == parts[-groups:], "a rank's part of what was reduced"
+                first_sum = sent.index(next(m for m in sent if m.operator == "allreduce_" and m.elements > LARGE))
+                before = elements(sent[:first_sum], "_reduce_scatter_base_")
+                assert len(before) == groups * (micro_batches - 1) + 1, "between the last micro-batch's reductions"
+            gathers.append(sum(sums))
+        assert gathers[-3] < gathers[-2] == gathers[-1], "what is frozen is not sent"

@@ -2,8 +2,8 @@
 
 In: evaluations with `every_n_steps`, or `at: stage_end`. Out, as `eval/NAME` (the overall score) and `eval/NAME/PART`:
 the loggers, the trainer's `callback_metrics` (what `CommitCheckpoint` keeps the best of), a line on the screen, and a
-look of every `EarlyStopping` that monitors one of them. Nothing of the training moves: answers draw from generators of
-their own.
+look of every `EarlyStopping` that monitors one of them. Asked is what an export would hold: the average of the weights
+where `model.ema` keeps one. Nothing of the training moves: answers draw from generators of their own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
-from neo_lightning.answering import Answering, Engine, Ranks
+from neo_lightning.answering import Engine, Ranks
+from neo_lightning.training.asking import asked
 from neo_lightning.training.phases import phase
-from neo_lightning.training.stages import stage_at, stage_ends
+from neo_lightning.training.stages import stage_ends
 
 PREFIX = "eval/"
 """In front of an evaluation's name, in the names of its scores."""
@@ -69,14 +70,8 @@ class Evaluating(Callback):
 
     def _ask(self, evaluation: Asked, trainer: Trainer, pl_module: Any) -> None:
         started, done = time.perf_counter(), trainer.global_step
-        ranks = Ranks(rank=trainer.global_rank, count=trainer.world_size, device=pl_module.device)
-        engine = Engine(
-            pl_module.model,
-            trainer.datamodule.tokenizer,  # type: ignore[attr-defined]
-            Answering.of_stage(stage_at(pl_module.stages, done - 1)[1]),
-            all_ended=ranks.all_ended,
-        )
-        (overall, *parts) = evaluation.scores(engine, ranks).items()
+        with asked(trainer, pl_module) as (engine, ranks):
+            (overall, *parts) = evaluation.scores(engine, ranks).items()
         whole = f"{PREFIX}{evaluation.name}"
         found = {whole: overall[1], **{f"{whole}/{part}": score for part, score in parts}}
         trainer.callback_metrics.update({name: torch.tensor(score) for name, score in found.items()})

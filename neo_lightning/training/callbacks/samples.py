@@ -2,13 +2,16 @@
 
 In: held-out shards, or else samples of the data module. Out, every N steps and at the end: for each chosen sample the
 question, the model's answer and the truth as text, and the pixels as the model saw them (after resizing, frames side by
-side). All ranks generate together, as a sharded model needs all of them; rank 0 writes. Greedy, so two runs can be
-compared.
+side). Greedy, so two runs can be compared.
+
+    rank 0   samples -> prompts --broadcast--> all ranks, each its share --> answers --gathered--> rank 0 logs
+
+One rank reads, so no two disagree about what is asked. A batch holds up to a context's worth of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -21,19 +24,21 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from neo_lightning.answering import Answering, Engine, Ranks
+from neo_lightning.answering import Engine
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.facts import SampleError
 from neo_lightning.data.index import ShardSource, Source, sample_ids
 from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.media.image import unpatchify
-from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.generate import Prompt
+from neo_lightning.training.asking import asked
 from neo_lightning.training.loggers import RunTensorBoardLogger
 from neo_lightning.training.phases import phase
-from neo_lightning.training.stages import stage_at, total_steps
+from neo_lightning.training.stages import stage_at, stage_ends
 from neo_lightning.types import Message, Sample
 
+EVERY = 500
+"""Steps between generations on one device."""
 _GAP = 4
 
 
@@ -101,7 +106,7 @@ class SampleGenerations(Callback):
     def __init__(
         self,
         shards: dict[str, str] | None = None,
-        every_n_steps: int = 500,
+        every_n_steps: int | None = None,
         per_modality: int = 4,
         max_new_tokens: int = 64,
     ) -> None:
@@ -109,30 +114,45 @@ class SampleGenerations(Callback):
         Args:
             shards: modality -> pattern of held-out shards, from the working directory. Without it, samples come from
                 the data module: from its validation sources, or from those it trains on where it has none.
-            every_n_steps: 0 shows them at the end only.
+            every_n_steps: None shows them every 500 steps on one device, and at the ends of stages on several, all of
+                which wait meanwhile; 0 at the end only.
             per_modality: samples of each modality, spread evenly over its shards.
             max_new_tokens: most tokens of an answer.
         """
-        if every_n_steps < 0 or per_modality < 1 or max_new_tokens < 1:
+        if (every_n_steps or 0) < 0 or per_modality < 1 or max_new_tokens < 1:
             raise ValueError("samples: need every_n_steps >= 0, per_modality >= 1, max_new_tokens >= 1")
         self.shards, self.every_n_steps = shards, every_n_steps
         self.per_modality, self.max_new_tokens = per_modality, max_new_tokens
-        self._shown: dict[str, list[_Shown]] = {}
+        self._shown: list[_Shown] = []
+        """On rank 0."""
+        self._asks = False
+        """Whether there are any, on every rank."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Choose the samples.
+        """Choose the samples, on rank 0.
 
         Raises:
             ManifestError, ShardError: a pattern matches nothing, or a shard is damaged.
         """
-        if stage != "fit" or self._shown:
+        if stage != "fit" or self._asks:
             return
+        problem: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                self._shown = list(self._chosen(trainer))
+            except Exception as error:  # the other ranks are told before it goes on its way
+                problem = error
+        self._asks, said = trainer.strategy.broadcast((bool(self._shown), problem and str(problem)))
+        if problem is not None:
+            raise problem
+        if said is not None:
+            raise ValueError(f"sample generations, on rank 0: {said}")
+
+    def _chosen(self, trainer: Trainer) -> Iterator[_Shown]:
         sources = self._held_out() if self.shards else _sources_of(trainer.datamodule)  # type: ignore[attr-defined]
         for name, source in sources.items():
-            chosen = _choose(source, self.per_modality)
-            self._shown[name] = [
-                _Shown(tag=f"samples/{name}_{number}", sample=sample) for number, sample in enumerate(chosen)
-            ]
+            for number, sample in enumerate(_choose(source, self.per_modality)):
+                yield _Shown(tag=f"samples/{name}_{number}", sample=sample)
 
     def _held_out(self) -> dict[str, Source]:
         return {
@@ -144,27 +164,33 @@ class SampleGenerations(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Generate if it is time, unless the run is about to stop."""
-        if pl_module.report.stop:
+        if pl_module.report.stop or not self._asks:
             return
-        done = trainer.global_step
-        if (self.every_n_steps and done % self.every_n_steps == 0) or done == total_steps(pl_module.stages):
+        if self._due(trainer.global_step, trainer.world_size, stage_ends(pl_module.stages)):
             with phase("samples"):
                 self._generate(trainer, pl_module)
 
+    def _due(self, done: int, devices: int, ends: Collection[int]) -> bool:
+        if self.every_n_steps is None and devices > 1:
+            return done in ends
+        every = EVERY if self.every_n_steps is None else self.every_n_steps
+        return (every > 0 and done % every == 0) or done == max(ends)
+
     def _generate(self, trainer: Trainer, pl_module: Any) -> None:
-        if not self._shown:
-            return
-        tokenizer: Tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        stage = stage_at(pl_module.stages, trainer.global_step - 1)[1]
-        ranks = Ranks(rank=trainer.global_rank, count=trainer.world_size, device=pl_module.device)
-        engine = Engine(pl_module.model, tokenizer, Answering.of_stage(stage), all_ended=ranks.all_ended)
-        for shown in self._shown.values():
-            readable, prompts = _prompts(shown, engine)
+        with asked(trainer, pl_module) as (engine, ranks):
+            context = stage_at(pl_module.stages, trainer.global_step - 1)[1].context
+            shown, prompts = _prompts(self._shown, engine, context) if trainer.is_global_zero else ([], [])
+            prompts = trainer.strategy.broadcast(prompts)
             if not prompts:
-                continue
-            answers = engine.texts(prompts, max_new_tokens=self.max_new_tokens)
-            if trainer.is_global_zero:
-                self._log(trainer, readable, prompts, answers)
+                return
+            size = max(1, context // max(prompt.input_ids.numel() for prompt in prompts))
+            said: list[tuple[int, str]] = []
+            for places, counts in ranks.deal(range(len(prompts)), size):
+                texts = engine.texts([prompts[i] for i in places], max_new_tokens=self.max_new_tokens)
+                said += zip(places, texts, strict=True) if counts else ()
+            answers = dict(ranks.gather(said))
+        if trainer.is_global_zero:
+            self._log(trainer, shown, prompts, [answers[i] for i in range(len(prompts))])
 
     def _log(self, trainer: Trainer, shown: list[_Shown], prompts: Sequence[Prompt], answers: list[str]) -> None:
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -179,16 +205,19 @@ class SampleGenerations(Callback):
                         logger.experiment.add_image(item.tag, shot, trainer.global_step)
 
 
-def _prompts(shown: list[_Shown], engine: Engine) -> tuple[list[_Shown], list[Prompt]]:
-    """The samples whose media can be read, and their prompts; the others are named in a warning."""
+def _prompts(shown: list[_Shown], engine: Engine, context: int) -> tuple[list[_Shown], list[Prompt]]:
+    """The samples that can be asked, and their prompts; the others are named in a warning."""
     readable, prompts = [], []
     for item in shown:
         try:
-            prompts.append(engine.prompt(item.sample.messages))
+            prompt = engine.prompt(item.sample.messages)
+            if (length := prompt.input_ids.numel()) > context:
+                raise SampleError(f"its question has {length} tokens, the stage's context {context}")
         except SampleError as error:
             rank_zero_warn(f"sample generations: {item.sample.key} is left out: {error}")
             continue
         readable.append(item)
+        prompts.append(prompt)
     return readable, prompts
 
 
