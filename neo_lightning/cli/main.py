@@ -17,6 +17,7 @@ from .errors import UserError, nearest
 COMMANDS = {
     "run": ("run", "train a recipe to the end: stages, final evaluation, export; goes on where it was stopped"),
     "plan": ("plan", "what a recipe will take on given devices: memory by part, tokens/s, days; reads no data"),
+    "runs": ("runs", "list the runs below a folder: stage, step, health, how they last ended"),
     "fit": ("fit", "LightningCLI: train only"),
     "validate": ("fit", "LightningCLI: one validation pass"),
     "test": ("fit", "LightningCLI: one test pass"),

@@ -22,14 +22,13 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from ..data.datamodule import NeoDataModule
-from ..data.files import replacing
 from ..data.owner import OwnedError, owned
 from ..evaluation.context import Evaluation
 from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
-from . import defaults, keys
+from . import defaults, history, keys
 from .arguments import Arguments
-from .changed import flat
+from .changed import dump, flat
 from .errors import UserError, nearest
 from .recipe import RunSettings, find, shipped
 from .trainer_keys import check_validation
@@ -89,12 +88,11 @@ class SaveRecipe(SaveConfigCallback):
             self.already_saved = True
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `recipe.yaml` and give the loggers its values."""
+        """Write `recipe.yaml`, keep the one of before, and give the loggers its values."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
-        with replacing(folder / "recipe.yaml") as copy:
-            copy.write_text(text, encoding="utf-8")
+        text = dump(self.parser, self.config)
+        history.note(folder, trainer.global_step, text)
         if self.config["trainer"].get("enable_autolog_hparams", True):
             values = dict(flat(yaml.safe_load(text)))
             for logger in trainer.loggers:

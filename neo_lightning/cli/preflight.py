@@ -45,6 +45,8 @@ def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
                 raise UserError(
                     f"{error}\nGo on with what {checkpoint} was trained on, or choose another run.dir"
                 ) from error
+            except KeyError as error:
+                raise UserError(f"{checkpoint} was trained by another data module: it has no {error}") from error
 
 
 def tokenizer_folder(datamodule: Any) -> str | None:

@@ -31,6 +31,8 @@ class RunSettings:
     """Name of the run, shown in logs and in the report."""
     dir: str
     """Folder of the run. A run resumes from its folder's last committed checkpoint."""
+    begins_from: str | None = None
+    """Checkpoint of another run that this one branches off, as `--from` says it; null begins anew."""
 
 
 def shipped(kind: str) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from neo_lightning.data.answers import Answers
 from neo_lightning.data.checks import check_names, check_reachable, skip_ranges
 from neo_lightning.data.fingerprint import fingerprint, pack_parts
 from neo_lightning.data.index import Source, open_source
@@ -27,6 +28,7 @@ from neo_lightning.data.rows.ahead import OneAhead
 from neo_lightning.data.rows.dataset import StepDataset, StepSampler
 from neo_lightning.data.rows.loader import WatchedLoader
 from neo_lightning.data.skipped import Skipped
+from neo_lightning.data.store import Store
 from neo_lightning.data.text.lengths import ShardPartLengths
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.data.trained import VERSION, Trained
@@ -88,6 +90,8 @@ class NeoDataModule(pl.LightningDataModule):
         self.skipped = Skipped()
         """What was left out or shrunk: by the index, and in every shard part measured so far. Of rank 0 alone, as the
         others would have the same list."""
+        self.answers: Answers | None = None
+        """What the store has said about the shards, where another rank has asked it."""
         self._tokenizer: Tokenizer | None = None
         self._manifest: Manifest | None = None
         self._sources: dict[str, Source] = {}
@@ -103,6 +107,18 @@ class NeoDataModule(pl.LightningDataModule):
             self._tokenizer = Tokenizer.load(self.tokenizer_path)
         return self._tokenizer
 
+    def ask(self) -> Answers:
+        """Ask the store about the shards of every source that `setup` will open.
+
+        Raises:
+            ManifestError, PlanError, RetryError: see `setup`.
+        """
+        manifest = load_manifest(self.manifest_path, self.answers)
+        check_names(manifest, self.stages, self.validation)
+        store = Store(manifest.store, manifest.answers)
+        store.stamps([shard for name in self._named() for shard in manifest.source(name).shards])
+        return manifest.answers
+
     def setup(self, stage: str = "fit") -> None:
         """Index every source that a stage or the validation names, check the stages and measure the sources. Once.
 
@@ -111,15 +127,14 @@ class NeoDataModule(pl.LightningDataModule):
         """
         if self._plan is not None:
             return
-        self._manifest = manifest = load_manifest(self.manifest_path)
+        self._manifest = manifest = load_manifest(self.manifest_path, self.answers)
         if self.loader_timeout <= manifest.store.deadline:
             raise PlanError(
                 f"data.loader_timeout {self.loader_timeout:g} must be more than the store.deadline of "
                 f"{manifest.store.deadline:g} s in {self.manifest_path}, or a slow store looks like a hanging worker"
             )
         check_names(manifest, self.stages, self.validation)
-        names = dict.fromkeys([*self._trained(), *self.validation])
-        self._sources = {name: self._open(manifest, name) for name in names}
+        self._sources = {name: self._open(manifest, name) for name in self._named()}
         for name, stage_ in self.stages.items():
             check_reachable(name, stage_, {s: self._sources[s].modality for s in stage_.mixture})
         self._plan = self._planned(segments_of(self.stages))
@@ -140,6 +155,9 @@ class NeoDataModule(pl.LightningDataModule):
 
     def _trained(self) -> list[str]:
         return list(dict.fromkeys(source for stage in self.stages.values() for source in stage.mixture))
+
+    def _named(self) -> list[str]:
+        return list(dict.fromkeys([*self._trained(), *self.validation]))
 
     @property
     def plan(self) -> Plan:

@@ -47,3 +47,13 @@ class Trained:
         begun = self.segments[: len(self.position.lanes)]
         drawn = list(dict.fromkeys(source for segment in begun for source in segment.stage.mixture))
         return differences(of_sources(self.parts, drawn), of_sources(now, drawn))
+
+
+def begun(state: Mapping[str, Any]) -> list[str]:
+    """Names of the stages that a data module's state has done a step of; empty for another's."""
+    try:
+        parts, count = unpack_parts(state["digest"]), int(state["stages"])
+    except (KeyError, TypeError, ValueError):
+        return []
+    names = [part.split(" ", 2)[2] for part in parts if part.startswith("stage ")]
+    return list(dict.fromkeys(names[:count]))
