@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from neo_lightning.data.manifest import load_manifest
 from neo_lightning.data.store import Store, StoreOptions
 from tests.data.data_helpers import write_tar
 from tests.data.shard_server import ShardServer
-from tests.forks import Server
+from tests.forks import Server, clean_environment
 
 SHARDS = 12
 TEXT_ONLY = "--stages.two.mixture={text: 1}"
@@ -76,12 +78,16 @@ def test_a_stamp_is_the_stores_own_word(server: ShardServer) -> None:
 @pytest.mark.parametrize("launched", ["by a launcher", "by Lightning"])
 def test_of_two_ranks_one_asks(forks: Server, server: ShardServer, manifest: Path, micro: Path, launched: str) -> None:
     line = ["run", str(micro), f"--data.manifest={manifest}", "--evaluation=[]", "--export=false", TEXT_ONLY]
-    two = [*line, "--trainer.devices=2"]
-    ranks = 2 if launched == "by a launcher" else 1
     for steps in (2, 3):
         server.asked.clear()
         server.at_once, server.seconds = 0, 0.2 if steps == 3 else 0.0
-        status, output = forks.run("neo_lightning.cli.main:main", [*two, f"--trainer.max_steps={steps}"], ranks=ranks)
+        two = [*line, "--trainer.devices=2", f"--trainer.max_steps={steps}"]
+        if launched == "by a launcher":
+            status, output = forks.run("neo_lightning.cli.main:main", two, ranks=2)
+        else:
+            command = [sys.executable, "-m", "neo_lightning", *two]
+            done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
+            status, output = done.returncode, done.stdout + done.stderr
         assert status == 0, output
     assert {name for name, count in server.asked.items() if count != 1} == set(), server.asked
     assert len(server.asked) == SHARDS

@@ -15,6 +15,7 @@ from neo_lightning.cli.main import main
 from tests.cli.conftest import RECIPE
 
 THREE = "--stages.three={steps: 2, context: 192, packs_per_step: 1, mixture: {text: 1}, lr: 1e-3}"
+pytestmark = pytest.mark.slow
 NO_END = ["--evaluation=[]", "--export=false"]
 SAVER = "neo_lightning.training.callbacks.CommitCheckpoint"
 EVERY_STEP = f"--trainer.callbacks+={{class_path: {SAVER}, init_args: {{every_n_steps: 1, keep_last: 0}}}}"
@@ -98,14 +99,15 @@ def test_other_stages_to_come_go_on_as_if_they_had_been_there_from_the_start(
         ("--stages.two.lr=2e-3", "stages.two.lr: was 0.001, is 0.002"),
         ("--stages.two.packs_per_step=3", "stages.two.packs_per_step: was 2, is 3"),
         ("--stages.two.mixture={text: 1, image: 5}", "stages.two.mixture.image: was 2.0, is 5.0"),
-        ("--stages.two.steps=6", "stages.two.steps: was 4, is 6 (the learning rate follows the length: the 2 steps"),
+        ("--stages.two.steps=6", "stages.two.steps: was 4, is 6 (the learning rate follows the length: the 3 steps"),
         ("--model.weight_decay=0.1", "model.weight_decay: was 0.01, is 0.1"),
     ],
 )
 def test_what_would_have_trained_the_steps_done_otherwise_is_asked_once(
     micro: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, said: str
 ) -> None:
-    run = stands_at(4, finished, tmp_path / "run")
+    done = 5 if "two.steps" in change else 4  # the third step is the first that such a schedule moves
+    run = stands_at(done, finished, tmp_path / "run")
     before = (run / "recipe.yaml").read_text()
     line = ["run", str(micro), *NO_END, EVERY_STEP, f"--run.dir={run}", change]
     capsys.readouterr()
@@ -113,12 +115,12 @@ def test_what_would_have_trained_the_steps_done_otherwise_is_asked_once(
     error = capsys.readouterr().err
     assert said in error
     assert "say --accept-changes" in error
-    assert f"--from {run / 'checkpoints' / 'step-00000004'}" in error
+    assert f"--from {run / 'checkpoints' / f'step-{done:08d}'}" in error
     assert (run / "recipe.yaml").read_text() == before, "a refused start leaves nothing"
-    assert len(losses(run)) == 4
-    assert main([*line, "--trainer.max_steps=5", "--accept-changes"]) == 0
+    assert len(losses(run)) == done
+    assert main([*line, f"--trainer.max_steps={done + 1}", "--accept-changes"]) == 0
     assert said in capsys.readouterr().out
-    assert (run / "recipes" / "until-00000004.yaml").read_text() == before
+    assert (run / "recipes" / f"until-{done:08d}.yaml").read_text() == before
     assert main(line) == 0, "it is the run's recipe now"
     assert "another recipe" not in capsys.readouterr().out
     assert len(losses(run)) == (8 if "two.steps" in change else 6)
@@ -184,10 +186,11 @@ def test_going_back_by_hand_asks_against_the_recipe_of_that_step(micro: Path, fi
     run = stands_at(4, finished, tmp_path / "run")
     changed = "--stages.two.lr=2e-3"
     trained(micro, run, changed, "--accept-changes")
-    forget(run, 5, 6)
-    assert main(["run", str(micro), *NO_END, EVERY_STEP, f"--run.dir={run}", changed]) == 2, "step 4 is of the first"
+    forget(run, 4, 5, 6)
+    assert main(["run", str(micro), *NO_END, EVERY_STEP, f"--run.dir={run}", changed]) == 2, "step 3 is of the first"
     trained(micro, run)
-    assert not list((run / "recipes").iterdir()), "one recipe trained all of it"
+    former = [file.name for file in (run / "recipes").iterdir()]
+    assert former == ["until-00000003.yaml"], "it names another folder; what was to end behind step 3 has never been"
     assert losses(run) == losses(finished)
 
 
