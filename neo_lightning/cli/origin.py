@@ -61,6 +61,20 @@ def goes_on(cli: NeoCLI, checkpoint: Path, step: int, *, accepted: bool) -> str:
     return f"from here on with another recipe than so far:\n  {_lines(found.lines)}" if found.lines else ""
 
 
+def refuse_another(cli: NeoCLI, step: int, *, own: str) -> None:
+    """Refuse to call a run finished that another recipe trained.
+
+    Raises:
+        UserError: naming each difference; `own` is what makes it a run of its own.
+    """
+    file = Path(cli.settings.dir) / "recipe.yaml"
+    if found := changes(cli.parser, cli.config, file if file.is_file() else None, step).lines:
+        raise UserError(
+            f"the run in {cli.settings.dir} is finished, and was trained with another recipe:\n  {_lines(found)}\n"
+            f"Train this one as a run of its own, --run.{own}, or name the finished one by its own recipe: {file}"
+        )
+
+
 def branched(cli: NeoCLI, total: int) -> Origin | None:
     """Where a run of no checkpoints begins, if that is another run's checkpoint.
 

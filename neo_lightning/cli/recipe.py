@@ -120,3 +120,14 @@ def finish(recipe: dict[str, Any]) -> dict[str, Any]:
         if not recipe["stages"]:
             raise UserError("the recipe has no stage left to run")
     return recipe
+
+
+def purpose(text: str) -> str:
+    """First paragraph of a recipe's opening comment."""
+    lines = []
+    for line in text.splitlines():
+        words = line.removeprefix("#").strip()
+        if not line.startswith("#") or not words:
+            break
+        lines.append(words)
+    return " ".join(lines)

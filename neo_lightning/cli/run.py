@@ -64,9 +64,8 @@ def main(argv: list[str]) -> int:
     arguments = parse(argv)
     with ExitStack() as until_the_end:
         with user_errors(f"cannot run {arguments.files[0]}"):
-            from ..data.answers import Answers
-            from ..data.datamodule import NeoDataModule
             from .parser import NeoCLI
+            from .preflight import ask_store
             from .together import Start
 
             cli = NeoCLI(arguments)
@@ -79,9 +78,8 @@ def main(argv: list[str]) -> int:
                 if run.complete:
                     print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
                     return 0
-            if isinstance(cli.datamodule, NeoDataModule) and not run.trained():
-                said = start.shared("answers", lambda: cli.datamodule.ask().to_text())
-                cli.datamodule.answers = Answers.from_text(said)
+            if not run.trained():
+                ask_store(start, cli.datamodule)
             with start.together("read the data"):
                 run.prepare()
         return run.finish() if run.trained() or run.train() else run.outcome
@@ -119,20 +117,14 @@ class Run:
             UserError: naming each difference, and the ways on.
         """
         from . import origin
-        from .changed import changes
 
         if self.checkpoint is None:
             self.origin = None if self.trying else origin.branched(self.cli, self.total)
         elif not self.trained():
             self.news = origin.goes_on(self.cli, self.checkpoint, self._done(), accepted=accepted)
-        elif found := changes(self.cli.parser, self.cli.config, self.folder / "recipe.yaml", self._done()).lines:
-            follows = "${run.name}" in str(self.arguments.recipe["run"].get("dir"))
-            raise UserError(
-                f"the run in {self.folder} is finished, and was trained with another recipe:\n  "
-                + "\n  ".join(found)
-                + f"\nTrain this one as a run of its own, --run.{'name=NAME' if follows else 'dir=FOLDER'}, or name "
-                f"the finished one by its own recipe: {self.folder / 'recipe.yaml'}"
-            )
+        else:
+            named = "${run.name}" in str(self.arguments.recipe["run"].get("dir"))
+            origin.refuse_another(self.cli, self._done(), own="name=NAME" if named else "dir=FOLDER")
 
     @property
     def complete(self) -> bool:
@@ -311,7 +303,7 @@ class Run:
         )
 
     def _summary(self) -> str:
-        purpose = _purpose(self.arguments.sources[str(self.arguments.files[0])])
+        purpose = recipes.purpose(self.arguments.sources[str(self.arguments.files[0])])
         return purpose if self.ended.step is None else f"{purpose} The run {self.length}.".strip()
 
     def _dtype(self) -> torch.dtype:
@@ -333,14 +325,3 @@ def _export_folder(wanted: bool | str, folder: Path) -> Path | None:
     if wanted is False:
         return None
     return folder / "export" if wanted is True else Path(wanted)
-
-
-def _purpose(text: str) -> str:
-    """First paragraph of a recipe's opening comment."""
-    lines = []
-    for line in text.splitlines():
-        words = line.removeprefix("#").strip()
-        if not line.startswith("#") or not words:
-            break
-        lines.append(words)
-    return " ".join(lines)

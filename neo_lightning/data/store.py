@@ -23,11 +23,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import fsspec
-from fsspec.asyn import AsyncFileSystem, sync
 
+from neo_lightning.data import remote
 from neo_lightning.data.answers import Answers, Stamp, at_once
 from neo_lightning.data.facts import RetryError, ShardError
 from neo_lightning.data.files import locked, replacing
@@ -91,7 +91,7 @@ class Store:
             if not is_remote(shard):
                 found = os.stat(shard)
                 return Stamp(found.st_size, str(found.st_mtime_ns))
-            return _stamp(_info(shard, min(_ATTEMPT_SECONDS, self.options.deadline)))
+            return remote.stamp_of(remote.info(shard, min(_ATTEMPT_SECONDS, self.options.deadline)))
 
         return self._retried(f"shard {shard}", ask, fatal=() if retry else (FileNotFoundError,))
 
@@ -136,12 +136,12 @@ class Store:
 
         def ask() -> list[str]:
             if not any(letter in url for letter in ("*[" if url.startswith("http") else "*?[")):
-                self.answers.stamps[url] = _stamp(_info(url, limit))
+                self.answers.stamps[url] = remote.stamp_of(remote.info(url, limit))
                 return [url]
             system, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
-            found = sorted(system.unstrip_protocol(path) for path in _ask(url, "glob", limit))
+            found = sorted(system.unstrip_protocol(path) for path in remote.call(url, "glob", limit))
             if not found and "*" not in url:  # a name with brackets in it
-                _info(url, limit)
+                remote.info(url, limit)
                 return [url]
             return found
 
@@ -219,7 +219,7 @@ class Store:
         if not length:
             return b""
         limit = min(_ATTEMPT_SECONDS + length / _SLOWEST, self.options.deadline)
-        data = _ask(shard, "cat_file", limit, start=offset, end=offset + length)
+        data = remote.call(shard, "cat_file", limit, start=offset, end=offset + length)
         if len(data) != length:
             self._short(shard, len(data), length, stamp)
         return data
@@ -285,26 +285,3 @@ def replaced(shard: str, stamp: Stamp, found: Stamp) -> ShardError:
         f"shard {shard} was replaced after it was indexed ({stamp.size} bytes, version {stamp.tag or 'unknown'}; "
         f"now {found.size} bytes, version {found.tag or 'unknown'}); put the old one back, or start a new run"
     )
-
-
-def _ask(shard: str, method: str, limit: float, **options: Any) -> Any:
-    """Call a method of the shard's file system; one that answers asynchronously gets `limit` seconds."""
-    system, path = fsspec.core.url_to_fs(shard, use_listings_cache=False)
-    if isinstance(system, AsyncFileSystem):
-        return sync(system.loop, getattr(system, f"_{method}"), path, timeout=max(1.0, limit), **options)
-    return getattr(system, method)(path, **options)
-
-
-def _stamp(info: dict[str, Any]) -> Stamp:
-    tag = next((str(info[key]) for key in ("ETag", "etag", "Last-Modified", "LastModified") if key in info), "")
-    return Stamp(int(info["size"] or 0), tag)
-
-
-def _info(shard: str, limit: float) -> dict[str, Any]:
-    try:
-        return _ask(shard, "info", limit)
-    except FileNotFoundError as error:
-        # fsspec's HTTP calls every failure a missing file
-        if shard.startswith("http") and getattr(error.__cause__, "status", 0) not in (404, 410):
-            raise OSError(str(error.__cause__)) from error
-        raise
