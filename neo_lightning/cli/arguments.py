@@ -1,6 +1,6 @@
 """A command line's files and overrides, before Lightning is imported: composed into one recipe.
 
-lightning run RECIPE [--config MORE.yaml ...] [--key.path=value ...]
+lightning run RECIPE [--config MORE.yaml ...] [--key.path=value ...] [--from CHECKPOINT] [--accept-changes]
 neo-lightning fit RECIPE [--config MORE.yaml ...] [--key.path=value ...]      (--config RECIPE does as well)
 """
 
@@ -17,6 +17,8 @@ from . import recipe as recipes
 from .environment import launcher_overrides
 from .errors import UserError
 
+ACCEPT = "--accept-changes"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -30,6 +32,8 @@ class Arguments:
     """The composed recipe with the `--stages...` overrides, interpolations unresolved."""
     overrides: tuple[str, ...]
     """The launcher's decisions, then the remaining arguments, for the LightningCLI parser."""
+    accepts_changes: bool = False
+    """Whether a run may go on by another recipe than that of the steps done."""
 
 
 def parse(args: list[str]) -> Arguments:
@@ -44,19 +48,23 @@ def parse(args: list[str]) -> Arguments:
     names: list[str] = []
     staged: list[tuple[str, str]] = []
     rest: list[str] = []
-    queue = list(args)
+    queue, accepts = list(args), False
     while queue:
         arg = queue.pop(0)
         flag, equals, value = arg.partition("=")
-        if flag in ("--config", "-c") or flag.startswith("--stages."):
+        if flag in ("--config", "-c", "--from") or flag.startswith("--stages."):
             if not equals:
                 if not queue:
                     raise UserError(f"{flag} needs a value")
                 value = queue.pop(0)
             if flag in ("--config", "-c"):
                 names.append(value)
+            elif flag == "--from":
+                rest.append(f"--run.begins_from={value}")
             else:
                 staged.append((flag[2:], value))
+        elif arg == ACCEPT:
+            accepts = True
         elif not arg.startswith("-") and not names and not rest:
             names.append(arg)
         else:
@@ -78,4 +86,5 @@ def parse(args: list[str]) -> Arguments:
         sources=sources,
         recipe=recipes.finish(composed),
         overrides=(*launcher_overrides(os.environ), *rest),
+        accepts_changes=accepts,
     )

@@ -14,12 +14,14 @@ import torch
 from neo_lightning.data.text.tokenizer import Tokenizer
 
 from ..checkpoint.meta import read_meta
+from ..data.answers import Answers
 from ..data.datamodule import NeoDataModule
 from ..model.neo import Neo
 from ..training.module import NeoModule
 from ..training.stages import check_stages
 from .errors import UserError
 from .model import with_tokens
+from .together import Start
 
 
 def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
@@ -46,6 +48,18 @@ def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
                 raise UserError(
                     f"{error}\nGo on with what {checkpoint} was trained on, or choose another run.dir"
                 ) from error
+            except KeyError as error:
+                raise UserError(f"{checkpoint} was trained by another data module: it has no {error}") from error
+
+
+def ask_store(start: Start, datamodule: Any) -> None:
+    """Ask the store about all shards, on rank 0 for all ranks.
+
+    Raises:
+        ValueError, RetryError: see `NeoDataModule.ask`.
+    """
+    if isinstance(datamodule, NeoDataModule):
+        datamodule.answers = Answers.from_text(start.shared("answers", lambda: datamodule.ask().to_text()))
 
 
 def tokenizer_folder(datamodule: Any) -> str | None:

@@ -31,6 +31,8 @@ class RunSettings:
     """Name of the run, shown in logs and in the report."""
     dir: str
     """Folder of the run. A run resumes from its folder's last committed checkpoint."""
+    begins_from: str | None = None
+    """Checkpoint of another run that this one branches off, as `--from` says it; null begins anew."""
 
 
 def shipped(kind: str) -> dict[str, Path]:
@@ -118,3 +120,14 @@ def finish(recipe: dict[str, Any]) -> dict[str, Any]:
         if not recipe["stages"]:
             raise UserError("the recipe has no stage left to run")
     return recipe
+
+
+def purpose(text: str) -> str:
+    """First paragraph of a recipe's opening comment."""
+    lines = []
+    for line in text.splitlines():
+        words = line.removeprefix("#").strip()
+        if not line.startswith("#") or not words:
+            break
+        lines.append(words)
+    return " ".join(lines)

@@ -9,6 +9,7 @@ import torch
 from ..data.text.tokenizer import Tokenizer
 from ..evaluation.context import EvaluationContext
 from . import finish
+from . import recipe as recipes
 from .errors import UserError
 from .preflight import tokenizer_folder
 
@@ -57,16 +58,5 @@ def tokenizer_of(run: Run) -> str:
 
 
 def _summary(run: Run) -> str:
-    purpose = _purpose(run.arguments.sources[str(run.arguments.files[0])])
+    purpose = recipes.purpose(run.arguments.sources[str(run.arguments.files[0])])
     return purpose if run.ended.step is None else f"{purpose} The run {run.length}.".strip()
-
-
-def _purpose(text: str) -> str:
-    """First paragraph of a recipe's opening comment."""
-    lines = []
-    for line in text.splitlines():
-        words = line.removeprefix("#").strip()
-        if not line.startswith("#") or not words:
-            break
-        lines.append(words)
-    return " ".join(lines)

@@ -29,12 +29,12 @@ from .. import stopping
 from ..exits import DONE, EVALUATION_FAILED, TRY_AGAIN, table
 from . import recipe as recipes
 from .arguments import Arguments, parse
-from .changed import changes
 from .errors import UserError, describe, refusals, user_errors
 from .notes import Ended, Finished, Times
 from .stage_help import wants_stage_help
 
 if TYPE_CHECKING:
+    from .origin import Origin
     from .parser import NeoCLI
 
 USAGE = """usage: lightning run RECIPE [--config MORE.yaml ...] [--key.path=value ...]
@@ -45,6 +45,9 @@ RECIPE is a file, or the name of a shipped one: {shipped}.
   --stages.sft.lr=1e-5        any key of the recipe
   --trainer.callbacks+=my_callbacks.Hello --trainer.callbacks.greeting=Hi     your own class, from this folder
   --print_config              print the composed recipe and stop
+  --from RUN/checkpoints/step-N      begin a new run there: behind step N if the recipe begins with the stages trained
+                                     there, with weights and moments alone if it has others
+  --accept-changes            go on with a recipe by which the steps done would have been others
 
 A run resumes by itself from the last checkpoint in its folder (run.dir). SIGTERM, SIGUSR1 or Ctrl-C: it saves and ends
 with status 75; a second Ctrl-C ends it at once. How it goes or ended: status.json there, and the exit status:
@@ -65,6 +68,7 @@ def main(argv: list[str]) -> int:
     with ExitStack() as until_the_end:
         with user_errors(f"cannot run {arguments.files[0]}"):
             from .parser import NeoCLI
+            from .preflight import ask_store
             from .together import Start
             from .whole import newest_whole
 
@@ -77,10 +81,13 @@ def main(argv: list[str]) -> int:
             if run.checkpoint is not None and not run.complete:
                 run.checkpoint = newest_whole(run.checkpoints, start)
             with start.together("prepare"):
-                run.check_recipe()
+                run.check_recipe(accepted=arguments.accepts_changes)
                 if run.complete:
                     print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
                     return 0
+            if not run.trained():
+                ask_store(start, cli.datamodule)
+            with start.together("read the data"):
                 run.prepare()
         return run.follow()
 
@@ -106,27 +113,25 @@ class Run:
         self.outcome = DONE
         self.news = ""
         """What a run that goes on does otherwise than so far."""
+        self.origin: Origin | None = None
+        """Where a run without checkpoints of its own begins."""
         self.preparation = 0.0
 
-    def check_recipe(self) -> None:
-        """Refuse to call a run finished that another recipe trained; say what changes where it goes on.
+    def check_recipe(self, *, accepted: bool) -> None:
+        """Find where to begin; refuse, ask and say what another recipe than that of the steps done means.
 
         Raises:
             UserError: naming each difference, and the ways on.
         """
+        from . import origin
+
         if self.checkpoint is None:
-            return
-        file = self.folder / "recipe.yaml"
-        if not (found := "\n  ".join(changes(self.cli.parser, self.cli.config, file))):
-            return
-        if self.trained():
-            follows = "${run.name}" in str(self.arguments.recipe["run"].get("dir"))
-            raise UserError(
-                f"the run in {self.folder} is finished, and was trained with another recipe:\n  {found}\n"
-                f"Train this one as a run of its own, --run.{'name=NAME' if follows else 'dir=FOLDER'}, or name the "
-                f"finished one by its own recipe: {file}"
-            )
-        self.news = f"from here on with another recipe than so far:\n  {found}"
+            self.origin = None if self.trying else origin.branched(self.cli, self.total)
+        elif not self.trained():
+            self.news = origin.goes_on(self.cli, self.checkpoint, self._done(), accepted=accepted)
+        else:
+            named = "${run.name}" in str(self.arguments.recipe["run"].get("dir"))
+            origin.refuse_another(self.cli, self._done(), own="name=NAME" if named else "dir=FOLDER")
 
     @property
     def complete(self) -> bool:
@@ -185,7 +190,8 @@ class Run:
             )
         for evaluation in self.cli.evaluation:
             evaluation.check()
-        check_run(self.cli.model, self.cli.datamodule, None if self.trained() else self.checkpoint)
+        begins = self.origin.checkpoint if self.origin and self.origin.step else self.checkpoint
+        check_run(self.cli.model, self.cli.datamodule, None if self.trained() else begins)
         self.preparation = time.perf_counter() - started
 
     def follow(self) -> int:
@@ -206,13 +212,20 @@ class Run:
         from ..checkpoint import commit
         from ..data.facts import RetryError
         from ..training import rewinds
+        from ..training.callbacks import BeginFrom
         from .ending import Ending
 
-        trainer = self.cli.trainer
-        if self.checkpoint is not None and trainer.is_global_zero:
-            print(f"going on from {self.checkpoint} (step {self._done()} of {self.total})")
-            if self.news:
-                print(self.news)
+        trainer, begins = self.cli.trainer, self.checkpoint
+        if begins is not None:
+            self._say(f"going on from {begins} (step {self._done()} of {self.total})")
+        elif self.origin is not None:
+            self._say(self.origin.news)
+            if self.origin.step:
+                begins = self.origin.checkpoint
+            else:
+                trainer.callbacks.insert(0, BeginFrom(self.origin.checkpoint))  # type: ignore[attr-defined]
+        if self.news:
+            self._say(self.news)
         if trainer.is_global_zero and not self.trying:
             self.finished.forget()
             self.ended.forget()
@@ -220,7 +233,7 @@ class Run:
             trainer.callbacks.insert(0, Ending(self.ended, self.saver, self.total))  # type: ignore[attr-defined]
         started = time.perf_counter()
         try:
-            rewinds.fit(trainer, model=self.cli.model, datamodule=self.cli.datamodule, ckpt_path=self.checkpoint)
+            rewinds.fit(trainer, model=self.cli.model, datamodule=self.cli.datamodule, ckpt_path=begins)
         except refusals() as error:
             if isinstance(error, RetryError) or getattr(self.cli.model, "report", None) is not None:
                 raise
@@ -254,6 +267,10 @@ class Run:
             print(f"stopped after step {done} of {self.total}: trainer.max_steps; a larger one goes on from there")
             return False
         return True
+
+    def _say(self, text: str) -> None:
+        if self.cli.trainer.is_global_zero:
+            print(text)
 
     def finish(self) -> int:
         """Export and evaluate; returns the exit status."""

@@ -9,9 +9,9 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from ..data.files import replacing
 from ..training.best_effort import BestEffort
-from .changed import flat
+from . import history
+from .changed import dump, flat
 
 
 class SaveRecipe(SaveConfigCallback):
@@ -24,6 +24,7 @@ class SaveRecipe(SaveConfigCallback):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._text: str | None = None
+        self._step = 0
         self._effort = BestEffort("recipe.yaml")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -36,15 +37,14 @@ class SaveRecipe(SaveConfigCallback):
             self.already_saved = not self._effort.failing
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `recipe.yaml` and give the loggers its values."""
+        """Write `recipe.yaml`, keep the one of before, and give the loggers its values."""
         folder = Path(trainer.default_root_dir)
         first = self._text is None
         if self._text is None:
-            self._text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+            self._text, self._step = dump(self.parser, self.config), trainer.global_step
         with self._effort.attempt():
             folder.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / "recipe.yaml") as copy:
-                copy.write_text(self._text, encoding="utf-8")
+            history.note(folder, self._step, self._text)
         if first and self.config["trainer"].get("enable_autolog_hparams", True):
             values = dict(flat(yaml.safe_load(self._text)))
             for logger in trainer.loggers:

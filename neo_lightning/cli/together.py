@@ -11,10 +11,14 @@ when one of them does.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ..data.facts import RetryError
@@ -22,7 +26,7 @@ from ..exits import TRY_AGAIN, USER_ERROR
 from .errors import UserError, describe
 
 RANK_0_HAS_STARTED = "NEO_LIGHTNING_RANK_0_HAS_STARTED"
-"""Set for the processes that Lightning starts."""
+"""Set for the processes that Lightning starts: a folder with what rank 0 shares with them."""
 
 
 class Start:
@@ -34,7 +38,8 @@ class Start:
         if self.world == 1 or RANK_0_HAS_STARTED in os.environ:
             return
         if trainer.strategy.launcher is not None:
-            os.environ[RANK_0_HAS_STARTED] = "1"
+            os.environ[RANK_0_HAS_STARTED] = folder = tempfile.mkdtemp(prefix="neo_lightning-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
             return
         from ..training.meeting import meet
 
@@ -75,6 +80,35 @@ class Start:
         """The lowest rank's problem with a part of the start; "" where no rank has one."""
         verdict = self._settle(part, [self.rank, 0, problem] if problem else None)
         return verdict[2] if verdict else ""
+
+    def shared(self, part: str, make: Callable[[], str]) -> str:
+        """A text that rank 0 makes, on every rank.
+
+        Args:
+            part: its name, the same on all ranks.
+            make: called on rank 0; on others where rank 0 has left nothing.
+
+        Raises:
+            UserError, RetryError: rank 0 could not make it.
+        """
+        text = ""
+        with self.together(part):
+            if self._store is None:
+                return self._left(part, make)
+            if self.rank == 0:
+                text = make()
+                self._store.set(f"neo_lightning/{part}/text", text)
+        return text or self._store.get(f"neo_lightning/{part}/text").decode()
+
+    def _left(self, part: str, make: Callable[[], str]) -> str:
+        """The same for processes that Lightning starts, after rank 0 and on its machine."""
+        file = Path(os.environ.get(RANK_0_HAS_STARTED, "")) / part
+        if self.rank and file.is_file():
+            return file.read_text(encoding="utf-8")
+        text = make()
+        if self.world > 1 and file.parent.is_dir():
+            file.write_text(text, encoding="utf-8")
+        return text
 
     def _settle(self, part: str, problem: list[Any] | None) -> list[Any] | None:
         """What the lowest rank that has a problem says. Rank 0 hears all and answers, and leaves when all know."""

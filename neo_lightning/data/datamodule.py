@@ -2,35 +2,37 @@
 
 The state is the position in the plan behind the steps that were done, which a training callback counts (`next_step`);
 what workers have read ahead is no part of it. It is saved with the checkpoint together with a fingerprint of everything
-that the plan depends on, and a resume under another manifest, tokenizer, seed or curriculum is refused with the
-difference. Planning happens in the main process, on every rank alike, with workers in a thread that is a step ahead of
-them; workers are handed lists of samples.
+that the plan depends on. Stages that have not begun may be others when a run is resumed; the one it stands in only if
+that is said (`accept_changes`), and it then goes on as `data.plan.segments` draws it. Other data behind the steps that
+were done, another tokenizer or seed are refused with the difference. Planning happens in the main process, on every
+rank alike, with workers in a thread that is a step ahead of them; workers are handed lists of samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from neo_lightning.data.fingerprint import differences, fingerprint, pack_parts, unpack_parts
+from neo_lightning.data.answers import Answers
+from neo_lightning.data.checks import check_names, check_reachable, skip_ranges
+from neo_lightning.data.fingerprint import fingerprint, pack_parts
 from neo_lightning.data.index import Source, open_source
 from neo_lightning.data.index.progress import ProgressBar
-from neo_lightning.data.manifest import Manifest, ManifestError, load_manifest
-from neo_lightning.data.plan import Plan, PlanError, Position, StepSpec, one_pass
+from neo_lightning.data.manifest import Manifest, load_manifest
+from neo_lightning.data.plan import Plan, PlanError, Position, Segment, StepSpec, one_pass, segments_of
 from neo_lightning.data.rows.ahead import OneAhead
 from neo_lightning.data.rows.dataset import StepDataset, StepSampler
 from neo_lightning.data.rows.loader import WatchedLoader
 from neo_lightning.data.skipped import Skipped
+from neo_lightning.data.store import Store
 from neo_lightning.data.text.lengths import ShardPartLengths
 from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.data.trained import VERSION, Trained
 from neo_lightning.types import PackedBatch, Stage
-
-VERSION = 2
-"""Of the state."""
 
 
 class NeoDataModule(pl.LightningDataModule):
@@ -80,13 +82,18 @@ class NeoDataModule(pl.LightningDataModule):
         if twice := sorted({source for source in self.validation if self.validation.count(source) > 1}):
             raise PlanError(f"data.validation names the source {twice[0]!r} twice; once is enough")
         self.loader_timeout = loader_timeout
-        self.lanes, self.skip = lanes, _ranges(skip or [])
+        self.lanes, self.skip = lanes, skip_ranges(skip or [])
         self.next_step = 0
         """Steps done."""
+        self.accept_changes = False
+        """Whether a checkpoint may be gone on from with another kind of the stage that it stands in."""
         self.skipped = Skipped()
         """What was left out or shrunk: by the index, and in every shard part measured so far. Of rank 0 alone, as the
         others would have the same list."""
+        self.answers: Answers | None = None
+        """What the store has said about the shards, where another rank has asked it."""
         self._tokenizer: Tokenizer | None = None
+        self._manifest: Manifest | None = None
         self._sources: dict[str, Source] = {}
         self._plan: Plan | None = None
         self._ahead: OneAhead[tuple[StepSpec, Position]] | None = None
@@ -100,6 +107,18 @@ class NeoDataModule(pl.LightningDataModule):
             self._tokenizer = Tokenizer.load(self.tokenizer_path)
         return self._tokenizer
 
+    def ask(self) -> Answers:
+        """Ask the store about the shards of every source that `setup` will open.
+
+        Raises:
+            ManifestError, PlanError, RetryError: see `setup`.
+        """
+        manifest = load_manifest(self.manifest_path, self.answers)
+        check_names(manifest, self.stages, self.validation)
+        store = Store(manifest.store, manifest.answers)
+        store.stamps([shard for name in self._named() for shard in manifest.source(name).shards])
+        return manifest.answers
+
     def setup(self, stage: str = "fit") -> None:
         """Index every source that a stage or the validation names, check the stages and measure the sources. Once.
 
@@ -108,27 +127,37 @@ class NeoDataModule(pl.LightningDataModule):
         """
         if self._plan is not None:
             return
-        manifest = load_manifest(self.manifest_path)
+        self._manifest = manifest = load_manifest(self.manifest_path, self.answers)
         if self.loader_timeout <= manifest.store.deadline:
             raise PlanError(
                 f"data.loader_timeout {self.loader_timeout:g} must be more than the store.deadline of "
                 f"{manifest.store.deadline:g} s in {self.manifest_path}, or a slow store looks like a hanging worker"
             )
-        self._check_names(manifest)
-        names = dict.fromkeys([*self._trained(), *self.validation])
-        self._sources = {name: self._open(manifest, name) for name in names}
+        check_names(manifest, self.stages, self.validation)
+        self._sources = {name: self._open(manifest, name) for name in self._named()}
         for name, stage_ in self.stages.items():
             check_reachable(name, stage_, {s: self._sources[s].modality for s in stage_.mixture})
-        names_of = {id(stage_): name for name, stage_ in self.stages.items()}
+        self._plan = self._planned(segments_of(self.stages))
 
-        def note(sample: str, stage_: Stage, reason: str) -> None:
-            self._skip(sample, f"stage {names_of[id(stage_)]}: {reason}")
+    def _planned(self, segments: Sequence[Segment]) -> Plan:
+        """The plan of some segments; opens sources that only stages of before have drawn."""
+        assert self._manifest is not None
+        for name in (source for segment in segments for source in segment.stage.mixture):
+            if name not in self._sources:
+                self._sources[name] = self._open(self._manifest, name)
+        names_of = {id(segment.stage): segment.name for segment in segments}
+
+        def note(sample: str, stage: Stage, reason: str) -> None:
+            self._skip(sample, f"stage {names_of[id(stage)]}: {reason}")
 
         lengths_of = ShardPartLengths(self._sources, self.tokenizer, note)
-        self._plan = Plan(self.stages, self._sources, lengths_of, self.seed, lanes=self.lanes, skip=self.skip)
+        return Plan(segments, self._sources, lengths_of, self.seed, lanes=self.lanes, skip=self.skip)
 
     def _trained(self) -> list[str]:
         return list(dict.fromkeys(source for stage in self.stages.values() for source in stage.mixture))
+
+    def _named(self) -> list[str]:
+        return list(dict.fromkeys([*self._trained(), *self.validation]))
 
     @property
     def plan(self) -> Plan:
@@ -136,16 +165,6 @@ class NeoDataModule(pl.LightningDataModule):
         self.setup()
         assert self._plan is not None
         return self._plan
-
-    def _check_names(self, manifest: Manifest) -> None:
-        for name, stage in self.stages.items():
-            for source in stage.mixture:
-                try:
-                    manifest.source(source)
-                except ManifestError as error:
-                    raise PlanError(f"stage {name!r}, mixture: {error}") from error
-        for source in self.validation:
-            manifest.source(source)
 
     def _open(self, manifest: Manifest, name: str) -> Source:
         with ProgressBar(name) as progress:
@@ -165,7 +184,7 @@ class NeoDataModule(pl.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def sources(self, *, validation: bool) -> dict[str, Source]:
-        """The indexed sources, by name: those of the validation, or those that the stages name."""
+        """The indexed sources, by name: of the validation, or those that the stages name."""
         self.setup()
         self._settle()
         names = self.validation if validation else self._trained()
@@ -188,7 +207,7 @@ class NeoDataModule(pl.LightningDataModule):
 
     def skip_packs(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Pass over more packs, ranges [first, last), as with `skip`. Before anything is read."""
-        self.skip = _ranges([*{*self.skip, *pairs}])
+        self.skip = skip_ranges([*{*self.skip, *pairs}])
         self.plan.skip = self.skip
 
     def steps(self, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
@@ -270,10 +289,11 @@ class NeoDataModule(pl.LightningDataModule):
     def digest(self) -> dict[str, Any]:
         """What the plan depends on, part by part; sources of the validation are no part of it."""
         self.setup()
-        trained = {name: self._sources[name] for name in self._trained()}
+        trained = {name: self._sources[name] for name in self.plan.sources}
         digests = {name: source.digest for name, source in trained.items()}
         answer_tokens = {name: source.answer_tokens for name, source in trained.items()}
-        return fingerprint(self.stages, digests, self.tokenizer.digest, answer_tokens, seed=self.seed, lanes=self.lanes)
+        segments, tokenizer = self.plan.segments, self.tokenizer.digest
+        return fingerprint(segments, digests, tokenizer, answer_tokens, seed=self.seed, lanes=self.lanes)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitive values only, so that a checkpoint needs no unpickling; under 2 KB."""
@@ -284,15 +304,19 @@ class NeoDataModule(pl.LightningDataModule):
         """Take up the position.
 
         Raises:
-            PlanError: the plan would not be the one that the checkpoint was trained on (names every difference), or
-                packs are to be skipped that it was trained on.
+            PlanError: the steps that were done were trained on other data, or in stages that are others now (names each
+                difference), or packs are to be skipped that they were trained on.
         """
-        if state_dict.get("version") != VERSION:
-            raise PlanError(f"data state of version {state_dict.get('version')}; this program reads {VERSION}")
-        if found := differences(unpack_parts(state_dict["digest"]), self.digest()):
-            raise PlanError("the checkpoint was trained on another plan:\n  " + "\n  ".join(found))
-        position = Position.from_state(state_dict, self.lanes)
-        kept = _ranges(state_dict["skip"])
+        trained = Trained.of(state_dict, self.stages, self.lanes)
+        if trained.changed and not self.accept_changes:
+            raise PlanError("\n  ".join(["the checkpoint stands in a stage of another kind:", *trained.changed]))
+        self.setup()
+        self._settle()
+        self._plan = self._planned(trained.segments)
+        if found := trained.differences(self.digest()):
+            raise PlanError("\n  ".join(["the checkpoint was trained on another plan:", *found]))
+        position = trained.position
+        kept = skip_ranges(state_dict["skip"])
         if late := [pair for pair in self.skip if pair not in kept and pair[0] < position.pack]:
             raise PlanError(
                 f"data.skip: pack {late[0][0]} was trained on already, the checkpoint goes on with {position.pack}; "
@@ -303,33 +327,7 @@ class NeoDataModule(pl.LightningDataModule):
         self._positions = {position.step: position}
 
 
-def check_reachable(name: str, stage: Stage, modalities: Mapping[str, str]) -> None:
-    """Refuse a stage whose smallest image or frame is longer than its context.
-
-    Raises:
-        PlanError: with the numbers.
-    """
-    for source, modality in modalities.items():
-        if modality == "text":
-            continue
-        least = stage.video.min_pixels if modality == "video" else stage.image.min_pixels
-        tokens = -(-least // 1024) + 2
-        if tokens > stage.context and stage.too_long == "drop":
-            kind = "video" if modality == "video" else "image"
-            raise PlanError(
-                f"stage {name!r}: {kind}.min_pixels {least} makes every picture of source {source!r} at least {tokens} "
-                f"tokens, more than the context of {stage.context}; raise the context or lower {kind}.min_pixels"
-            )
-
-
 def _pinned(device: torch.device, rows: Sequence[PackedBatch]) -> list[PackedBatch]:
     """In page-locked memory, from where copies to the device run beside the model."""
     with torch.cuda.device(device):  # the loader's threads would begin to use the first one
         return [row.pin_memory() for row in rows]
-
-
-def _ranges(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    for pair in pairs:
-        if len(pair) != 2 or not 0 <= pair[0] < pair[1]:
-            raise PlanError(f"data.skip: {list(pair)} is not a range [first, last) of packs")
-    return tuple(sorted((int(first), int(last)) for first, last in pairs))

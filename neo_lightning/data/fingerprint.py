@@ -10,31 +10,22 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from neo_lightning.types import VIDEO_WORDS, Stage, VideoBudget
+from neo_lightning.data.plan import PlanError, Segment
+from neo_lightning.data.plan.segments import PLANNED
+from neo_lightning.types import VIDEO_WORDS, PixelBudget, Stage, VideoBudget
 
 PLANNER = 2
 """Version of everything between lengths and packs: another one makes other packs of the same data."""
 
-_DATA_FIELDS = (
-    "steps",
-    "context",
-    "packs_per_step",
-    "mixture",
-    "mixture_unit",
-    "image",
-    "video",
-    "loss_weighting",
-    "too_long",
-)
 _DIGITS = 12
 _MOST_BYTES = 1 << 20
 
 
 def fingerprint(
-    stages: Mapping[str, Stage],
+    segments: Sequence[Segment],
     sources: Mapping[str, str],
     tokenizer: str,
     answer_tokens: Mapping[str, Sequence[str]],
@@ -47,12 +38,16 @@ def fingerprint(
     parts: dict[str, Any] = {"planner": PLANNER, **more, "tokenizer": tokenizer[:_DIGITS]}
     parts["answer_tokens"] = {name: " ".join(groups) or "none" for name, groups in sorted(answer_tokens.items())}
     parts |= {f"source {name}": digest[:_DIGITS] for name, digest in sorted(sources.items())}
-    for number, (name, stage) in enumerate(stages.items()):
-        fields = asdict(stage)
+    start = 0
+    for number, segment in enumerate(segments):
+        fields = asdict(segment.stage)
         for word in VIDEO_WORDS:  # the usual ones take room, and earlier checkpoints lack them
             if fields["video"][word] == getattr(VideoBudget(), word):
                 del fields["video"][word]
-        parts[f"stage {number} {name}"] = {f: fields[f] for f in _DATA_FIELDS} | {"mixture": dict(stage.mixture)}
+        part = {f: fields[f] for f in PLANNED} | {"mixture": dict(segment.stage.mixture)}
+        if segment.end != start + segment.stage.steps:
+            part["until"] = segment.end
+        parts[f"stage {number} {segment.name}"], start = part, segment.end
     return parts
 
 
@@ -69,6 +64,40 @@ def unpack_parts(text: Any) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError, zlib.error):
         return {}
     return parts if isinstance(parts, dict) else {}
+
+
+def segments_from(parts: Mapping[str, Any], stages: Mapping[str, Stage], begun: int) -> list[Segment]:
+    """The first segments of a fingerprint; what of a stage is not planned is that of now.
+
+    Raises:
+        PlanError: there is no such stage now, or the parts are not what `fingerprint` makes.
+    """
+    found: list[Segment] = []
+    for part in [part for part in parts if part.startswith("stage ")][:begun]:
+        name, fields = part.split(" ", 2)[2], parts[part]
+        if name not in stages:
+            raise PlanError(f"stage {name!r} was trained, and there is none of that name now: {', '.join(stages)}")
+        try:
+            planned = {key: fields[key] for key in PLANNED}
+            planned |= {"image": PixelBudget(**fields["image"]), "video": VideoBudget(**fields["video"])}
+            end = (found[-1].end if found else 0) + int(fields["steps"])
+            found.append(Segment(name, replace(stages[name], **planned), int(fields.get("until", end))))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"the data's state in the checkpoint is damaged: {part}: {error}") from error
+    if len(found) < begun:
+        raise PlanError(f"the data's state in the checkpoint is damaged: {len(found)} of {begun} stages are named")
+    return found
+
+
+def of_sources(parts: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:
+    """The parts that packs of these sources depend on, whatever the stages."""
+    kept = {
+        part: value
+        for part, value in parts.items()
+        if part.partition(" ")[0] not in ("stage", "source") or part.removeprefix("source ") in sources
+    }
+    answers = dict(kept.get("answer_tokens") or {})
+    return kept | {"answer_tokens": {name: groups for name, groups in answers.items() if name in sources}}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

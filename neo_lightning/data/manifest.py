@@ -29,7 +29,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from neo_lightning.data.answers import Answers
 from neo_lightning.data.store import Store, StoreOptions, is_remote
 from neo_lightning.data.text.answers import ANSWER_TOKENS
 from neo_lightning.types import MODALITIES
@@ -75,6 +76,8 @@ class Manifest:
     sources: Mapping[str, SourceSpec]
     store: StoreOptions = field(default_factory=StoreOptions)
     """How shards are read."""
+    answers: Answers = field(default_factory=Answers, compare=False, repr=False)
+    """What the store has said about the shards."""
 
     def source(self, name: str) -> SourceSpec:
         """The source called `name`.
@@ -95,8 +98,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} (known: {', '.join(names) or 'none'})"
 
 
-def load_manifest(path: str | Path) -> Manifest:
+def load_manifest(path: str | Path, answers: Answers | None = None) -> Manifest:
     """Read a manifest and find its shards.
+
+    Args:
+        path: of the file.
+        answers: what the store has said about them already; the rest is asked, and added.
 
     Raises:
         ManifestError: no such file, not YAML, unknown key or modality, or a pattern that matches no file.
@@ -117,8 +124,10 @@ def load_manifest(path: str | Path) -> Manifest:
         raise ManifestError(f"manifest {path}: expected a mapping `sources:` of source names")
     _known_keys(tree, ("sources", "store"), f"manifest {path}")
     options = _store(path, tree.get("store") or {})
-    sources = {str(name): _source(path, str(name), node, options) for name, node in tree["sources"].items()}
-    return Manifest(path=path, sources=sources, store=options)
+    answers = answers or Answers()
+    store = Store(options, answers)
+    sources = {str(name): _source(path, str(name), node, store) for name, node in tree["sources"].items()}
+    return Manifest(path=path, sources=sources, store=options, answers=answers)
 
 
 def _store(path: Path, node: Any) -> StoreOptions:
@@ -133,7 +142,7 @@ def _store(path: Path, node: Any) -> StoreOptions:
         raise ManifestError(f"{where}: {error}") from error
 
 
-def _source(path: Path, name: str, node: Any, options: StoreOptions) -> SourceSpec:
+def _source(path: Path, name: str, node: Any, store: Store) -> SourceSpec:
     where = f"manifest {path}, source {name!r}"
     if not isinstance(node, dict):
         raise ManifestError(f"{where}: expected a mapping with `modality` and `shards`")
@@ -154,7 +163,7 @@ def _source(path: Path, name: str, node: Any, options: StoreOptions) -> SourceSp
         patterns = [patterns]
     if not patterns or not all(isinstance(p, str) for p in patterns):
         raise ManifestError(f"{where}: `shards` must be a file name, a pattern, or a list of them")
-    shards = [shard for pattern in patterns for shard in expand_pattern(path.parent, pattern, where, Store(options))]
+    shards = [shard for pattern in patterns for shard in expand_pattern(path.parent, pattern, where, store)]
     if repeated := [shard for shard, count in Counter(shards).items() if count > 1]:
         raise ManifestError(f"{where}: shard {repeated[0]} is named twice")
     return SourceSpec(
@@ -199,9 +208,10 @@ def expand_pattern(folder: Path, pattern: str, where: str, store: Store | None =
     except ValueError as error:
         raise ManifestError(f"{where}: pattern {pattern!r}: {error}") from error
     found: list[str] = []
-    for alternative in alternatives:
-        if local is None:
-            shards, looked = _remote(alternative, where, store or Store()), ""
+    remote = None if local is not None else _remote(alternatives, where, store or Store())
+    for number, alternative in enumerate(alternatives):
+        if remote is not None:
+            shards, looked = remote[number], ""
         else:
             shards, looked = _glob(base, alternative), f" (looked in {base.resolve()})"
         if not shards:
@@ -247,19 +257,21 @@ def _glob(folder: Path, pattern: str) -> list[str]:
     return sorted(str(folder / name) for name in glob.glob(pattern, root_dir=folder, recursive=True))
 
 
-def _remote(url: str, where: str, store: Store) -> list[str]:
-    """Shards that a URL stands for; only a plain address in a store, never one inside another, never a command."""
-    scheme = url.partition("://")[0]
-    if url.startswith("pipe:") or "::" in url:
-        raise ManifestError(f"{where}: {url!r}: commands and chained addresses are never run; name the shard's own URL")
-    if scheme not in available_protocols():
-        raise ManifestError(
-            f"{where}: {url!r}: unknown kind of address{nearest(scheme, ('s3', 'gs', 'http', 'https'))}"
-        )
+def _remote(urls: Sequence[str], where: str, store: Store) -> list[list[str]]:
+    """Shards that URLs stand for; only plain addresses in a store, never one inside another, never a command."""
+    for url in urls:
+        scheme = url.partition("://")[0]
+        if url.startswith("pipe:") or "::" in url:
+            raise ManifestError(
+                f"{where}: {url!r}: commands and chained addresses are never run; name the shard's own URL"
+            )
+        if scheme not in available_protocols():
+            known = nearest(scheme, ("s3", "gs", "http", "https"))
+            raise ManifestError(f"{where}: {url!r}: unknown kind of address{known}")
     try:
-        return store.find(url)
+        return store.find_all(urls)
     except ImportError as error:
-        raise ManifestError(f"{where}: {url!r}: {error}") from error
+        raise ManifestError(f"{where}: {urls[0]!r}: {error}") from error
 
 
 def _known_keys(node: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:

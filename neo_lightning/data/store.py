@@ -18,16 +18,17 @@ import os
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import fsspec
-from fsspec.asyn import AsyncFileSystem, sync
 
+from neo_lightning.data import remote
+from neo_lightning.data.answers import Answers, Stamp, at_once
 from neo_lightning.data.facts import RetryError, ShardError
 from neo_lightning.data.files import locked, replacing
 
@@ -39,16 +40,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 15.0
 _ATTEMPT_SECONDS = 60.0
 _SLOWEST = 2e5
 """Bytes per second below which an answer counts as none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What tells one version of a shard from another without reading it."""
-
-    size: int
-    """Bytes."""
-    tag: str
-    """Time of the last change in ns, or the store's ETag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +72,10 @@ def is_remote(shard: str) -> bool:
 class Store:
     """Reads shards by name. Opens lazily, keeps few files open."""
 
-    def __init__(self, options: StoreOptions | None = None) -> None:
+    def __init__(self, options: StoreOptions | None = None, answers: Answers | None = None) -> None:
+        """Args: how shards are read, and what the store has said already (`find_all` and `stamps` add to it)."""
         self.options = options or StoreOptions()
+        self.answers = answers or Answers()
         self._files: OrderedDict[str, int] = OrderedDict()
         self._pid = os.getpid()
 
@@ -98,11 +91,39 @@ class Store:
             if not is_remote(shard):
                 found = os.stat(shard)
                 return Stamp(found.st_size, str(found.st_mtime_ns))
-            info = _info(shard, min(_ATTEMPT_SECONDS, self.options.deadline))
-            tag = next((str(info[key]) for key in ("ETag", "etag", "Last-Modified", "LastModified") if key in info), "")
-            return Stamp(int(info["size"] or 0), tag)
+            return remote.stamp_of(remote.info(shard, min(_ATTEMPT_SECONDS, self.options.deadline)))
 
         return self._retried(f"shard {shard}", ask, fatal=() if retry else (FileNotFoundError,))
+
+    def stamps(self, shards: Sequence[str]) -> list[Stamp | RetryError]:
+        """As `stat` of many at once; what the store has said of one already counts, and why one has no stamp."""
+
+        def ask(shard: str) -> Stamp | RetryError:
+            if shard in self.answers.stamps:
+                return self.answers.stamps[shard]
+            try:
+                stamp = self.stat(shard)
+            except RetryError as error:
+                return error
+            if is_remote(shard):
+                self.answers.stamps[shard] = stamp
+            return stamp
+
+        return at_once(ask, shards)
+
+    def find_all(self, urls: Sequence[str]) -> list[list[str]]:
+        """As `find` of many at once; what the store has said of one already counts.
+
+        Raises:
+            ImportError, RetryError: see `find`.
+        """
+
+        def ask(url: str) -> list[str]:
+            if url not in self.answers.found:
+                self.answers.found[url] = self.find(url)
+            return self.answers.found[url]
+
+        return at_once(ask, urls)
 
     def find(self, url: str) -> list[str]:
         """URLs that a URL, with `*`, `?` or `[]` or without, stands for, sorted; none where nothing is there.
@@ -115,12 +136,12 @@ class Store:
 
         def ask() -> list[str]:
             if not any(letter in url for letter in ("*[" if url.startswith("http") else "*?[")):
-                _info(url, limit)
+                self.answers.stamps[url] = remote.stamp_of(remote.info(url, limit))
                 return [url]
             system, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
-            found = sorted(system.unstrip_protocol(path) for path in _ask(url, "glob", limit))
+            found = sorted(system.unstrip_protocol(path) for path in remote.call(url, "glob", limit))
             if not found and "*" not in url:  # a name with brackets in it
-                _info(url, limit)
+                remote.info(url, limit)
                 return [url]
             return found
 
@@ -198,7 +219,7 @@ class Store:
         if not length:
             return b""
         limit = min(_ATTEMPT_SECONDS + length / _SLOWEST, self.options.deadline)
-        data = _ask(shard, "cat_file", limit, start=offset, end=offset + length)
+        data = remote.call(shard, "cat_file", limit, start=offset, end=offset + length)
         if len(data) != length:
             self._short(shard, len(data), length, stamp)
         return data
@@ -264,21 +285,3 @@ def replaced(shard: str, stamp: Stamp, found: Stamp) -> ShardError:
         f"shard {shard} was replaced after it was indexed ({stamp.size} bytes, version {stamp.tag or 'unknown'}; "
         f"now {found.size} bytes, version {found.tag or 'unknown'}); put the old one back, or start a new run"
     )
-
-
-def _ask(shard: str, method: str, limit: float, **options: Any) -> Any:
-    """Call a method of the shard's file system; one that answers asynchronously gets `limit` seconds."""
-    system, path = fsspec.core.url_to_fs(shard, use_listings_cache=False)
-    if isinstance(system, AsyncFileSystem):
-        return sync(system.loop, getattr(system, f"_{method}"), path, timeout=max(1.0, limit), **options)
-    return getattr(system, method)(path, **options)
-
-
-def _info(shard: str, limit: float) -> dict[str, Any]:
-    try:
-        return _ask(shard, "info", limit)
-    except FileNotFoundError as error:
-        # fsspec's HTTP calls every failure a missing file
-        if shard.startswith("http") and getattr(error.__cause__, "status", 0) not in (404, 410):
-            raise OSError(str(error.__cause__)) from error
-        raise

@@ -16,7 +16,7 @@ def test_a_finished_run_is_that_of_its_recipe(
 ) -> None:
     run, line = tmp_path / "run", ["run", str(micro), "--evaluation=[]"]
     assert main([*line, "--trainer.max_steps=3"]) == 0
-    assert main([*line, "--stages.two.lr=2e-3"]) == 0
+    assert main([*line, "--stages.two.lr=2e-3", "--accept-changes"]) == 0
     assert "stages.two.lr: was 0.001, is 0.002" in capsys.readouterr().out, "it goes on otherwise, and says so"
     line += ["--stages.two.lr=2e-3"]
     for change, said in {

@@ -117,7 +117,7 @@ def test_sigterm_saves_and_asks_to_be_run_again(
     assert 3 <= int(checkpoint.name.removeprefix("step-")) <= 4
     assert main(["run", str(micro), "--stages.two.mixture.image=7"]) == 2
     error = capsys.readouterr().err
-    assert "mixture was" in error, "other data than the checkpoint's is refused with the difference"
+    assert "mixture.image: was 2.0, is 7.0" in error, "other data than the checkpoint's is refused with the difference"
     assert "run.dir" in error
     assert main(["run", str(micro), "--evaluation=[]", "--export=false"]) == 0
     assert len(losses(tmp_path / "run")) == 6

@@ -9,6 +9,9 @@ import hashlib
 import re
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -30,8 +33,26 @@ class ShardServer:
         self.ranged = True
         self.requests: list[str] = []
         """Method and range of each request for content."""
+        self.asked: Counter[str] = Counter()
+        """Name -> requests for size and version alone."""
+        self.at_once = 0
+        """Most requests that were under way together."""
+        self._under_way = 0
+        self._counting = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """A request is under way."""
+        with self._counting:
+            self._under_way += 1
+            self.at_once = max(self.at_once, self._under_way)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
 
     @property
     def url(self) -> str:
@@ -55,6 +76,7 @@ def _handler(server: ShardServer) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_HEAD(self) -> None:
+            server.asked[unquote(urlsplit(self.path).path).rpartition("/")[2]] += 1
             self._answer(content=False)
 
         def do_GET(self) -> None:
@@ -65,7 +87,8 @@ def _handler(server: ShardServer) -> type[BaseHTTPRequestHandler]:
                 self._answer(content=True)
 
         def _answer(self, *, content: bool) -> None:
-            time.sleep(server.seconds)
+            with server.counted():
+                time.sleep(server.seconds)
             file = server.folder / unquote(urlsplit(self.path).path).rpartition("/")[2]
             if not file.is_file():
                 self._send(404, b"<Error><Code>NoSuchKey</Code></Error>")

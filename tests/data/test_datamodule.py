@@ -19,7 +19,7 @@ import torch
 from datamodule_helpers import assert_same, module, same, stage, stages, take
 
 from neo_lightning.data.fingerprint import fingerprint, pack_parts, unpack_parts
-from neo_lightning.data.plan import PlanError, Position
+from neo_lightning.data.plan import PlanError, Position, segments_of
 
 
 def test_a_step_is_a_list_of_rows_of_the_stages_shape(manifest: Path, tokenizer_folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_state_stays_under_2_kb(manifest: Path, tokenizer_folder: Path) -> N
     random = np.random.RandomState(0)
     lanes = np.stack([np.stack([random.randint(700, 712, 128), random.randint(0, 520, 128)]) for _ in many])
     digests, answers = (dict.fromkeys(weights, value) for value in ("0123456789abcdef" * 4, ("think", "tool_call")))
-    parts = fingerprint(many, digests, data.tokenizer.digest, answers, seed=1, lanes=128)
+    parts = fingerprint(segments_of(many), digests, data.tokenizer.digest, answers, seed=1, lanes=128)
     state = {**data.state_dict(), "digest": pack_parts(parts), **Position(400_000, 51_200_000, lanes).to_state()}
     assert len(json.dumps(state)) < 2048
     assert np.array_equal(Position.from_state(state, 128).lanes, lanes)
@@ -172,11 +172,13 @@ def test_seed_changes_the_order(manifest: Path, tokenizer_folder: Path) -> None:
 
 
 def test_another_plan_is_refused_with_the_difference(manifest: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
-    state = module(manifest, tokenizer_folder).state_dict()
+    saved = module(manifest, tokenizer_folder)
+    saved.next_step = 4
+    state = saved.state_dict()
     assert json.loads(json.dumps(state)) == state, "primitive values only"
     changed = stages()
     changed["mid"] = replace(changed["mid"], context=300, lr=5.0)
-    with pytest.raises(PlanError, match="stage 1 mid: context was 256, is 300") as error:
+    with pytest.raises(PlanError, match="stage 'mid': context was 256, is 300") as error:
         module(manifest, tokenizer_folder, stages=changed).load_state_dict(state)
     assert "lr" not in str(error.value)
     with pytest.raises(PlanError, match="seed"):

@@ -2,10 +2,10 @@
 
     shards --stat--> which sidecars are of this version? --index the others--> summaries, and a root file of them
 
-The root file lets the next start ask nothing but each shard's size and date. A process that finds work to do takes a
-lock in the index folder first; others wait, and then find nothing left to do: so of many ranks one indexes, on each
-machine or shared folder, without their knowing of each other. Sidecars appear one by one, so a killed index goes on
-where it stopped.
+The root file lets the next start ask nothing but each shard's size and date, of all shards at once. A process that
+finds work to do takes a lock in the index folder first; others wait, and then find nothing left to do: so of many ranks
+one indexes, on each machine or shared folder, without their knowing of each other. Sidecars appear one by one, so a
+killed index goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def survey(
             progress.begin(len(missing), len(shards))
             made: dict[str, Summary] = {}
             context = (modality, ignore, store, counting)
-            for (shard, _), (outcome, notes) in zip(missing, _run(missing, context, workers), strict=True):
+            size = sum(stamp.size for stamp, summary in zip(stamps, known, strict=True) if summary is None)
+            for (shard, _), (outcome, notes) in zip(missing, _run(missing, size, context, workers), strict=True):
                 if isinstance(outcome, Summary):
                     made[shard] = outcome
                 else:
@@ -139,14 +140,10 @@ def _index(shards: Sequence[str], files: Sequence[Path], known: Sequence[Summary
 
 
 def _stamps(shards: Sequence[str], store: Store, failures: dict[str, Failure]) -> list[Stamp]:
-    stamps = []
-    for shard in shards:
-        try:
-            stamps.append(store.stat(shard))
-        except RetryError as error:
-            failures[shard] = error
-            stamps.append(Stamp(-1, ""))
-    return stamps
+    """Of all shards, asked together; none of a file for those that the store did not deliver."""
+    asked = store.stamps(shards)
+    failures.update({shard: found for shard, found in zip(shards, asked, strict=True) if isinstance(found, RetryError)})
+    return [Stamp(-1, "") if isinstance(found, RetryError) else found for found in asked]
 
 
 _Job = tuple[str, Path]
@@ -160,8 +157,8 @@ _context: _Context
 """What all jobs of a pool share; set in its processes only, so that nothing large is sent with each job."""
 
 
-def _run(jobs: Sequence[_Job], context: _Context, workers: int | None) -> Iterator[_Done]:
-    total = sum(context[2].stat(shard).size for shard, _ in jobs)
+def _run(jobs: Sequence[_Job], total: int, context: _Context, workers: int | None) -> Iterator[_Done]:
+    """Outcomes in the order of the jobs, on `total` bytes."""
     workers = min(len(jobs), os.cpu_count() or 1 if workers is None else workers)
     if workers < 2 or total < PARALLEL_FROM_BYTES or "fork" not in multiprocessing.get_all_start_methods():
         yield from (_work(shard, file, *context) for shard, file in jobs)

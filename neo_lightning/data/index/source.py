@@ -265,7 +265,7 @@ def open_source(
         name,
         spec.modality,
         spec.shards,
-        store=Store(manifest.store),
+        store=Store(manifest.store, manifest.answers),
         counting=counting,
         progress=progress,
         answer_tokens=answer_tokens,

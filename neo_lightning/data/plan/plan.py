@@ -19,6 +19,7 @@ import numpy as np
 from neo_lightning.data.plan.bundle import LENGTH, SAMPLE_INDEX, SHARD_PART, SOURCE, Bundle
 from neo_lightning.data.plan.mixture import Mixture
 from neo_lightning.data.plan.position import BUNDLE, DONE, Position
+from neo_lightning.data.plan.segments import Segment, segments_of
 from neo_lightning.data.plan.specs import DocumentSpec, LengthsOf, PackSpec, PlanError, ShardParts, StepSpec
 from neo_lightning.data.plan.streams import Stream, random_state
 from neo_lightning.types import Stage
@@ -33,7 +34,7 @@ class Plan:
     """The sequence of packs of a run; the last stage goes on without end.
 
     Args:
-        stages: the curriculum, in order.
+        stages: the curriculum, in order; as segments where a run was changed on its way.
         sources: at least those that the stages name.
         lengths_of: see `LengthsOf`; asked about the same shard part several times, so it should remember some.
         seed: of every shuffling.
@@ -46,7 +47,7 @@ class Plan:
 
     def __init__(
         self,
-        stages: Mapping[str, Stage],
+        stages: Mapping[str, Stage] | Sequence[Segment],
         sources: Mapping[str, ShardParts],
         lengths_of: LengthsOf,
         seed: int,
@@ -54,14 +55,16 @@ class Plan:
         lanes: int = 1,
         skip: Sequence[tuple[int, int]] = (),
     ) -> None:
-        self._stages, self._lengths_of, self._seed = list(stages.items()), lengths_of, seed
+        self.segments = segments_of(stages) if isinstance(stages, Mapping) else tuple(stages)
+        self._stages = [(segment.name, segment.stage) for segment in self.segments]
+        self._lengths_of, self._seed = lengths_of, seed
         self.lanes, self.skip = lanes, tuple(skip)
-        self._names = list(dict.fromkeys(source for stage in stages.values() for source in stage.mixture))
+        self._names = list(dict.fromkeys(source for _, stage in self._stages for source in stage.mixture))
         self.sources = {name: Stream(name, sources[name], seed, lanes) for name in self._names}
         """Streams of the stages' sources, by name."""
         self.mixtures = [Mixture(name, stage, self.sources, lengths_of) for name, stage in self._stages]
         """What a bundle of each stage draws."""
-        self._ends = np.cumsum([stage.steps for _, stage in self._stages])
+        self._ends = np.array([segment.end for segment in self.segments])
         self._bundles: dict[int, tuple[int, int, Bundle]] = {}  # lane -> stage, number, its latest bundle
 
     def start(self) -> Position:

@@ -1,5 +1,6 @@
 """What happens around a step: stages, position, speed, progress, checkpoints, samples, evaluations. One file each."""
 
+from neo_lightning.training.callbacks.begin_from import BeginFrom
 from neo_lightning.training.callbacks.checkpointing import CommitCheckpoint
 from neo_lightning.training.callbacks.curriculum import Curriculum
 from neo_lightning.training.callbacks.evaluating import Evaluating
@@ -12,6 +13,7 @@ from neo_lightning.training.callbacks.throughput import Throughput
 from neo_lightning.training.callbacks.time_limit import TimeLimit
 
 __all__ = [
+    "BeginFrom",
     "CommitCheckpoint",
     "Curriculum",
     "DataPosition",
