@@ -11,7 +11,7 @@ backward of what the stage trains, head on supervised tokens only, no recomputat
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ NAMES = {
     "tokens_per_s": "tokens of documents per second, all ranks, waiting for data included",
     "supervised_tokens_per_s": "likewise for supervised tokens",
     "step_s": "seconds per step, waiting for data included",
+    "balance": "expected share of the ranks' time that is work, from the plan: the rest waits for the dearest row",
     "data_wait": "part of the time in which the step waited for its batch (rank 0)",
     "mfu": "model FLOP per second over the devices' peak, where that is known",
     "memory_gib": "largest device memory allocated since the last line (CUDA)",
@@ -55,6 +56,7 @@ class _Window:
     tokens: float = 0.0
     supervised: float = 0.0
     flops: float = 0.0
+    balances: list[float] = field(default_factory=list)
 
 
 class Throughput(Callback):
@@ -96,6 +98,9 @@ class Throughput(Callback):
         window.seconds += time.perf_counter() - self._began
         window.tokens += report.counts["tokens"]
         window.supervised += report.counts["supervised"]
+        balance_of = getattr(trainer.datamodule, "balance_of", None)  # type: ignore[attr-defined]
+        balance = balance_of(report.step) if balance_of else None
+        window.balances += [] if balance is None else [balance]
         window.flops += self._flops(pl_module, report) if self._peak else 0.0
         self.tokens += report.counts["tokens"]
         self.tombstones += report.counts["tombstones"]
@@ -156,6 +161,8 @@ class Throughput(Callback):
             "skipped_steps": float(module.skipped_steps),
             "tombstones": self.tombstones,
         }
+        if window.balances and trainer.world_size > 1:
+            metrics["balance"] = sum(window.balances) / len(window.balances)
         if self._peak:
             metrics["mfu"] = window.flops / seconds / (self._peak * trainer.world_size)
         if module.device.type == "cuda":
