@@ -1,4 +1,4 @@
-"""The soak, shorter than by hand (`python -m tests.faults.soak`): a run disturbed every few seconds ends as if alone."""
+"""The soak, shorter than by hand (`python -m tests.faults.soak`): a run disturbed all the time ends as one alone."""
 
 from __future__ import annotations
 
