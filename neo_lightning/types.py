@@ -201,6 +201,16 @@ class TokenSequence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CostRatio:
+    """What documents cost a step beside their tokens, in tokens' worth of work. The defaults: the 2B, all trained."""
+
+    pair: float = 1.085e-4
+    """A query-key pair that the mask lets through."""
+    supervised: float = 0.137
+    """A supervised token."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackInfo:
     """What the training loop reports about a pack. Plain Python values; never on a device."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,26 +44,39 @@ def _plan(args: argparse.Namespace) -> None:
     from neo_lightning.data.text.lengths import ShardPartLengths
 
     from ..console import table_console
-    from ..data.plan import Plan
-    from ..data.plan.report import look_at_stage
+    from ..data.plan import Balance, Plan
+    from ..data.plan.report import look_at_stage, share_of_work
+    from ..types import CostRatio, Stage
     from .errors import UserError
 
     if args.ranks < 1:
         raise UserError(f"--ranks must be at least 1, got {args.ranks}")
     data = data_of([args.recipe, *args.overrides])
     sources = data.sources(validation=False)
-    lengths = ShardPartLengths(sources, data.tokenizer, lambda sample, stage, reason: None)
+    ratios = {id(stage): data.costs.get(name, CostRatio()) for name, stage in data.stages.items()}
+    lengths = ShardPartLengths(sources, data.tokenizer, lambda *_: None, lambda stage: ratios[id(stage)])
     console = table_console()
     for name, stage in data.stages.items():
-        plan = Plan({name: stage}, sources, lengths, data.seed, lanes=data.lanes)
-        found = look_at_stage(plan, stage, lengths.measures, ranks=args.ranks, most_packs=args.packs)
+
+        def plan(balance: Balance, name: str = name, stage: Stage = stage) -> Plan:
+            one = {name: stage}
+            return Plan(one, sources, lengths, data.seed, lanes=data.lanes, costs_of=lengths.costs, balance=balance)
+
+        found = look_at_stage(plan(data.balance), stage, lengths.measures, most_packs=args.packs)
         console.print(_stage_table(name, found, {s: sources[s].modality for s in stage.mixture}, stage.mixture_unit))
         million = found.tokens / 1e6
         looked = "" if found.planned == found.packs else f" (looked at {found.planned:,})"
-        balance = f", balance over {args.ranks} ranks {found.balance:.2f} (mean/max of attention pairs)"
+        work = ""
+        if args.ranks > 1:
+            ways: tuple[Balance, Balance] = (data.balance, "none")
+            dealt, as_they_come = (
+                share_of_work(plan(way), stage, ranks=args.ranks, lockstep=data.lockstep, most_packs=args.packs)
+                for way in ways
+            )
+            work = f", {args.ranks} ranks work {dealt:.1%} of their time (rows as they come: {as_they_come:.1%})"
         console.print(
             f"{stage.steps:,} steps, {found.packs:,} packs of {stage.context:,}{looked}: fill {found.fill:.2%}, "
-            f"{million:,.1f} M tokens, {found.supervised:.1%} supervised{balance if args.ranks > 1 else ''}\n",
+            f"{million:,.1f} M tokens, {found.supervised:.1%} supervised{work}\n",
             highlight=False,
         )
         if (idle := args.ranks - stage.packs_per_step) > 0:
@@ -74,11 +88,15 @@ def _plan(args: argparse.Namespace) -> None:
 
 
 def data_of(argv: list[str]) -> NeoDataModule:
-    """A recipe's data module, built without its model and trainer."""
+    """A recipe's data module, built without its model and trainer; it knows what documents cost the model."""
     from ..data.datamodule import NeoDataModule
+    from ..training.build import Init, read_config
+    from ..training.costs import document_costs
+    from ..training.module import NeoModule
     from .arguments import parse
     from .errors import UserError
     from .parser import NeoCLI, build_stage
+    from .planned import shard_size_of
 
     class DataOnly(NeoCLI):
         def instantiate_classes(self) -> None:
@@ -88,8 +106,20 @@ def data_of(argv: list[str]) -> NeoDataModule:
             if self._datamodule_class is not NeoDataModule:
                 raise UserError("data.class_path: only NeoDataModule has a plan")
             self.datamodule = NeoDataModule(stages=stages, **settings)
+            self.datamodule.lockstep = shard_size_of(self.config["trainer"].as_dict())
 
-    return DataOnly(parse(argv)).datamodule
+    cli = DataOnly(parse(argv))
+    if isinstance(cli._model_class, type) and issubclass(cli._model_class, NeoModule):
+        model = cli.config["model"].as_dict()
+        try:
+            config = read_config(model.get("model"), Init(**(model.get("init") or {})))
+        except (ValueError, OSError) as error:
+            print(
+                f"documents cost what they cost the 2B, as the recipe's model cannot be read: {error}", file=sys.stderr
+            )
+        else:
+            cli.datamodule.costs = document_costs(config, cli.datamodule.stages)
+    return cli.datamodule
 
 
 def _stage_table(name: str, found: StageReport, modalities: Mapping[str, str], unit: str) -> Any:

@@ -149,6 +149,9 @@ class NeoCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build model, data, trainer, evaluations and settings."""
         super().instantiate_classes()
+        costs = getattr(self.model, "document_costs", None)
+        if costs is not None and isinstance(self.datamodule, NeoDataModule):
+            self.datamodule.costs = costs()
         self.settings: RunSettings = self._get(self.config_init, "run")
         self.stages: dict[str, Stage] = self._get(self.config_init, "stages")
         self.evaluation: list[Any] = self._get(self.config_init, "evaluation") or []

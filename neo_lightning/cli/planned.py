@@ -77,7 +77,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
     count = _devices(trainer) if devices is None else devices
-    shard_size = _shard_size(trainer) or count
+    shard_size = shard_size_of(trainer) or count
     if count < 1:
         raise UserError(f"--devices must be at least 1, got {count}")
     if count % shard_size:
@@ -119,7 +119,8 @@ def _devices(trainer: Mapping[str, Any]) -> int:
     return int(str(here)) * int(nodes)
 
 
-def _shard_size(trainer: Mapping[str, Any]) -> int | None:
+def shard_size_of(trainer: Mapping[str, Any]) -> int | None:
+    """Ranks that share one copy of the model, as a recipe's trainer says; None: all."""
     strategy = trainer.get("strategy")
     given = strategy.get("init_args") if isinstance(strategy, dict) else None
     return (given or {}).get("shard_size")

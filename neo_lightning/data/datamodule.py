@@ -23,7 +23,7 @@ from neo_lightning.data.fingerprint import fingerprint, pack_parts
 from neo_lightning.data.index import Source, open_source
 from neo_lightning.data.index.progress import ProgressBar
 from neo_lightning.data.manifest import Manifest, load_manifest
-from neo_lightning.data.plan import Plan, PlanError, Position, Segment, StepSpec, one_pass, segments_of
+from neo_lightning.data.plan import Balance, Plan, PlanError, Position, Segment, StepSpec, one_pass, segments_of
 from neo_lightning.data.rows.ahead import OneAhead
 from neo_lightning.data.rows.dataset import StepDataset, StepSampler
 from neo_lightning.data.rows.loader import WatchedLoader
@@ -32,7 +32,7 @@ from neo_lightning.data.store import Store
 from neo_lightning.data.text.lengths import ShardPartLengths
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.data.trained import VERSION, Trained
-from neo_lightning.types import PackedBatch, Stage
+from neo_lightning.types import CostRatio, PackedBatch, Stage
 
 
 class NeoDataModule(pl.LightningDataModule):
@@ -50,6 +50,9 @@ class NeoDataModule(pl.LightningDataModule):
             at the price of planning one bundle a lane at the start; 1 is best where all ranks share a disk.
         skip: ranges [first, last) of packs that are passed over, to go on behind data that broke a run. They may be
             added when a run is resumed from a checkpoint in front of them; a checkpoint keeps them.
+        balance: `slots` deals a step's rows to the ranks so that they wait least for each other; `none` deals them as
+            they come; `steps` also fills rows by cost and makes steps of rows of like cost, which many ranks in
+            lockstep want (`data.plan.even`).
         loader_timeout: seconds without a step's rows after which workers count as hanging and the run ends; more than
             the manifest's `store.deadline` and the ten minutes that a clip may take.
 
@@ -69,6 +72,7 @@ class NeoDataModule(pl.LightningDataModule):
         prefetch: int = 2,
         lanes: int = 1,
         skip: list[list[int]] | None = None,
+        balance: Balance = "slots",
         loader_timeout: float = 1200.0,
     ) -> None:
         super().__init__()
@@ -83,6 +87,11 @@ class NeoDataModule(pl.LightningDataModule):
             raise PlanError(f"data.validation names the source {twice[0]!r} twice; once is enough")
         self.loader_timeout = loader_timeout
         self.lanes, self.skip = lanes, skip_ranges(skip or [])
+        self.balance: Balance = balance
+        self.costs: dict[str, CostRatio] = {}
+        """Stage -> what its documents cost the model that is trained; set before `setup`. Else as the 2B."""
+        self.lockstep: int | None = None
+        """Ranks that wait for each other in every layer; all of them if None."""
         self.next_step = 0
         """Steps done."""
         self.accept_changes = False
@@ -98,6 +107,7 @@ class NeoDataModule(pl.LightningDataModule):
         self._plan: Plan | None = None
         self._ahead: OneAhead[tuple[StepSpec, Position]] | None = None
         self._validation_noted = False
+        self._balance: dict[int, float] = {}  # by step
         self._positions: dict[int, Position] = {}  # by steps done: where we started, and what was handed to the loader
 
     @property
@@ -137,7 +147,7 @@ class NeoDataModule(pl.LightningDataModule):
         self._sources = {name: self._open(manifest, name) for name in self._named()}
         for name, stage_ in self.stages.items():
             check_reachable(name, stage_, {s: self._sources[s].modality for s in stage_.mixture})
-        self._plan = self._planned(segments_of(self.stages))
+        self._plan = self._planned(segments_of(self.stages, self.costs))
 
     def _planned(self, segments: Sequence[Segment]) -> Plan:
         """The plan of some segments; opens sources that only stages of before have drawn."""
@@ -150,8 +160,18 @@ class NeoDataModule(pl.LightningDataModule):
         def note(sample: str, stage: Stage, reason: str) -> None:
             self._skip(sample, f"stage {names_of[id(stage)]}: {reason}")
 
-        lengths_of = ShardPartLengths(self._sources, self.tokenizer, note)
-        return Plan(segments, self._sources, lengths_of, self.seed, lanes=self.lanes, skip=self.skip)
+        ratios = {id(segment.stage): segment.ratio for segment in segments}
+        lengths_of = ShardPartLengths(self._sources, self.tokenizer, note, lambda stage: ratios[id(stage)])
+        return Plan(
+            segments,
+            self._sources,
+            lengths_of,
+            self.seed,
+            lanes=self.lanes,
+            skip=self.skip,
+            costs_of=lengths_of.costs,
+            balance=self.balance,
+        )
 
     def _trained(self) -> list[str]:
         return list(dict.fromkeys(source for stage in self.stages.values() for source in stage.mixture))
@@ -212,7 +232,7 @@ class NeoDataModule(pl.LightningDataModule):
 
     def steps(self, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
         """The plan as one rank sees it, from `next_step` as it stands when iteration begins; endless."""
-        walk = self.plan.steps(self.position(), rank, world)
+        walk = self.plan.steps(self.position(), rank, world, self.lockstep)
         if not self.num_workers:  # this thread reads as well, from the sources that planning looks at
             yield from (self._handed_out(*step) for step in walk)
             return
@@ -228,7 +248,13 @@ class NeoDataModule(pl.LightningDataModule):
         done = max((step for step in self._positions if step <= self.next_step), default=0)
         self._positions = {step: known for step, known in self._positions.items() if step >= done}
         self._positions[position.step] = position
+        self._balance = {step: known for step, known in self._balance.items() if step >= self.next_step - 1}
+        self._balance[spec.step] = spec.balance
         return spec
+
+    def balance_of(self, step: int) -> float | None:
+        """Expected share of work of a step (see `StepSpec.balance`) that is being done or comes next."""
+        return self._balance.get(step)
 
     def _settle(self) -> None:
         """Wait until nobody plans: plan and sources are not made for two threads."""
@@ -239,6 +265,8 @@ class NeoDataModule(pl.LightningDataModule):
         """Endless; starts at `next_step` as it stands when iteration begins."""
         self.setup()
         rank, world = self._rank_and_world()
+        if self.trainer is not None:
+            self.lockstep = getattr(self.trainer.strategy, "shard_size", None)
         return self._loader(StepSampler(lambda: self.steps(rank, world)))
 
     def val_dataloader(self) -> Any:
@@ -293,7 +321,8 @@ class NeoDataModule(pl.LightningDataModule):
         digests = {name: source.digest for name, source in trained.items()}
         answer_tokens = {name: source.answer_tokens for name, source in trained.items()}
         segments, tokenizer = self.plan.segments, self.tokenizer.digest
-        return fingerprint(segments, digests, tokenizer, answer_tokens, seed=self.seed, lanes=self.lanes)
+        more = {"seed": self.seed, "lanes": self.lanes}
+        return fingerprint(segments, digests, tokenizer, answer_tokens, by_cost=self.balance == "steps", **more)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitive values only, so that a checkpoint needs no unpickling; under 2 KB."""
@@ -307,7 +336,7 @@ class NeoDataModule(pl.LightningDataModule):
             PlanError: the steps that were done were trained on other data, or in stages that are others now (names each
                 difference), or packs are to be skipped that they were trained on.
         """
-        trained = Trained.of(state_dict, self.stages, self.lanes)
+        trained = Trained.of(state_dict, self.stages, self.lanes, self.costs)
         if trained.changed and not self.accept_changes:
             raise PlanError("\n  ".join(["the checkpoint stands in a stage of another kind:", *trained.changed]))
         self.setup()

@@ -29,13 +29,18 @@ def fingerprint(
     sources: Mapping[str, str],
     tokenizer: str,
     answer_tokens: Mapping[str, Sequence[str]],
+    *,
+    by_cost: bool = False,
     **more: int,
 ) -> dict[str, Any]:
     """Parts by name, as JSON has them.
 
-    Args: digests of the sources by name, and of the tokenizer; what answers of each source may use; other settings.
+    Args: digests of the sources by name, and of the tokenizer; what answers of each source may use; whether costs
+        decide what is packed together; other settings.
     """
     parts: dict[str, Any] = {"planner": PLANNER, **more, "tokenizer": tokenizer[:_DIGITS]}
+    if by_cost:
+        parts["balance"] = "steps"
     parts["answer_tokens"] = {name: " ".join(groups) or "none" for name, groups in sorted(answer_tokens.items())}
     parts |= {f"source {name}": digest[:_DIGITS] for name, digest in sorted(sources.items())}
     start = 0
@@ -45,6 +50,8 @@ def fingerprint(
             if fields["video"][word] == getattr(VideoBudget(), word):
                 del fields["video"][word]
         part = {f: fields[f] for f in PLANNED} | {"mixture": dict(segment.stage.mixture)}
+        if by_cost:
+            part["ratio"] = asdict(segment.ratio)
         if segment.end != start + segment.stage.steps:
             part["until"] = segment.end
         parts[f"stage {number} {segment.name}"], start = part, segment.end
@@ -81,7 +88,8 @@ def segments_from(parts: Mapping[str, Any], stages: Mapping[str, Stage], begun: 
             planned = {key: fields[key] for key in PLANNED}
             planned |= {"image": PixelBudget(**fields["image"]), "video": VideoBudget(**fields["video"])}
             end = (found[-1].end if found else 0) + int(fields["steps"])
-            found.append(Segment(name, replace(stages[name], **planned), int(fields.get("until", end))))
+            ratio = CostRatio(**fields.get("ratio", {}))
+            found.append(Segment(name, replace(stages[name], **planned), int(fields.get("until", end)), ratio))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"the data's state in the checkpoint is damaged: {part}: {error}") from error
     if len(found) < begun:

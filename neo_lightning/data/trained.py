@@ -8,10 +8,11 @@ from typing import Any
 
 from neo_lightning.data.fingerprint import differences, of_sources, segments_from, unpack_parts
 from neo_lightning.data.plan import PlanError, Position, Segment, resumed
-from neo_lightning.types import Stage
+from neo_lightning.types import CostRatio, Stage
 
-VERSION = 2
+VERSION = 3
 """Of a data module's state."""
+READABLE = (2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +28,25 @@ class Trained:
     """See `data.fingerprint`."""
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], stages: Mapping[str, Stage], lanes: int) -> Trained:
+    def of(
+        cls,
+        state: Mapping[str, Any],
+        stages: Mapping[str, Stage],
+        lanes: int,
+        costs: Mapping[str, CostRatio] | None = None,
+    ) -> Trained:
         """Read a data module's state.
 
         Raises:
             PlanError: it is damaged; or stages that are over are not as they were.
         """
-        if state.get("version") != VERSION:
+        if state.get("version") not in READABLE:
             raise PlanError(f"data state of version {state.get('version')}; this program reads {VERSION}")
         parts = unpack_parts(state["digest"])
         if parts.get("lanes", lanes) != lanes:
             raise PlanError(f"lanes: was {parts['lanes']}, is {lanes}; the packs of the steps done were others")
         position = Position.from_state(dict(state), lanes)
-        segments, changed = resumed(stages, segments_from(parts, stages, len(position.lanes)), position.step)
+        segments, changed = resumed(stages, segments_from(parts, stages, len(position.lanes)), position.step, costs)
         return cls(position=position, segments=segments, changed=tuple(changed), parts=parts)
 
     def differences(self, now: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
+from neo_lightning.types import CostRatio
 
+_MANY = 10**6
 _CONV1 = "vision_model.embeddings.patch_embedding."
 _CONV2 = "vision_model.embeddings.dense_embedding."
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
@@ -49,6 +51,17 @@ def flops_per_step(
     return forward_flops(config, tokens=tokens, patches=patches, pairs=pairs, supervised=supervised) + backward_flops(
         config, tokens=tokens, patches=patches, pairs=pairs, supervised=supervised, trained=on
     )
+
+
+def cost_ratio(config: NeoConfig, trained: Callable[[str], bool] | None = None) -> CostRatio:
+    """What a pair and a supervised token cost, forward and backward, in tokens' worth; see `flops_per_step`."""
+
+    def cost(**counts: int) -> int:
+        nothing = {"tokens": 0, "patches": 0, "pairs": 0, "supervised": 0}
+        return flops_per_step(config, **{**nothing, **counts}, trained=trained)
+
+    token = cost(tokens=_MANY)
+    return CostRatio(pair=cost(pairs=_MANY) / token, supervised=cost(supervised=_MANY) / token)
 
 
 def forward_flops(config: NeoConfig, *, tokens: int, patches: int, pairs: int, supervised: int) -> int:

@@ -34,6 +34,7 @@ CHARTS: tuple[dict[str, Any], ...] = (
     {"title": "Loss", "unit": "nats a token", "share": False, "columns": [f"loss/{name}" for name in MODALITIES]},
     {"title": "Learning rate", "unit": "", "share": False, "columns": ["lr"]},
     {"title": "Throughput", "unit": "tokens a second", "share": False, "columns": [THROUGHPUT]},
+    {"title": "Expected share of work (ranks)", "unit": "share of a step", "share": True, "columns": ["balance"]},
     {"title": "Time spent waiting for data", "unit": "share of a step", "share": True, "columns": ["data_wait"]},
     {
         "title": "Goodput",

@@ -24,6 +24,7 @@ from neo_lightning.exits import NUMBERS_BROKEN
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
+from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
 from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
@@ -42,7 +43,7 @@ from neo_lightning.training.step import (
     sum_over_ranks,
     sums_by_kind,
 )
-from neo_lightning.types import MODALITIES, PackedBatch, Stage
+from neo_lightning.types import MODALITIES, CostRatio, PackedBatch, Stage
 
 _STATE = "neo_lightning"
 
@@ -168,6 +169,10 @@ class NeoModule(LightningModule):
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
         )
+
+    def document_costs(self) -> dict[str, CostRatio]:
+        """What documents cost in each stage, for the plan. A model of your own may have this method too."""
+        return document_costs(self.config, self.stages)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW over everything."""

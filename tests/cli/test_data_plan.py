@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neo_lightning.cli.data_plan import histogram
+from neo_lightning.cli.arguments import parse
+from neo_lightning.cli.data_plan import data_of, histogram
 from neo_lightning.cli.main import main
+from neo_lightning.cli.parser import NeoCLI
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +38,34 @@ def test_a_recipes_plan_is_shown_by_stage(micro: Path, tmp_path: Path, capsys: p
         assert percents[1] == pytest.approx(100 * asked, abs=6)
         assert float(cells[6]) > 1, "a hundred packs of a few scenes"
         assert re.fullmatch(r"0 of \d+", cells[7])
-    fill, balance = re.search(r"fill ([\d.]+)%.*balance over 2 ranks ([\d.]+)", two.replace("\n", " ")).groups()  # type: ignore[union-attr]
-    assert 80 < float(fill) <= 100
-    assert 0.5 <= float(balance) <= 1
+    found = re.search(r"fill ([\d.]+)%.* 2 ranks work ([\d.]+)% .*as they come: ([\d.]+)%", " ".join(two.split()))
+    assert found
+    fill, dealt, as_they_come = map(float, found.groups())
+    assert 80 < fill <= 100
+    assert 50 <= as_they_come <= dealt <= 100
     assert not (tmp_path / "run").exists(), "planning writes nothing"
+
+
+def test_what_documents_cost_follows_the_recipes_model(micro: Path) -> None:
+    """In `data plan` as in a run; stages that train less make fewer gradients, so that pairs weigh more in them."""
+    data = data_of([str(micro)])
+    cli = NeoCLI(parse([str(micro)]))
+    assert data.costs == cli.datamodule.costs
+    assert data.costs["one"].pair > 0
+    frozen = data_of([str(micro), "--stages.one.trains=[hw]"]).costs
+    assert frozen["one"].pair > frozen["two"].pair == data.costs["two"].pair
+
+
+def test_a_run_goes_on_with_the_balance_it_began_with(
+    micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["run", str(micro), "--evaluation=[]", "--export=false", "--data.balance=steps"]
+    assert main([*line, "--trainer.max_steps=3"]) == 0
+    assert main([*line[:-1], "--data.balance=slots"]) == 2
+    assert "balance: only in the checkpoint" in capsys.readouterr().err
+    assert main(line) == 0
+    log = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "balance" not in log.splitlines()[0], "one rank waits for nobody"
 
 
 def test_a_wrong_recipe_is_refused_as_by_run(micro: Path, capsys: pytest.CaptureFixture[str]) -> None:

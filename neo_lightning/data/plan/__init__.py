@@ -11,9 +11,20 @@ Bundles are closed: which packs a bundle makes depends on nothing before it, so 
 from neo_lightning.data.plan.plan import Plan, one_pass
 from neo_lightning.data.plan.position import Position
 from neo_lightning.data.plan.segments import Segment, resumed, segments_of
-from neo_lightning.data.plan.specs import DocumentSpec, LengthsOf, PackSpec, PlanError, ShardParts, StepSpec
+from neo_lightning.data.plan.specs import (
+    Balance,
+    CostsOf,
+    DocumentSpec,
+    LengthsOf,
+    PackSpec,
+    PlanError,
+    ShardParts,
+    StepSpec,
+)
 
 __all__ = [
+    "Balance",
+    "CostsOf",
     "DocumentSpec",
     "LengthsOf",
     "PackSpec",

@@ -29,8 +29,10 @@ _ONE = 1 << 20
 class Mixture:
     """Draws of one stage."""
 
-    def __init__(self, name: str, stage: Stage, streams: Mapping[str, Stream], lengths_of: LengthsOf) -> None:
-        """Measure the sources.
+    def __init__(
+        self, name: str, stage: Stage, streams: Mapping[str, Stream], lengths_of: LengthsOf, *, steps: int = 0
+    ) -> None:
+        """Measure the sources. A bundle has room for so many steps, if that is more than it has anyway.
 
         Raises:
             PlanError: a source has no sample that this stage can use.
@@ -45,7 +47,7 @@ class Mixture:
         lanes = next(iter(streams.values())).lanes
         once = sum(tokens[source] * streams[source].shard_parts * SLICES for source in stage.mixture)
         most = min(once // stage.context, stage.steps * stage.packs_per_step) // lanes
-        self.rows = int(min(max(most, MIN_ROWS), MAX_ROWS))
+        self.rows = int(min(max(most, MIN_ROWS), max(MAX_ROWS, steps * stage.packs_per_step)))
         """Rows' worth of tokens in a bundle: no more than the data hold once or the stage lasts, but at least 64."""
         scale = self.rows * stage.context / sum(ratio[source] * tokens[source] for source in ratio)
         self._rates = {source: max(1, round(r * scale * _ONE)) for source, r in ratio.items()}

@@ -1,4 +1,4 @@
-"""A recipe's plan, looked at without reading a sample: what each stage will show, how full, how evenly.
+"""A recipe's plan, looked at without reading a sample: what each stage will show, how full; and what its ranks wait.
 
 In: a plan of one stage and what is known of its parts. Out: `StageReport`. Only the first packs of a stage are planned
 (thousands are enough to tell); epochs are scaled up to the whole stage, and say so by being estimates.
@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-
-import numpy as np
+from itertools import islice
 
 from neo_lightning.data.plan.plan import Plan
 from neo_lightning.data.text.lengths import Measures
@@ -59,31 +58,40 @@ class StageReport:
     """In the whole stage."""
     supervised: float
     """Part of the tokens that is supervised."""
-    balance: float
-    """Mean over maximum of the ranks' attention pairs in a step, averaged over the steps."""
     sources: Mapping[str, SourceReport]
 
 
-def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: int, most_packs: int) -> StageReport:
+def share_of_work(plan: Plan, stage: Stage, *, ranks: int, lockstep: int | None, most_packs: int) -> float:
+    """Expected share of the ranks' time that is work, over the first steps of a stage.
+
+    Args:
+        plan: has this stage alone, and costs.
+        stage: planned for at least one step.
+        ranks: how many.
+        lockstep: those that wait for each other in every layer; all of them if None.
+        most_packs: that are looked at.
+    """
+    steps = max(1, min(stage.steps, most_packs // stage.packs_per_step))
+    found = [spec for spec, _ in islice(plan.steps(plan.start(), 0, ranks, lockstep), steps)]
+    return sum(spec.cost for spec in found) / sum(spec.cost / spec.balance for spec in found)
+
+
+def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, most_packs: int) -> StageReport:
     """Plan the first steps of a stage. Args: `plan` has this stage alone; at least one step is planned."""
     measures = lru_cache(KEPT_SHARD_PARTS)(lambda source, shard_part: measures_of(source, shard_part, stage))
     steps = max(1, min(stage.steps, most_packs // stage.packs_per_step))
     samples: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     supervised: Counter[str] = Counter()
-    balances = []
     walk = plan.steps(plan.start())
     for _ in range(steps):
         spec, _ = next(walk)
-        cost = np.zeros(ranks)
-        for place, pack in enumerate(spec.packs):
+        for pack in spec.packs:
             for document in pack.documents:
                 measured = measures(document.source, document.shard_part)
                 samples[document.source] += 1
                 tokens[document.source] += document.length
                 supervised[document.source] += int(measured.supervised[document.sample_index])
-                cost[place % ranks] += int(measured.pairs[document.sample_index])
-        balances.append(cost.mean() / cost.max())
     planned, scale = steps * stage.packs_per_step, stage.steps / steps
     weights = sum(stage.mixture.values())
     sources = {}
@@ -105,7 +113,6 @@ def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, ranks: i
         fill=tokens.total() / (planned * stage.context),
         tokens=round(tokens.total() * scale),
         supervised=supervised.total() / tokens.total(),
-        balance=float(np.mean(balances)),
         sources=sources,
     )
 

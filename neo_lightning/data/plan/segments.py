@@ -11,11 +11,11 @@ seen twice or left out in an epoch, and the steps that were done stay what they 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from neo_lightning.data.plan.specs import PlanError
-from neo_lightning.types import Stage
+from neo_lightning.types import CostRatio, Stage
 
 PLANNED = (
     "steps",
@@ -40,21 +40,29 @@ class Segment:
     """As it was planned: its `steps` size the bundles, also where another took its place earlier."""
     end: int
     """Steps of the run that are done when it ends."""
+    ratio: CostRatio = field(default_factory=CostRatio)
+    """What its documents cost: with it steps were made, whatever they would cost now."""
 
 
-def segments_of(stages: Mapping[str, Stage]) -> tuple[Segment, ...]:
+def segments_of(stages: Mapping[str, Stage], costs: Mapping[str, CostRatio] | None = None) -> tuple[Segment, ...]:
     """Stages that were never changed."""
-    ends = accumulate(stage.steps for stage in stages.values())
-    return tuple(Segment(name, stage, end) for (name, stage), end in zip(stages.items(), ends, strict=True))
+    ends, ratio_of = accumulate(stage.steps for stage in stages.values()), {**(costs or {})}
+    return tuple(
+        Segment(name, stage, end, ratio_of.get(name, CostRatio()))
+        for (name, stage), end in zip(stages.items(), ends, strict=True)
+    )
 
 
-def resumed(stages: Mapping[str, Stage], begun: Sequence[Segment], step: int) -> tuple[tuple[Segment, ...], list[str]]:
+def resumed(
+    stages: Mapping[str, Stage], begun: Sequence[Segment], step: int, costs: Mapping[str, CostRatio] | None = None
+) -> tuple[tuple[Segment, ...], list[str]]:
     """The segments of a run that goes on with other stages, and what of the stage it stands in is otherwise.
 
     Args:
         stages: what is asked for now.
         begun: the segments of the steps that were done.
         step: how many those are.
+        costs: stage -> what its documents cost now.
 
     Raises:
         PlanError: a stage that is over is not as it was, or is to end before the step.
@@ -82,10 +90,10 @@ def resumed(stages: Mapping[str, Stage], begun: Sequence[Segment], step: int) ->
         if last and (found or now.steps != length):
             kept[-1], changed = replace(old, end=step), found
             if left := now.steps - done:
-                kept.append(Segment(name, replace(now, steps=left), step + left))
+                kept.append(Segment(name, replace(now, steps=left), step + left, (costs or {}).get(name, old.ratio)))
     later = list(stages.items())[len(names) :]
     before = kept[-1].end if kept else 0
-    return (*kept, *(replace(s, end=before + s.end) for s in segments_of(dict(later)))), changed
+    return (*kept, *(replace(s, end=before + s.end) for s in segments_of(dict(later), costs))), changed
 
 
 def _plain(stage: Stage, field: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -28,6 +28,13 @@ class ShardParts(Protocol):
 
 LengthsOf = Callable[[str, int, Stage], np.ndarray]
 """(source, shard part, stage) -> tokens of each of the shard part's samples [n] int; 0 where a sample is left out."""
+
+CostsOf = Callable[[str, int, Stage], np.ndarray]
+"""(source, shard part, stage) -> work of each of the shard part's samples beyond that of its tokens [n] int, in tokens'
+worth of work."""
+
+Balance = Literal["none", "slots", "steps"]
+"""Rows of a step as they come; dealt so that ranks wait least for each other; or steps of rows of like cost as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,10 @@ class StepSpec:
 
     step: int
     packs: tuple[PackSpec, ...]
+    cost: int = 0
+    """Work of all ranks' rows, in tokens' worth of it."""
+    balance: float = 1.0
+    """Expected share of the ranks' time that is work: the rest waits for the rank with the dearest row."""
 
     def __str__(self) -> str:
         return f"packs {', '.join(str(pack.index) for pack in self.packs)} of step {self.step}"

@@ -20,10 +20,10 @@ from neo_lightning.data.index.table import KINDS, FactsTable
 from neo_lightning.data.media.image import MAX_ASPECT
 from neo_lightning.data.text.serialize import Layout, Outline, make_layout, time_label, video_prefix
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, PixelBudget, Stage, VideoBudget
+from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, CostRatio, PixelBudget, Stage, VideoBudget
 
 REMEMBERED_SHARD_PARTS = 4096
-"""Shard parts whose lengths stay in memory: 64 MB where each has 4096 samples."""
+"""Shard parts whose lengths and costs stay in memory: 128 MB where each has 4096 samples."""
 
 _MAX_HALVINGS = 12
 _Budget = TypeVar("_Budget", PixelBudget, VideoBudget)
@@ -117,6 +117,10 @@ class Measures:
     """int8: how often the pixel budgets were halved; -1 where the aspect ratio of a medium is refused."""
     full: np.ndarray
     """int32: tokens as they were at last looked at, of samples that are left out too."""
+
+    def cost(self, ratio: CostRatio) -> np.ndarray:
+        """int32: work beyond that of the tokens, in tokens' worth of work."""
+        return np.rint(ratio.pair * self.pairs + ratio.supervised * self.supervised).astype(np.int32)
 
 
 def measure(shapes: ShardPartShapes, labels: Labels, stage: Stage) -> Measures:
@@ -225,19 +229,36 @@ class Labels:
 
 
 class ShardPartLengths:
-    """`LengthsOf` for a plan: measures shard parts as they are asked for and remembers the latest."""
+    """`LengthsOf` and `CostsOf` for a plan: measures shard parts as they are asked for and remembers the latest."""
 
     def __init__(
-        self, sources: Mapping[str, Source], tokenizer: Tokenizer, note: Callable[[str, Stage, str], None]
+        self,
+        sources: Mapping[str, Source],
+        tokenizer: Tokenizer,
+        note: Callable[[str, Stage, str], None],
+        ratio_of: Callable[[Stage], CostRatio] = lambda stage: CostRatio(),
     ) -> None:
-        """Args: `note` is told (`source/key`, stage, reason) of each sample left out or shrunk, once for each part."""
-        self._sources, self._tokenizer, self._note = sources, tokenizer, note
+        """
+        Args:
+            sources: by name.
+            tokenizer: of sentences and labels of clips.
+            note: told (`source/key`, stage, reason) of each sample left out or shrunk, once for each part.
+            ratio_of: what documents cost in a stage.
+        """
+        self._sources, self._tokenizer, self._note, self._ratio_of = sources, tokenizer, note, ratio_of
         self._labels = Labels(tokenizer)
         self._noted: set[tuple[str, int, int]] = set()
-        self._remembered: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def __call__(self, source: str, shard_part: int, stage: Stage) -> np.ndarray:
         """[rows] int32 tokens of a shard part's samples; 0 where one is left out."""
+        return self._known(source, shard_part, stage)[0]
+
+    def costs(self, source: str, shard_part: int, stage: Stage) -> np.ndarray:
+        """[rows] int32 work of a shard part's samples beyond that of their tokens, in tokens' worth of work."""
+        return self._known(source, shard_part, stage)[1]
+
+    def _known(self, source: str, shard_part: int, stage: Stage) -> tuple[np.ndarray, np.ndarray]:
         key = source, shard_part, id(stage)
         if key in self._remembered:
             self._remembered.move_to_end(key)
@@ -246,10 +267,10 @@ class ShardPartLengths:
         if key not in self._noted:
             self._noted.add(key)
             self._tell(source, shard_part, stage, found)
-        self._remembered[key] = found.length
+        self._remembered[key] = found.length, found.cost(self._ratio_of(stage))
         if len(self._remembered) > REMEMBERED_SHARD_PARTS:
             self._remembered.popitem(last=False)
-        return found.length
+        return self._remembered[key]
 
     def measures(self, source: str, shard_part: int, stage: Stage) -> Measures:
         """All that is known of a shard part's samples under a stage; measured anew each time."""

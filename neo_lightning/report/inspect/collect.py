@@ -62,8 +62,10 @@ def collect(data: NeoDataModule, *, packs: int, first_pack: int = 0) -> Inspecte
     stage = data.stages[name]
     notes: dict[str, str] = {}
     lengths = ShardPartLengths(sources, data.tokenizer, lambda sample, _, reason: notes.update({sample: reason}))
-    plan = Plan({name: stage}, sources, lengths, data.seed, lanes=data.lanes)
-    report = look_at_stage(plan, stage, lengths.measures, ranks=1, most_packs=PLANNED)
+    plan = Plan(
+        {name: stage}, sources, lengths, data.seed, lanes=data.lanes, costs_of=lengths.costs, balance=data.balance
+    )
+    report = look_at_stage(plan, stage, lengths.measures, most_packs=PLANNED)
     found: dict[str, np.ndarray] = {}
     for source in stage.mixture:
         shard_parts = sources[source].shard_parts

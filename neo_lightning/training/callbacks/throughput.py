@@ -16,7 +16,7 @@ later start went on.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ NAMES = {
     "tokens_per_s": "tokens of documents per second, all ranks, waiting for data included",
     "supervised_tokens_per_s": "likewise for supervised tokens",
     "step_s": "seconds per step, waiting for data included",
+    "balance": "expected share of the ranks' time that is work, from the plan: the rest waits for the dearest row",
     "data_wait": "part of the time in which the step waited for its batch (rank 0)",
     "save_stall_s": "seconds that training waited for saves since the last line (rank 0)",
     "save_s": "seconds from the begin of the last checkpoint to its commit",
@@ -67,6 +68,7 @@ class _Window:
     tokens: float = 0.0
     supervised: float = 0.0
     flops: float = 0.0
+    balances: list[float] = field(default_factory=list)
 
 
 class Throughput(Callback):
@@ -117,6 +119,9 @@ class Throughput(Callback):
         self.trained_s += 0.0 if report.skipped else seconds
         window.tokens += report.counts["tokens"]
         window.supervised += report.counts["supervised"]
+        balance_of = getattr(trainer.datamodule, "balance_of", None)  # type: ignore[attr-defined]
+        balance = balance_of(report.step) if balance_of else None
+        window.balances += [] if balance is None else [balance]
         window.flops += self._flops(pl_module, report) if self._peak else 0.0
         self.tokens += report.counts["tokens"]
         self.tombstones += report.counts["tombstones"]
@@ -189,6 +194,8 @@ class Throughput(Callback):
             metrics["save_s"] = module.save_s
         if module.slowest is not None:
             metrics["slowest_rank"], metrics["slowest_s"] = module.slowest
+        if window.balances and trainer.world_size > 1:
+            metrics["balance"] = sum(window.balances) / len(window.balances)
         if self._peak:
             metrics["mfu"] = window.flops / seconds / (self._peak * trainer.world_size)
         if module.device.type == "cuda":

@@ -1,0 +1,27 @@
+"""What documents cost in each stage, for a plan that makes rows and steps of like cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.flops import cost_ratio
+from neo_lightning.model.neo import Neo
+from neo_lightning.training.stages import trained_names
+from neo_lightning.types import CostRatio, Stage
+
+
+def document_costs(config: NeoConfig, stages: Mapping[str, Stage]) -> dict[str, CostRatio]:
+    """Stage -> what its documents cost this network: gradients of what is frozen are not made.
+
+    Raises:
+        ValueError: a stage's `trains` names nothing.
+    """
+    with torch.device("meta"):
+        names = [name for name, _ in Neo(config).named_parameters()]
+    return {
+        name: cost_ratio(config, trained_names(names, stage.trains, config.extra_num_layers).__contains__)
+        for name, stage in stages.items()
+    }
