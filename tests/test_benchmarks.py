@@ -1,4 +1,4 @@
-"""The benchmark of whole steps, small: it refuses by itself to time two things that differ."""
+"""Benchmarks, small: they refuse by themselves to time two things that differ."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def test_whole_steps_are_timed_on_a_cpu() -> None:
         assert float(row[5]) > 0
         assert row[6] == "-", "a CPU's peak is not known"
         assert row[10].endswith("x") == (row[4] in ("plain torch", "ours, fp8"))
+
+
+def test_saves_are_timed_side_by_side() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    script = [sys.executable, str(ROOT / "benchmarks" / "save.py"), "--gigabytes", "0.001", "--saves", "1"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert rows == ["saved", "in front of it", "beside it", "torch's async_save"]
+    assert "the same numbers on the disk: yes" in done.stdout

@@ -37,7 +37,8 @@ def state(folder: Path) -> dict[str, Any]:
         if path.is_file() and "tensorboard" not in name and not path.name.startswith("."):
             found[name] = path.read_bytes()
     report = json.loads(found["run/report.json"])
-    for name in ("report.json", "report.html", "wall_seconds.json", "recipe.yaml", "metrics.csv", "status.json"):
+    timed = ("report.json", "report.html", "wall_seconds.json", "starts.json", "status.json")
+    for name in (*timed, "recipe.yaml", "metrics.csv"):
         found[f"run/{name}"] = "there"
     found["run/finished.json"] = found["run/finished.json"].replace(str(folder).encode(), b"")
     losses = {name: values for name, values in report["curves"]["columns"].items() if "loss" in name}

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from neo_lightning.checkpoint import commit
 from neo_lightning.checkpoint.meta import pack_meta, write_meta
 from neo_lightning.checkpoint.shards import Part, write_part
 from neo_lightning.training.callbacks import CommitCheckpoint
@@ -78,7 +80,7 @@ class Failing(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         if trainer.global_rank != 1:
             return
-        weight = next(p for p in pl_module.model.parameters() if p.to_local().numel()).to_local()
+        weight = _own_part(pl_module)
         if trainer.global_step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
         elif trainer.global_step == 4:
@@ -91,7 +93,13 @@ class Failing(Callback):
         trainer.strategy.saves.join()
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         if trainer.global_step == 4:
-            next(p for p in pl_module.model.parameters() if p.to_local().numel()).to_local().copy_(self.kept)
+            _own_part(pl_module).copy_(self.kept)
+
+
+def _own_part(pl_module: Any) -> torch.Tensor:
+    """This rank's rows of the first weight of which it has any."""
+    locals_ = (p.detach().to_local() for p in pl_module.model.parameters())
+    return next(local for local in locals_ if local.numel())
 
 
 def two_that_fail(folder: str) -> None:
@@ -105,7 +113,7 @@ def two_that_fail(folder: str) -> None:
 
 
 def dies(folder: str, moment: int, listed: str = "") -> None:
-    """Train seven steps, save after every second; SIGKILL in front of the `moment`-th change below the checkpoints."""
+    """Train to step seven, save after every second; SIGKILL in front of the `moment`-th change of a checkpoint."""
     torch.set_num_threads(1)
     seen: list[str] = []
 
@@ -117,11 +125,10 @@ def dies(folder: str, moment: int, listed: str = "") -> None:
         if len(seen) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    import sys
-
     sys.addaudithook(watch)
     run = tiny.stages()
     fitter = tiny.trainer(Path(folder), Tell("run"), steps=7, save_every=2)
-    fitter.fit(tiny.module(run), datamodule=tiny.TinyData(run))
+    last = commit.latest(Path(folder) / "checkpoints")
+    fitter.fit(tiny.module(run), datamodule=tiny.TinyData(run), ckpt_path=last)
     if listed:
         Path(listed).write_text("\n".join(seen))

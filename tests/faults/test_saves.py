@@ -225,7 +225,9 @@ def test_fault_34_killed_at_any_moment_of_a_save_the_last_committed_one_loads(fo
         assert last is not None
         assert commit.step_of(last) == (4 if moment > moments[-1] else 2)
         check_checkpoint(last)
-        rest, _ = fit_from(folder, last, steps=7)
+        status, output = forks.run("tests.faults.saving:dies", str(folder), 0)
+        assert status == 0, output
+        rest = losses(output.splitlines(), "run")
         assert rest == {step: loss for step, loss in seen.items() if step >= commit.step_of(last)}
 
 
