@@ -15,7 +15,7 @@ from typing import Any
 
 from neo_lightning.data.plan import PlanError, Segment
 from neo_lightning.data.plan.segments import PLANNED
-from neo_lightning.types import VIDEO_WORDS, PixelBudget, Stage, VideoBudget
+from neo_lightning.types import VIDEO_WORDS, CostRatio, PixelBudget, Stage, VideoBudget
 
 PLANNER = 2
 """Version of everything between lengths and packs: another one makes other packs of the same data."""
