@@ -256,7 +256,9 @@ def test_fault_40_changed_data_under_a_checkpoint_is_refused_with_the_difference
     def module(tokenizer: Path = words, **changes: object) -> NeoDataModule:
         return NeoDataModule(str(tmp_path / "m.yaml"), {"one": stage(**changes)}, str(tokenizer))
 
-    state = json.loads(json.dumps(module().state_dict()))
+    trained = module()
+    trained.next_step = 1
+    state = json.loads(json.dumps(trained.state_dict()))
     module().load_state_dict(state)
     with pytest.raises(PlanError, match="context was 128, is 160"):
         module(context=160).load_state_dict(state)
