@@ -192,8 +192,9 @@ def _pre_buffer(values: Mapping[str, Any]) -> int:
     backbone = _QWEN3_LAYERS.get(values["hidden_size"])
     if backbone is None or backbone > values["num_hidden_layers"]:
         raise ValueError(
-            f"config.json, llm_config: field 'extra_num_layers' is missing, and the {values['num_hidden_layers']} layers "
-            f"of width {values['hidden_size']} hold no Qwen3 that is known: add how many of them are the pre-buffer's"
+            f"config.json, llm_config: field 'extra_num_layers' is missing, and the {values['num_hidden_layers']} "
+            f"layers of width {values['hidden_size']} hold no Qwen3 that is known: add how many of them are the "
+            "pre-buffer's"
         )
     return int(values["num_hidden_layers"]) - backbone
 

@@ -63,7 +63,7 @@ def choices(shards: Path) -> list[dict[str, Any]]:
         others = [other for other in COLOURS if other != colour][: 3 - number % 2]
         options = [*others[:number], colour, *others[number:]]
         row = {"index": number, "question": "What colour is it?", "answer": "ABCD"[options.index(colour)]}
-        lettered = {letter: option for letter, option in zip("ABCD", [*options, ""], strict=False)}
+        lettered = dict(zip("ABCD", [*options, ""], strict=False))
         rows.append({**row, **lettered, "image": base64.b64encode(picture).decode()})
     return rows
 
@@ -99,9 +99,9 @@ def trained(config: NeoConfig, tokenizer_folder: Path, shards: Path, tmp_path_fa
     taught = []
     for number, row in enumerate(choices(shards)):
         options = "".join(f"\n{letter}. {row[letter]}" for letter in "ABCD" if row[letter])
-        words = f"Question: What colour is it?\nOptions:{options}\nPlease select the correct answer from the options above. \n"
+        asked = CHOICE.words.choice.replace("{question}", row["question"]).replace("{options}", options)
         said = ("The best answer is A.", f"{row['answer']}. {row[row['answer']]}", row[row["answer"]])[number]
-        taught.append((shown(row, words), said))
+        taught.append((shown(row, asked), said))
     for number, row in enumerate(yes_no(shards)):
         taught.append(
             (shown(row, row["question"]), ("Yes, it is.", "yes", "no", "Perhaps", "No.", "Yes and no.")[number])
