@@ -66,10 +66,11 @@ OPTIONS = (
     {"A": "dog", "B": "cat", "C": "bird", "D": "fish", "E": "frog"},
 )
 PLAIN = r"""
-{L}|{L}.|({L})|({L}) {T}|{L}. {T}|{L}: {T}|{L}) {T}|{L}\n{T}|[{L}]|{L},|{L}!|{T}|{T}.|{T} ({L})|It is {T}|It's {L}
-The answer is {L}|The answer is {L}.|The answer is ({L}).|Answer: {L}|**{L}**|**{L}. {T}**|{L} is correct
-Therefore {L}|The correct answer is **{L}**.|The correct option is {L}.|Option {L}|The best answer is: {L}. {T}|\boxed{{{L}}}
-The final answer is \boxed{{{L}}}.|Answer: \boxed {L}|$\boxed{{\text{{{L}}}}}$|Let me see.\nThe shape is one.\nAnswer: {L}
+{L}|{L}.|({L})|({L}) {T}|{L}. {T}|{L}: {T}|{L}) {T}|{L}\n{T}|[{L}]|{L},|{L}!|{T}|{T}.|{T} ({L})|It is {T}
+It's {L}|The answer is {L}|The answer is {L}.|The answer is ({L}).|Answer: {L}|**{L}**|**{L}. {T}**
+{L} is correct|Therefore {L}|The correct answer is **{L}**.|The correct option is {L}.|Option {L}
+The best answer is: {L}. {T}|\boxed{{{L}}}|The final answer is \boxed{{{L}}}.|Answer: \boxed {L}
+$\boxed{{\text{{{L}}}}}$|Let me see.\nThe shape is one.\nAnswer: {L}
 Reasoning: the object moves. The best option is:\n{L}|I would choose option {L}|I am not sure||Perhaps.
 The two pictures were taken in different rooms, and what is asked can be seen in neither.
 """
