@@ -236,6 +236,8 @@ def test_mean_relative_accuracy(number: float, truth: float, expected: float) ->
 def test_numbers_in_answers() -> None:
     said = ["about 3.5 metres", "There are two chairs", "<think>7</think> 1,250", "\\boxed{-2e1}", "none", "<answer>4"]
     assert [number_of(answer) for answer in said] == [3.5, 2, 1250, -20, None, 4]
+    said = ["3 by 4, so 12 m^2", "from two to 3.5", "<answer>5</answer> (not 6)", "Twenty.", "room 7b"]
+    assert [number_of(answer) for answer in said] == [12, 3.5, 5, 20, 7]
     metric = METRICS["mra"]()
     metric.update(["9 m", "no idea"], [item("10"), item("10")])
     assert scores(metric) == {"mean relative accuracy": 0.45}

@@ -14,7 +14,7 @@ import csv
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +124,10 @@ def test_the_kit_answers_and_scores_as_we_do(trained: Path, data: Path, tmp_path
     scores = json.loads((ours / "scores.json").read_text())["benchmarks"]
 
     known = json.dumps({"HeldYesNo": {"class": "ImageYORNDataset", "dataset": "HeldYesNo"}})
-    line = [PYTHON, "-m", "neo_lightning", "eval", "--harness", "vlmevalkit", "--model", str(trained)]
-    line += ["--benchmark", "HeldChoice,HeldYesNo", "--data", str(data), "--out", str(tmp_path / "kit")]
-    line += ["--max-new-tokens", "8", "--device", "cpu", "--", "--judge", "exact_matching", "--data-config", known]
-    run = subprocess.run(line, cwd=tmp_path, env=os.environ | {"PRED_FORMAT": "tsv"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
-
-    kit = tmp_path / "kit" / "neo"
-    for benchmark, name, score_file in (
-        ("held-choice", "HeldChoice", "neo_HeldChoice_acc.csv"),
-        ("held-yes-no", "HeldYesNo", "neo_HeldYesNo_score.csv"),
-    ):
-        with (kit / f"neo_{name}.tsv").open(newline="") as file:
-            theirs = {row["index"]: row["prediction"] for row in csv.DictReader(file, delimiter="\t")}
+    sets = {"HeldChoice": "neo_HeldChoice_acc.csv", "HeldYesNo": "neo_HeldYesNo_score.csv"}
+    kit = started(trained, data, tmp_path / "kit", *sets, further=("--data-config", known))
+    for benchmark, (name, score_file) in zip(("held-choice", "held-yes-no"), sets.items(), strict=True):
+        theirs = predictions(kit, name)
         graded = [json.loads(line) for line in (ours / benchmark / "graded.jsonl").read_text().splitlines()]
         assert {line["key"]: line["answer"].strip() for line in graded} == theirs
         assert len(set(theirs.values())) > 1, "a model that says one thing proves nothing"
@@ -145,3 +136,28 @@ def test_the_kit_answers_and_scores_as_we_do(trained: Path, data: Path, tmp_path
         share = float(found["Overall"]) / (100 if benchmark == "held-yes-no" else 1)
         assert share == pytest.approx(scores[benchmark]["scores"]["accuracy"])
         assert 0 < share < 1
+
+
+def test_the_authors_preset_goes_through_the_kit(trained: Path, data: Path, tmp_path: Path) -> None:
+    budget = ("--preset", "authors", "--min-pixels", "4096", "--max-pixels", "9216")
+    kit = started(trained, data, tmp_path / "kit", "HeldChoice", options=budget)
+    assert sorted(predictions(kit, "HeldChoice")) == ["0", "1", "2"]
+
+
+def started(
+    model: Path, data: Path, out: Path, *sets: str, options: Sequence[str] = (), further: Sequence[str] = ()
+) -> Path:
+    """The folder with what the kit has written."""
+    line = [PYTHON, "-m", "neo_lightning", "eval", "--harness", "vlmevalkit", "--model", str(model), *options]
+    line += ["--benchmark", ",".join(sets), "--data", str(data), "--out", str(out), "--max-new-tokens", "8"]
+    line += ["--device", "cpu", "--", "--judge", "exact_matching", *further]
+    run = subprocess.run(
+        line, cwd=out.parent, env=os.environ | {"PRED_FORMAT": "tsv"}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
+    return out / "neo"
+
+
+def predictions(kit: Path, name: str) -> dict[str, str]:
+    with (kit / f"neo_{name}.tsv").open(newline="") as file:
+        return {row["index"]: row["prediction"] for row in csv.DictReader(file, delimiter="\t")}
