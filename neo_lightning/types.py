@@ -150,6 +150,8 @@ class Media:
     """Encoded file; its format is decided by content, never by name."""
     name: str = ""
     """Member name, for messages only."""
+    section: tuple[float, float] | None = None
+    """Of a clip: the seconds from its first frame between which it is shown; None shows all of it."""
 
 
 class Mark(str):

@@ -50,7 +50,8 @@ PURE_TORCH = ("model", "ops")
 """Rooms that somebody can lift out: nothing but torch (`ops`: Triton and flash-attn too) and the standard library."""
 
 OF_TRANSFORMERS = {"torch", "torchvision", "transformers", "tokenizers", "huggingface_hub", "av", "numpy", "PIL"}
-"""What `hf`, which exports carry away, may need: transformers with what it brings for images, and PyAV."""
+OF_TRANSFORMERS |= {"safetensors"}
+"""What `hf`, which exports carry away, may need: transformers with what it requires and brings for images, and PyAV."""
 
 
 def allowed(room: str) -> set[str]:
@@ -152,7 +153,7 @@ def test_the_table_of_the_document_is_this_one() -> None:
         ("neo_lightning.data.rows.dataset", "from lightning.pytorch import LightningDataModule"),
         ("neo_lightning.report.run", "from neo_lightning.training import stages"),
         ("neo_lightning.hf.modeling_neo_chat", "from neo_lightning.sequence import positions_and_limits"),
-        ("neo_lightning.hf.modeling_neo_chat", "import safetensors"),
+        ("neo_lightning.hf.modeling_neo_chat", "import yaml"),
         ("neo_lightning.training.module", "from neo_lightning.cli import main"),
     ],
 )

@@ -28,6 +28,9 @@ from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
 
 CONFIG = "config.json"
+CARD = "README.md"
+CARD_MARK = ", trained with neo_lightning "
+"""In every card that `report.card` writes."""
 CODE = Path(__file__).parents[1] / "hf"
 """Read by its path: the code is for those who do not have this package."""
 AUTO_MAP = {
@@ -93,13 +96,20 @@ def export_model(
             (written / name).write_text(text, encoding="utf-8")
         for file in written.iterdir():
             sync(file)
-        for old in [target / CONFIG, *target.glob("model*.safetensors"), target / INDEX]:
+        for old in [target / CONFIG, *target.glob("model*.safetensors"), target / INDEX, *_old_card(target)]:
             old.unlink(missing_ok=True)
         # config.json comes last: where it is, the rest is there, whenever this was ended
         for file in sorted(written.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
             os.replace(file, target / file.name)
         sync(target)
     return target
+
+
+def _old_card(target: Path) -> list[Path]:
+    """The card that `model publish` wrote for the older weights, with their scores; nobody else's README."""
+    card = target / CARD
+    ours = card.is_file() and CARD_MARK in card.read_text(encoding="utf-8", errors="replace")
+    return [card] if ours and (target / CONFIG).is_file() else []
 
 
 @contextmanager

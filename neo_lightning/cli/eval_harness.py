@@ -20,7 +20,7 @@ def start(args: argparse.Namespace) -> None:
     Raises:
         UserError: an option that it does not take, or it is not installed here.
     """
-    from ..harness.vlmevalkit import PRESETS, launch
+    from ..harness.vlmevalkit import launch
 
     names, why = WITHOUT
     for name in names:
@@ -30,16 +30,11 @@ def start(args: argparse.Namespace) -> None:
         raise UserError(
             "--harness needs --model and --benchmark (VLMEvalKit's names of data sets, separated by commas)"
         )
-    preset: dict[str, Any] = {
-        name: dict(value) if name != "system_prompt" else value
-        for name, value in PRESETS[args.preset or "greedy"].items()
+    changes: dict[str, dict[str, Any]] = {
+        "images": {name: getattr(args, name) for name in ("min_pixels", "max_pixels")},
+        "videos": {"max_frames": args.max_frames},
+        "decoding": {"max_new_tokens": args.max_new_tokens},
     }
-    pixels = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-    preset["images"] |= {name: value for name, value in pixels.items() if value is not None}
-    if args.max_frames is not None:
-        preset["videos"] |= {"max_frames": args.max_frames}
-    if args.max_new_tokens is not None:
-        preset["decoding"]["max_new_tokens"] = args.max_new_tokens
     launch(
         _folder(args.model),
         [name.strip() for name in args.benchmark.split(",")],
@@ -47,7 +42,8 @@ def start(args: argparse.Namespace) -> None:
         out=args.out or Path("scores") / "vlmevalkit",
         further=args.further,
         device=args.device,
-        **preset,
+        preset=args.preset or "greedy",
+        changes={name: {k: v for k, v in part.items() if v is not None} for name, part in changes.items()},
     )
 
 

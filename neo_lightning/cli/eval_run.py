@@ -18,6 +18,7 @@ from .eval import BUDGETS
 if TYPE_CHECKING:
     from ..answering import Engine
     from ..evaluation.benchmarks import Benchmark
+    from ..evaluation.compare import Compared
     from ..evaluation.readers import Rows
     from ..evaluation.running import ChatServer, Job, Scored
 
@@ -61,6 +62,7 @@ class Scoring:
     def run(self) -> None:
         """Answer everything; the first rank then grades and writes."""
         from ..data.owner import owned
+        from ..evaluation.compare import compare
         from ..evaluation.running import score
         from ..evaluation.running.ranks import leave, together
 
@@ -82,8 +84,10 @@ class Scoring:
                 scored = score(job, settings)
                 self._keep_pictures(scored, job)
                 scores["benchmarks"][job.benchmark.name] = scored.result
-                self._write(scores)
-            self._tell(scores)
+                self._write(scores, [])
+            if compared := compare(scores, self.out, self.other) if self.other else []:
+                self._write(scores, compared)
+            self._tell(scores, compared)
 
     def _scores_so_far(self) -> dict[str, Any]:
         """What earlier evaluations of the same model have written here."""
@@ -153,12 +157,10 @@ class Scoring:
         for mistake, name in zip(scored.result["mistakes"], names, strict=True):
             mistake["picture"] = name
 
-    def _write(self, scores: Mapping[str, Any]) -> None:
+    def _write(self, scores: Mapping[str, Any], compared: list[Compared]) -> None:
         from ..data.files import replacing
-        from ..evaluation.compare import compare
         from ..report.scores import render_scores
 
-        compared = compare(scores, self.out, self.other) if self.other else []
         page = render_scores(scores, self.out, self.other, compared)
         for name, text in (
             ("scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n"),
@@ -167,25 +169,24 @@ class Scoring:
             with replacing(self.out / name) as copy:
                 copy.write_text(text, encoding="utf-8", errors="replace")
 
-    def _tell(self, scores: Mapping[str, Any]) -> None:
+    def _tell(self, scores: Mapping[str, Any], compared: list[Compared]) -> None:
         from rich.table import Table
 
         from ..console import table_console
-        from ..evaluation.compare import compare
         from ..evaluation.running.score import all_of
         from ..report.scores.page import percent
 
         ours = {name: scores["benchmarks"][name] for name in (benchmark.name for benchmark, _ in self.tasks)}
-        compared = {c.name: c for c in compare({"benchmarks": ours}, self.out, self.other)} if self.other else {}
+        beside = {entry.name: entry for entry in compared if entry.name in ours}
         table = Table("benchmark", "score", "95% interval", "questions", "metric", *self._other_columns())
         for name, result in ours.items():
             low, high = result["interval"]
             row = [percent(result["score"]), f"{percent(low)} to {percent(high)}", f"{result['questions']:,}"]
             if self.other:
-                row += _beside(compared.get(name))
+                row += _beside(beside.get(name))
             table.add_row(result["title"], *row[:3], result["headline"], *row[3:])
         table_console().print(table)
-        for entry in compared.values():
+        for entry in beside.values():
             for line in entry.differs:
                 print(f"{ours[entry.name]['title']}, settings: {line}")
         for line in all_of(ours.values()):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .. import hf  # noqa: F401 - registers NEO, for folders that carry no code of their own
@@ -69,3 +70,9 @@ class Exported:
         counts = (rows != pad).sum(1).tolist()
         texts = self.processor.batch_decode(rows, skip_special_tokens=True)
         return [(text.strip(), count) for text, count in zip(texts, counts, strict=True)]
+
+
+def enlarged(image: str | Image.Image, factor: int) -> Image.Image:
+    """A picture with its sides times `factor`, bilinear as the authors do it."""
+    picture = image if isinstance(image, Image.Image) else Image.open(image)
+    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.BILINEAR)

@@ -21,10 +21,9 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.protocol import ChatMessages
-from PIL import Image
 from tqdm import tqdm
 
-from .exported import Conversation, Exported
+from .exported import Conversation, Exported, enlarged
 
 MANIFEST = ModelManifest(model_id="neo_ov", chat_class_path="neo_lightning.harness.lmms_eval.NeoOv")
 """What the entry point names."""
@@ -149,17 +148,12 @@ def _part(part: Any, where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if part.type == "text":
         return {"type": "text", "text": part.text}
     if part.type == "image":
-        return {"type": "image", "image": _enlarged(part.url) if _true(settings.get("upscale")) else part.url}
+        return {"type": "image", "image": enlarged(part.url, 2) if _true(settings.get("upscale")) else part.url}
     if part.type == "video":
         if part.start_time is not None or part.end_time is not None:
             raise ValueError(f"{where}: a section of a clip ({part.start_time} to {part.end_time} s) cannot be cut out")
         return {"type": "video", "video": part.url}
     raise ValueError(f"{where}: NEO-ov sees text, images and clips; this has a part of type {part.type!r}")
-
-
-def _enlarged(image: Any) -> Any:
-    picture = image if isinstance(image, Image.Image) else Image.open(image)
-    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.BILINEAR)
 
 
 def _true(value: Any) -> bool:

@@ -14,37 +14,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .exported import Conversation, Exported
+from .authors import Asked, asked, has_words, words
+from .exported import Conversation, Exported, enlarged
 
 NAME = "neo"
 """Of the model, in VLMEvalKit's tables and files."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "greedy": {
-        "system_prompt": "",
-        "decoding": {"do_sample": False, "max_new_tokens": 4096},
-        "images": {},
-        "videos": {},
-    },
-    "authors": {
-        "system_prompt": "Reason step by step.",
-        "decoding": {
-            "do_sample": True,
-            "temperature": 0.6,
-            "top_p": 0.95,
-            "top_k": 20,
-            "repetition_penalty": 1.05,
-            "max_new_tokens": 16384,
-        },
-        "images": {"min_pixels": 1280 * 32 * 32, "max_pixels": 16384 * 32 * 32},
-        "videos": {"min_pixels": 4 * 32 * 32, "max_pixels": 360 * 640},
-    },
-}
-"""How a model is asked: the likeliest tokens at the folder's budgets, or as by the authors' VLMEvalKit_ov (78faae9)."""
+LIKELIEST = Asked(system_prompt="", decoding={"do_sample": False, "max_new_tokens": 4096}, images={}, videos={})
+"""The preset `greedy`: the likeliest tokens, at the folder's budgets, in VLMEvalKit's words."""
+_UNTOLD = 1, 1.0
+"""`nframe` and `fps` that VLMEvalKit replaces, before each question about a clip, by its data set's: one is None then.
+Where one of them is 0 it leaves both alone."""
 
 
 def model_class() -> type:
     """The model as VLMEvalKit wants it; a function, as its base class is only there in VLMEvalKit's environment."""
+    from vlmeval.dataset import DATASET_MODALITY, DATASET_TYPE
     from vlmeval.vlm.base import BaseModel
 
     class NeoOv(BaseModel):
@@ -57,42 +41,79 @@ def model_class() -> type:
             self,
             model_path: str,
             *,
+            preset: str = "greedy",
             device: str | None = None,
-            system_prompt: str = "",
-            decoding: Mapping[str, Any],
-            images: Mapping[str, int] | None = None,
-            videos: Mapping[str, Any] | None = None,
+            changes: Mapping[str, Mapping[str, Any]] | None = None,
             **_: Any,
         ) -> None:
-            """See `Exported.answer`; what else VLMEvalKit passes is about servers."""
+            """
+            Args:
+                model_path: see `Exported`, as for the device.
+                preset: `greedy` or `authors`.
+                changes: to `decoding`, `images` and `videos` of the preset.
+                _: what else VLMEvalKit passes is about servers.
+            """
             super().__init__()
-            self.exported = Exported(model_path, device=device)
-            self.system_prompt = system_prompt
-            self.decoding, self.images, self.videos = dict(decoding), images, videos
-            self.nframe = int((videos or {}).get("max_frames", 0))
-            self.fps = float((videos or {}).get("fps") or -1)
+            self.exported, self.preset, self.changes = Exported(model_path, device=device), preset, dict(changes or {})
+            self.nframe, self.fps = _UNTOLD
+
+        def use_custom_prompt(self, dataset: str) -> bool:
+            return self.preset == "authors" and has_words(dataset, DATASET_MODALITY(dataset))
+
+        def build_prompt(self, line: Mapping[str, Any], dataset: str) -> list[dict[str, str]]:
+            text = words(line, dataset, DATASET_TYPE(dataset))
+            images = [{"type": "image", "value": path} for path in self.dump_image(line, dataset)]
+            return around(images, text)
 
         def generate_inner(self, message: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
-            turns = conversation(message, self.system_prompt)
-            ((text, _),) = self.exported.answer([turns], decoding=self.decoding, images=self.images, videos=self.videos)
+            how = asked(dataset or "") if self.preset == "authors" else LIKELIEST
+            decoding, images, videos = (
+                {**getattr(how, name), **self.changes.get(name, {})} for name in ("decoding", "images", "videos")
+            )
+            most = videos.get("max_frames")
+            if self.fps is None:
+                videos["num_frames"] = min(self.nframe, most or self.nframe)
+            elif self.nframe is None:
+                videos["fps"] = self.fps
+            self.nframe, self.fps = _UNTOLD
+            turns = conversation(message, how.system_prompt, enlarge=how.enlarge)
+            ((text, _),) = self.exported.answer([turns], decoding=decoding, images=images, videos=videos)
             return text
 
     return NeoOv
 
 
-def conversation(message: Sequence[Mapping[str, Any]], system_prompt: str) -> Conversation:
+def around(images: Sequence[dict[str, str]], text: str) -> list[dict[str, str]]:
+    """One image in front of a text, several behind it, each in a line of its own, as the authors have them."""
+    if len(images) == 1:
+        return [images[0], {"type": "text", "value": f"\n{text}"}]
+    return [
+        {"type": "text", "value": text},
+        *(part for image in images for part in (image, {"type": "text", "value": "\n"})),
+    ]
+
+
+def conversation(message: Sequence[Mapping[str, Any]], system_prompt: str, *, enlarge: int = 1) -> Conversation:
     """VLMEvalKit's message (parts with `type`, `value` and perhaps `role`) as a chat template takes it.
 
-    Neighbours of one role are one turn. The system prompt stands in front where the message has none of its own.
+    Neighbours of one role are one turn. There is one system turn: ours where we have a prompt, and its text is then the
+    user's, as by the authors. An answer that the message begins ("Best option:(") is left out: NEO begins its own.
     """
+    parts = list(message)
+    while parts and parts[-1].get("role") == "assistant":
+        parts.pop()
     turns: Conversation = []
-    for part in message:
-        role, kind = part.get("role", "user"), part["type"]
+    if system_prompt:
+        turns.append({"role": "system", "content": [{"type": "text", "text": system_prompt}]})
+    for part in parts:
+        role, kind, value = part.get("role", "user"), part["type"], part["value"]
+        if role not in ("system", "assistant") or (role == "system" and system_prompt):
+            role = "user"
         if not turns or turns[-1]["role"] != role:
             turns.append({"role": role, "content": []})
-        turns[-1]["content"].append({"type": kind, kind: part["value"]})
-    if system_prompt and not any(turn["role"] == "system" for turn in turns):
-        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system_prompt}]})
+        if kind == "image" and enlarge > 1:
+            value, enlarge = enlarged(value, enlarge), 1
+        turns[-1]["content"].append({"type": kind, kind: value})
     return turns
 
 

@@ -18,12 +18,16 @@ from transformers.configuration_utils import PretrainedConfig
 _OF_SENSENOVA_U1 = ("fm_head_layers", "fm_head_dim", "noise_scale", "use_pixel_head", "concat_time_token_num")
 """Fields of its image generation branch."""
 
+_QWEN3_LAYERS = {1024: 28, 2048: 28, 2560: 36, 4096: 36}
+"""Width of a Qwen3 (0.6B, 1.7B, 4B, 8B) -> its layers."""
+
 
 class NEOChatTextConfig(PretrainedConfig):
     """The decoder. Defaults are those of NEO-ov 2B (on Qwen3-1.7B).
 
     Args:
         num_hidden_layers: all layers, the pre-buffer's `extra_num_layers` among them; they come first.
+        extra_num_layers: None (NEO 1.0's files do not have it): those beyond a Qwen3 of this width.
         head_dim: width of a head's T axis and of its value; H and W are half as wide each.
         rope_theta, rope_theta_hw: bases of the rotary frequencies of T, and of H and W.
         rope_parameters, rope_scaling: where newer and older Qwen3 configs may put `rope_theta`.
@@ -41,7 +45,7 @@ class NEOChatTextConfig(PretrainedConfig):
         hidden_size: int = 2048,
         intermediate_size: int = 6144,
         num_hidden_layers: int = 40,
-        extra_num_layers: int = 0,
+        extra_num_layers: int | None = None,
         num_attention_heads: int = 16,
         num_key_value_heads: int = 8,
         head_dim: int = 128,
@@ -69,6 +73,8 @@ class NEOChatTextConfig(PretrainedConfig):
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
         self.num_hidden_layers = num_hidden_layers
+        if extra_num_layers is None:
+            extra_num_layers = max(0, num_hidden_layers - _QWEN3_LAYERS.get(hidden_size, num_hidden_layers))
         self.extra_num_layers = extra_num_layers
         self.num_attention_heads = num_attention_heads
         self.num_key_value_heads = num_key_value_heads

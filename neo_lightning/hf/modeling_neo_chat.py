@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -23,6 +24,7 @@ from transformers.modeling_utils import PreTrainedModel
 from .configuration_neo_chat import NEOChatConfig, NEOChatTextConfig
 from .generation_neo_chat import NEOChatGenerationMixin
 from .layers_neo_chat import NEOChatDecoderLayer, NEOChatRMSNorm, NEOChatVisionModel, rotary
+from .loading_neo_chat import check_loaded, unreadable
 from .positions_neo_chat import keys_of, mixed_mask, positions_and_units
 from .prompt_text_neo_chat import PromptText  # noqa: F401  transformers 5.0 copies what this file imports, and no more
 
@@ -72,15 +74,22 @@ class NEOChatModel(NEOChatGenerationMixin, PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, *args: Any, load_in_8bit: bool = False, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, load_in_8bit: bool = False, **kwargs: Any
+    ) -> Any:
         """See transformers. Evaluation programs still say `load_in_8bit`, which transformers 5 no longer knows.
 
-        Raises:
-            ValueError: it is true.
+        A ValueError where it is true, a file is damaged or a tensor is missing.
         """
         if load_in_8bit:
             raise ValueError("load_in_8bit: give a quantization_config (transformers' BitsAndBytesConfig) instead")
-        return super().from_pretrained(*args, **kwargs)
+        source, told = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise unreadable(source, error) from error
+        check_loaded(info, source)
+        return (model, info) if told else model
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(attn_implementation, str) and "flash" in attn_implementation:

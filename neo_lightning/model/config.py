@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -96,6 +97,9 @@ class NeoConfig:
     def from_dict(cls, released: Mapping[str, Any]) -> NeoConfig:
         """Config from a released `config.json`, parsed. Custom code that it may name (`auto_map`) is never looked at.
 
+        NEO 1.0's authors leave out the pre-buffer's depth and the token ids, and whatever has their default; what is
+        assumed then is said as a warning. `hf/configuration_neo_chat.py` assumes the same.
+
         Raises:
             ValueError: a field is missing, or asks for a network that this code does not build.
         """
@@ -103,15 +107,20 @@ class NeoConfig:
             raise ValueError(f"config.json: expected model_type 'neo_chat', found {released.get('model_type')!r}")
         llm, vision = _section(released, "llm_config"), _section(released, "vision_config")
         values = _backbone_fields(llm, "config.json, llm_config")
-        for name in ("extra_num_layers", "rope_theta_hw"):
-            values[name] = _need(llm, name, "config.json, llm_config")
         values["tie_word_embeddings"] = bool(llm.get("tie_word_embeddings", released.get("tie_word_embeddings", False)))
         _refuse_other("config.json", released, {"downsample_ratio": 0.5})
         _refuse_other("config.json, vision_config", vision, {"patch_size": 16, "num_channels": 3})
-        values["patch_hidden_size"] = _need(vision, "hidden_size", "config.json, vision_config")
-        values["rope_theta_vision"] = float(_need(vision, "rope_theta_vision", "config.json, vision_config"))
-        values["image_token_id"] = _need(released, "img_context_token_id", "config.json")
-        values["image_start_token_id"] = _need(released, "img_start_token_id", "config.json")
+        assumed: dict[str, Any] = {}
+        for name, section, theirs in _MAY_LACK:
+            where = {"": released, "llm_config": llm, "vision_config": vision}[section]
+            if theirs in where:
+                values[name] = where[theirs]
+            else:
+                default = _pre_buffer(values) if name == "extra_num_layers" else getattr(cls, name)
+                values[name] = assumed[f"{section}.{theirs}".lstrip(".")] = default
+        if assumed:
+            said = ", ".join(f"{name} = {value}" for name, value in assumed.items())
+            warnings.warn(f"config.json leaves out what NEO 1.0's released ones do; assumed: {said}", stacklevel=2)
         optional = {"max_position_embeddings_hw": llm, "min_pixels": vision, "max_pixels": vision}
         values |= {name: section[name] for name, section in optional.items() if name in section}
         return cls(**values)
@@ -165,6 +174,29 @@ _BACKBONE = (
     "max_position_embeddings",
 )
 """Fields that a Qwen3 config names as this class does."""
+_MAY_LACK = (
+    ("extra_num_layers", "llm_config", "extra_num_layers"),
+    ("rope_theta_hw", "llm_config", "rope_theta_hw"),
+    ("patch_hidden_size", "vision_config", "hidden_size"),
+    ("rope_theta_vision", "vision_config", "rope_theta_vision"),
+    ("image_token_id", "", "img_context_token_id"),
+    ("image_start_token_id", "", "img_start_token_id"),
+)
+"""Field, the section it lies in, and its name there: with this class's default where a file lacks it."""
+_QWEN3_LAYERS = {1024: 28, 2048: 28, 2560: 36, 4096: 36}
+"""Width of a Qwen3 (0.6B, 1.7B, 4B, 8B) -> its layers."""
+
+
+def _pre_buffer(values: Mapping[str, Any]) -> int:
+    """Layers in front of a Qwen3 of this width."""
+    backbone = _QWEN3_LAYERS.get(values["hidden_size"])
+    if backbone is None or backbone > values["num_hidden_layers"]:
+        raise ValueError(
+            f"config.json, llm_config: field 'extra_num_layers' is missing, and the {values['num_hidden_layers']} "
+            f"layers of width {values['hidden_size']} hold no Qwen3 that is known: add how many of them are the "
+            "pre-buffer's"
+        )
+    return int(values["num_hidden_layers"]) - backbone
 
 
 def _backbone_fields(section: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import base64
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import neo_lightning
 from neo_lightning.answering import Engine
 from neo_lightning.answering.conversation import read_conversation
 from neo_lightning.sequence import positions_and_limits
-from neo_lightning.types import Message
+from neo_lightning.types import Media, Message
+from tests.data.data_helpers import clip
 from tests.forks import clean_environment
 
 Files = dict[str, list[Path]]
@@ -241,3 +243,13 @@ def test_a_model_is_named_by_a_path() -> None:
             neo_lightning.load(source)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="~nobody-has-this-name/x: no such folder"):
         neo_lightning.load("~nobody-has-this-name/x")
+
+
+def test_a_section_of_a_clip_is_shown_with_its_own_times(engine: Engine) -> None:
+    part = Media(kind="video", data=clip(16, fps=10), section=(0.5, 1.2))
+    every = engine.asked(engine.answering.changed(fps=10, max_frames=16))
+    whole = every.prompt([Message(role="user", parts=(replace(part, section=None), "?"))])
+    shown = every.prompt([Message(role="user", parts=(part, "?"))])
+    per_frame = len(whole.patches) // 16
+    assert torch.equal(shown.patches, whole.patches[5 * per_frame : 12 * per_frame])
+    assert len(shown.grids) == 7

@@ -61,6 +61,15 @@ def test_sharded_round_trip_and_replacement_of_an_older_export(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize(("line", "kept"), [("A model, trained with neo_lightning 0.1.0.", False), ("Mine.", True)])
+def test_a_new_export_takes_the_old_ones_card_away_and_nobody_elses_text(tmp_path, line, kept):
+    model = small_model()
+    export_model(model, model.config, tmp_path)
+    (tmp_path / "README.md").write_text(f"# x\n\n{line}\n")
+    export_model(model, model.config, tmp_path)
+    assert (tmp_path / "README.md").exists() is kept
+
+
 def test_export_copies_the_tokenizer_and_refuses_a_folder_without_one(tmp_path):
     model = small_model()
     (tmp_path / "tokenizer").mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from neo_lightning.checkpoint.export import CARD_MARK
 from neo_lightning.cli.main import main
 from neo_lightning.report.card import without_folders
 
@@ -32,6 +33,7 @@ def test_the_card_says_what_the_run_says_and_a_push_without_a_network_leaves_it(
     for name in ("README.md", "config.json", "model.safetensors"):
         assert re.search(rf"^ +[\d,]+  {re.escape(name)}$", said, re.MULTILINE), name
     card = (finished / "export" / "README.md").read_text()
+    assert CARD_MARK in card, "by which a new export knows it"
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head) == {
         "license": "apache-2.0",

@@ -56,6 +56,14 @@ def scores(metric: GradeMetric) -> dict[str, float]:
         ("E", None),
         ("", None),
         ("A, B", None),
+        ("the answer is b", "B"),
+        ("The answer is a man", None),
+        ("A is right", "A"),
+        ("Both A and C are possible", None),
+        ("A: no. B: no. C: yes.", None),
+        ("A. red\nB. dark blue", None),
+        ("A. red is out.\nB. dark blue fits.\nSo B", "B"),
+        ("C. blue\n\nThe sky is not red.", "C"),
         ("bored", None),
     ],
 )
@@ -85,6 +93,26 @@ def test_circular_evaluation_wants_every_rotation() -> None:
         metric.update([said], [item(truth, key=key, options=COLOURS, fields={"index": key})])
     assert scores(metric) == {"circular accuracy": pytest.approx(2 / 3, abs=1e-6), "accuracy of rows": 0.8}
     assert metric.interval() == pytest.approx((0.207660, 0.938508), abs=1e-6), "Wilson of 2 in 3 groups"
+
+
+def test_flips_and_rotations_of_a_question_count_together() -> None:
+    metric = METRICS["flip_circular"]()
+    options = {"A": "x", "B": "y"}
+    said = {
+        "aaaaaaaa": "A", "aaaaaaaa-1": "A", "aaaaaaaa-flip": "A", "aaaaaaaa-flip-1": "A",
+        "bbbbbbbb": "A", "bbbbbbbb-1": "A", "bbbbbbbb-flip": "B", "bbbbbbbb-flip-1": "A",
+        "cccccccc": "A", "cccccccc-1": "B",
+    }  # fmt: skip
+    items = [item("A", key=qid, options=options, fields={"qid": qid}) for qid in said]
+    metric.update(list(said.values()), items)
+    assert scores(metric) == {
+        "flip and circular accuracy": pytest.approx(1 / 3, abs=1e-6),
+        "circular accuracy": 0.4,  # of two pictures twice and of one: a, a mirrored, b
+        "flip accuracy": pytest.approx(4 / 6, abs=1e-6),  # of six rotations: both of a, the second of b, the first of c
+        "accuracy of rows": 0.8,
+    } | {"circular accuracy": pytest.approx(3 / 5)}
+    low, high = metric.interval()
+    assert 0 < low < 1 / 3 < high < 1
 
 
 def test_chance_is_taken_off() -> None:
@@ -208,6 +236,8 @@ def test_mean_relative_accuracy(number: float, truth: float, expected: float) ->
 def test_numbers_in_answers() -> None:
     said = ["about 3.5 metres", "There are two chairs", "<think>7</think> 1,250", "\\boxed{-2e1}", "none", "<answer>4"]
     assert [number_of(answer) for answer in said] == [3.5, 2, 1250, -20, None, 4]
+    said = ["3 by 4, so 12 m^2", "from two to 3.5", "<answer>5</answer> (not 6)", "Twenty.", "room 7b"]
+    assert [number_of(answer) for answer in said] == [12, 3.5, 5, 20, 7]
     metric = METRICS["mra"]()
     metric.update(["9 m", "no idea"], [item("10"), item("10")])
     assert scores(metric) == {"mean relative accuracy": 0.45}

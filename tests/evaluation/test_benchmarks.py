@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from neo_lightning.data.facts import SampleError
 from neo_lightning.data.index import ShardSource
 from neo_lightning.evaluation.benchmarks import BENCHMARKS, LIKELIEST, SAMPLED, Benchmark, Words, find_benchmark
 from neo_lightning.evaluation.benchmarks.words import messages_of
 from neo_lightning.evaluation.compare import published
 from neo_lightning.evaluation.readers import Row
 from neo_lightning.types import Media, Message
+from tests.data.data_helpers import clip as clip_file
 
 from .data import jpeg
 
@@ -107,6 +110,55 @@ def test_clips(shards: Path) -> None:
     assert width * height == pytest.approx(720 * 960, rel=0.07), "decoded at the budget"
 
 
+def test_long_clips() -> None:
+    """Whose texts are told without reading the clip."""
+    clip = Media(kind="video", data=b"", name="c.mp4")
+    asked_in = "Where?\n(A) Left\n(B) Right"
+    text = shown(asked("lvbench", clip, question=asked_in, answer="B", question_type="['a', 'b']")[1:])
+    assert text == f"[video]{asked_in}\nAnswer the question with the option letter."
+    options = {"question": "How many?", "candidates": ["2", "1", "0"]}
+    text = shown(asked("mlvu", clip, **options, answer="1")[1:])
+    assert text.startswith("Carefully watch this video and pay attention to every detail. Based on")
+    assert text.endswith(
+        "question.[video]Question: How many?\nOptions:\n(A) 2\n(B) 1\n(C) 0\nOnly give the best option."
+    )
+    text = shown(asked("longvideobench", clip, **options, correct_choice=2)[1:])
+    assert text.startswith("[video]How many?\nA. 2\nB. 1\nC. 0\nAnswer with the option's letter")
+    assert answer_of("longvideobench", **options, correct_choice="2") == ("C",), "a place, though an option is 2"
+    with pytest.raises(SampleError, match="'3' is no place among 3 options"):
+        answer_of("longvideobench", **options, correct_choice=3)
+    assert answer_of("mlvu", **options, answer="2") == ("A",)
+    fields = {"options": '["red", "blue"]', "answer": "B"}
+    text = shown(asked("videommmu", clip, question="Which?", **fields, category="Perception")[1:])
+    assert text.startswith("[video]Which?answer the following multi-choice question. The image for this question is at")
+    assert text.endswith("etc.)\n\nA. red\nB. blue\nPlease ignore the Quiz question in last frame of the video.")
+    applied = {**fields, "category": "Adaptation"}
+    text = shown(asked("videommmu", ONE, clip, question="In <image 1>, which?", **applied)[1:])
+    assert text.startswith("[video]You should watch and learn the video content. Then apply what you learned to answer")
+    assert text.endswith("etc.)\nIn [image], which?\nA. red\nB. blue")
+    assert shown(asked("videommmu", ONE, clip, question="Which?", **applied)[1:]).endswith("B. blue[image]")
+
+
+def answer_of(name: str, **fields: Any) -> tuple[str, ...]:
+    return BENCHMARKS[name].item(Row(key="0", where="", fields=fields), 0).answers
+
+
+def test_a_section_of_a_clip_shows_its_own_frames() -> None:
+    whole = Media(kind="video", data=clip_file(16, fps=10), name="c.mp4")
+    part = replace(whole, section=(0.5, 1.2))
+
+    def frames(medium: Media) -> list[bytes]:
+        (user,) = asked("vsi-bench", medium, question="?", answer="1", question_type="object_counting")
+        return [part.data for part in user.parts if isinstance(part, Media)]
+
+    every = frames(whole)
+    assert len(every) == len(set(every)) == 16
+    assert frames(part) == every[5:12]
+    for bad in ((1.0, 1.0), (5.0, 9.0), (-1.0, 1.0)):
+        with pytest.raises(SampleError, match=r"a section from .* s of a clip of 1.60 s"):
+            frames(replace(whole, section=bad))
+
+
 def test_words_of_a_row_are_never_templates() -> None:
     text = shown(asked("mmstar", ONE, question="{options} <image>{media}?", A="{question}", B="b", answer="A")[1:])
     assert text.startswith("[image]\n{options} {media}?\nA. {question}\nB. b")
@@ -119,7 +171,7 @@ def test_every_built_in_benchmark_has_its_settings_and_says_whence() -> None:
         assert benchmark.source
         assert benchmark.image or benchmark.video, f"{name} leaves its budget to the model"
         assert dict(benchmark.decoding) in (dict(SAMPLED), dict(LIKELIEST))
-    assert len(BENCHMARKS) >= 26
+    assert len(BENCHMARKS) >= 30
 
 
 def test_a_user_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,4 +206,4 @@ def test_the_papers_tables_are_those_of_the_document() -> None:
     assert models["neo-ov-2b"]["scores"]["mmmu"] == 54.7
     titles = {benchmark.name for benchmark in BENCHMARKS.values()}
     compared = titles & set(models["neo-ov-2b"]["scores"])
-    assert len(compared) == 24, "what can be set beside the paper's"
+    assert len(compared) == 29, "what can be set beside the paper's"

@@ -17,6 +17,7 @@ from neo_lightning.evaluation.benchmarks import Benchmark
 from neo_lightning.evaluation.item import Item
 from neo_lightning.evaluation.readers import Row, Unread, open_rows, open_source
 from neo_lightning.evaluation.readers import row as row_module
+from neo_lightning.evaluation.readers.media import read_media
 from neo_lightning.types import Media
 
 from .data import base64_jpeg, choices, jpeg, write_tsv
@@ -239,3 +240,26 @@ def test_options_and_answers(fields: dict[str, Any], answers: tuple[str, ...], o
 def test_rows_that_ask_nothing(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(SampleError, match=reason):
         CHOICE.item(Row(key="0", where="", fields=fields), 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "section"),
+    [
+        ({"bound": "True", "start": "1.5", "end": 4}, (1.5, 4.0)),
+        ({"bound": "False", "start": "1.5", "end": "4"}, None),
+        ({"start": "", "end": None}, None),
+        ({}, None),
+    ],
+)
+def test_a_row_may_ask_about_a_section_of_a_clip(tmp_path: Path, fields: dict[str, Any], section: Any) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "a.mp4").write_bytes(b"clip")
+    (medium,) = read_media({"prefix": "tasks", "video": "a", **fields}, tmp_path, "MVBench")
+    assert (medium.kind, medium.data, medium.section) == ("video", b"clip", section)
+
+
+@pytest.mark.parametrize("end", ["", "the end"])
+def test_half_a_section_is_told(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"clip")
+    with pytest.raises(SampleError, match=f"must be seconds of the clip, found '1' and '{end}'"):
+        read_media({"video": "a.mp4", "start": "1", "end": end}, tmp_path, "x")

@@ -72,3 +72,9 @@ def test_a_refusal_is_told(status: int, kind: type[Exception]) -> None:
 def test_no_server_at_all() -> None:
     with pytest.raises(ValueError, match="expected an address"):
         ChatServer("localhost:8000", "m")
+
+
+def test_a_section_is_not_sent_as_the_whole_clip() -> None:
+    part = Media(kind="video", data=b"clip", name="a.mp4", section=(1.0, 2.0))
+    with pytest.raises(SampleError, match=r"a\.mp4: a section of a clip cannot be asked about through a server"):
+        ChatServer("http://localhost:9/v1", "m").answer([Message(role="user", parts=(part, "What?"))], {}, 0)

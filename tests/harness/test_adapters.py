@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +20,12 @@ import pytest
 from neo_lightning.answering import Engine
 from neo_lightning.cli.main import main
 from neo_lightning.evaluation.benchmarks import find_benchmark
+from neo_lightning.evaluation.benchmarks.words import messages_of
+from neo_lightning.evaluation.readers import Row
+from neo_lightning.harness.authors import asked, words
 from neo_lightning.harness.exported import Exported
-from neo_lightning.harness.vlmevalkit import PRESETS, conversation
-from neo_lightning.types import PixelBudget
+from neo_lightning.harness.vlmevalkit import around, conversation
+from neo_lightning.types import Media, PixelBudget
 from tests.harness.conftest import STAND_INS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,28 +147,67 @@ def test_vlmevalkits_messages_become_turns() -> None:
         {"type": "text", "value": "Look.", "role": "system"},
         {"type": "image", "value": "a.png"},
         {"type": "text", "value": "What?"},
-        {"type": "text", "value": "A cat", "role": "assistant"},
+        {"type": "text", "value": "Best option:(", "role": "assistant"},
     ]
-    system, user, assistant = conversation(message, "Reason step by step.")
-    assert (system["role"], system["content"]) == ("system", [text("Look.")])
-    assert user == {"role": "user", "content": [{"type": "image", "image": "a.png"}, text("What?")]}
-    assert assistant["content"] == [text("A cat")]
-    assert conversation(message[1:], "Reason.")[0] == {"role": "system", "content": [text("Reason.")]}
-    assert conversation(message[1:], "")[0]["role"] == "user"
+    image = {"type": "image", "image": "a.png"}
+    assert conversation(message, "") == [
+        {"role": "system", "content": [text("Look.")]},
+        {"role": "user", "content": [image, text("What?")]},
+    ]
+    assert conversation(message, "Reason.") == [
+        {"role": "system", "content": [text("Reason.")]},
+        {"role": "user", "content": [text("Look."), image, text("What?")]},
+    ]
+    before = [{"type": "text", "value": said, "role": role} for said, role in (("Hi", "user"), ("Yes?", "assistant"))]
+    talk = conversation([*before, {"type": "text", "value": "Go on", "role": "timestamp"}], "")
+    assert [(turn["role"], turn["content"]) for turn in talk] == [
+        ("user", [text("Hi")]),
+        ("assistant", [text("Yes?")]),
+        ("user", [text("Go on")]),
+    ]
+
+
+@pytest.fixture
+def kit(folder: Path, tmp_path: Path) -> Callable[..., list[list[str]]]:
+    """Runs the kit on tables of these rows, and gives the answers to each."""
+
+    def run(tables: dict[str, list[str]], *further: str) -> list[list[str]]:
+        for name, rows in tables.items():
+            column = "video" if name.startswith("Clips") else "image_path"
+            lines = [f"{number}\t{row}" for number, row in enumerate(rows)]
+            (tmp_path / f"{name}.tsv").write_text("\n".join([f"index\tquestion\t{column}", *lines]) + "\n")
+        line = ["eval", "--harness", "vlmevalkit", "--model", str(folder), "--benchmark", ",".join(tables)]
+        line += ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--max-new-tokens", "5", *further]
+        line += ["--", "--judge", "exact_matching"]
+        start = f"import sys; sys.path.insert(0, {str(STAND_INS / 'kit')!r}); from neo_lightning.cli.main import main; "
+        subprocess.run([sys.executable, "-c", f"{start}sys.exit(main({line!r}))"], check=True, cwd=ROOT)
+        found = [(tmp_path / "out" / "neo" / f"neo_{name}.txt").read_text().splitlines() for name in tables]
+        assert all(line.split("\t")[:2] == ["exact_matching", str(n)] for said in found for n, line in enumerate(said))
+        return [[line.split("\t")[2] for line in said] for said in found]
+
+    return run
 
 
 def test_vlmevalkit_is_started_with_our_model(
-    folder: Path, engine: Engine, media: dict[str, list[Path]], tmp_path: Path
+    kit: Callable[..., list[list[str]]], engine: Engine, media: dict[str, list[Path]]
 ) -> None:
-    rows = [f"{n}\tWhich colour?\t{path}" for n, path in enumerate(media["image"])]
-    (tmp_path / "Mine.tsv").write_text("index\tquestion\timage_path\n" + "\n".join(rows) + "\n")
-    line = ["eval", "--harness", "vlmevalkit", "--model", str(folder), "--benchmark", "Mine", "--data", str(tmp_path)]
-    line += ["--out", str(tmp_path / "out"), "--max-new-tokens", "5", "--", "--judge", "exact_matching"]
-    start = f"import sys; sys.path.insert(0, {str(STAND_INS / 'kit')!r}); from neo_lightning.cli.main import main; "
-    subprocess.run([sys.executable, "-c", f"{start}sys.exit(main({line!r}))"], check=True, cwd=ROOT)
-    said = (tmp_path / "out" / "neo" / "Mine.txt").read_text().splitlines()
+    """And a clip is shown in as many frames as its data set says, also behind one that has a rate."""
+    clip = media["video"][0]
+    one = [f"Where does it go?\t{clip}"]
+    tables = {"Mine": [f"Which colour?\t{path}" for path in media["image"]], "Clips_4fps": one, "Clips_2frame": one}
+    pictures, rate, count = kit(tables, "--max-frames", "6")
     expected = [engine.answer("Which colour?", images=[path], max_new_tokens=5).strip() for path in media["image"]]
-    assert said == [f"exact_matching\t{n}\t{answer}" for n, answer in enumerate(expected)]
+    assert pictures == expected
+
+    def said(**frames: Any) -> str:
+        changed = engine.asked(engine.answering.changed(**frames))
+        shown = [{"type": "video", "video": str(clip)}, text("Where does it go?")]
+        talk = [{"role": "system", "content": [text("Watch.")]}, {"role": "user", "content": shown}]
+        return changed.answer([talk], max_new_tokens=5)[0].strip()
+
+    assert rate == [said(fps=4.0, max_frames=6)]
+    assert count == [said(fps=0, max_frames=2)]
+    assert rate != count
 
 
 def test_without_vlmevalkit_it_says_where_it_belongs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,9 +218,46 @@ def test_without_vlmevalkit_it_says_where_it_belongs(folder: Path, capsys: pytes
     assert "--limit does not go with --harness" in capsys.readouterr().err
 
 
-def test_the_authors_preset_is_that_of_our_own_evaluation() -> None:
-    ours = find_benchmark("mmstar")
-    preset = PRESETS["authors"]
-    assert preset["decoding"] == {"do_sample": True, **ours.decoding}
-    assert preset["system_prompt"] == ours.system
-    assert PixelBudget(**preset["images"]) == ours.image
+ROW = {"index": "1", "question": "<image> Is it red?", "hint": "Look.", "A": "red", "B": "blue", "C": float("nan")}
+NAMES = {
+    "mmmu": ("MMMU_DEV_VAL", "MCQ"), "mmbench": ("MMBench_DEV_EN", "MCQ"), "mmstar": ("MMStar", "MCQ"),
+    "seed-i": ("SEEDBench_IMG", "MCQ"), "realworldqa": ("RealWorldQA", "MCQ"), "ai2d": ("AI2D_TEST", "MCQ"),
+    "pope": ("POPE", "Y/N"), "hallusionbench": ("HallusionBench", "Y/N"), "docvqa": ("DocVQA_VAL", "VQA"),
+    "infovqa": ("InfoVQA_VAL", "VQA"), "chartqa": ("ChartQA_TEST", "VQA"), "textvqa": ("TextVQA_VAL", "VQA"),
+    "ocrbench": ("OCRBench", "VQA"), "mmvet": ("MMVet", "VQA"), "blink": ("BLINK", "MCQ"), "3dsr": ("3DSRBench", "MCQ"),
+    "embspatial": ("EmbSpatialBench", "MCQ"),
+}  # fmt: skip
+"""Our name of a benchmark -> VLMEvalKit's, and its type there."""
+NUMBERED = ("blink", "3dsr", "embspatial")
+"""Where ours puts `Image-1: ` in front of each of several pictures, as lmms-eval's tasks for neo_ov do."""
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"), [(name, n) for name in NAMES for n in (1, 3) if n == 1 or name not in NUMBERED]
+)
+def test_the_authors_preset_asks_as_our_own_evaluation(
+    name: str, pictures: int, media: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    benchmark, (dataset, kind) = find_benchmark(name), NAMES[name]
+    how = asked(dataset)
+    assert {"temperature": 0.0, "repetition_penalty": 1.0, **how.decoding} == {
+        "do_sample": benchmark.decoding["temperature"] > 0,
+        **benchmark.decoding,
+    }
+    assert (how.system_prompt, how.enlarge) == (benchmark.system, benchmark.enlarge)
+    assert PixelBudget(**how.images) == benchmark.image
+    line = {name: value for name, value in ROW.items() if kind == "MCQ" or name not in ("A", "B", "hint")}
+    if kind != "MCQ":
+        line["question"] = "Is it red?"
+    images = media["image"][:pictures]
+    shown = [{"type": "image", "value": str(path)} for path in images]
+    theirs = conversation(around(shown, words(line, dataset, kind)), how.system_prompt)[-1]["content"]
+    given = Row(key="1", where="", fields={**line, "C": "", "answer": "A"}, media=lambda: tuple(
+        Media(kind="image", data=path.read_bytes(), name=path.name) for path in images
+    ))  # fmt: skip
+    ours = messages_of(benchmark.item(given, 0), benchmark)[-1].parts
+
+    def told(parts: Iterable[Any]) -> str:
+        return "".join(part if isinstance(part, str) else "<image>" for part in parts)
+
+    assert told(part.get("text", part) for part in theirs) == told(ours)

@@ -51,6 +51,21 @@ def test_slips_of_released_files_are_read() -> None:
     assert config.to_dict() == NEOChatConfig(**golden_dict()).to_dict()
 
 
+def test_what_neo_1_leaves_out_is_assumed_as_by_ours() -> None:
+    tree = released(llm_config={"hidden_size": 2048, "num_hidden_layers": 40})
+    for section, name in (("llm_config", "extra_num_layers"), ("llm_config", "rope_theta_hw")):
+        del tree[section][name]
+    for name in ("hidden_size", "rope_theta_vision"):
+        del tree["vision_config"][name]
+    theirs = NEOChatConfig(**tree)
+    with pytest.warns(UserWarning, match="assumed: llm_config.extra_num_layers = 12"):
+        ours = NeoConfig.from_dict(tree)
+    assert theirs.llm_config.extra_num_layers == ours.extra_num_layers == 12
+    assert theirs.llm_config.rope_theta_hw == ours.rope_theta_hw
+    assert theirs.vision_config.hidden_size == ours.patch_hidden_size
+    assert theirs.vision_config.rope_theta_vision == ours.rope_theta_vision
+
+
 def test_rope_in_its_new_spelling_is_read() -> None:
     tree = released(llm_config={"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, "rope_scaling": None})
     del tree["llm_config"]["rope_theta"]

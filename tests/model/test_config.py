@@ -48,11 +48,34 @@ def test_other_networks_are_refused(section, changes, message):
         NeoConfig.from_dict(changed(section, **changes))
 
 
-@pytest.mark.parametrize(("section", "name"), [("llm_config", "rope_theta_hw"), ("vision_config", "rope_theta_vision")])
-def test_missing_fields_are_named(section, name):
-    config = changed(section)
-    del config[section][name]
-    with pytest.raises(ValueError, match=f"{section}: field '{name}' is missing"):
+@pytest.mark.parametrize("name", ["vocab_size", "rope_theta"])
+def test_missing_fields_are_named(name):
+    config = changed("llm_config")
+    del config["llm_config"][name]
+    with pytest.raises(ValueError, match=f"llm_config: field '{name}' is missing"):
+        NeoConfig.from_dict(config)
+
+
+@pytest.mark.parametrize(("width", "layers", "depth"), [(2048, 40, 12), (4096, 42, 6)])
+def test_what_neo_1_leaves_out_is_assumed_and_said(width, layers, depth):
+    config = changed("llm_config", hidden_size=width, num_hidden_layers=layers)
+    for name in ("extra_num_layers", "rope_theta_hw"):
+        del config["llm_config"][name]
+    for name in ("hidden_size", "rope_theta_vision"):
+        del config["vision_config"][name]
+    for name in ("img_context_token_id", "img_start_token_id"):
+        del config[name]
+    with pytest.warns(UserWarning, match=f"llm_config.extra_num_layers = {depth}, .*img_start_token_id = 151670"):
+        read = NeoConfig.from_dict(config)
+    assert (read.extra_num_layers, read.rope_theta_hw, read.patch_hidden_size) == (depth, 1e4, 1024)
+    assert (read.rope_theta_vision, read.image_token_id, read.image_start_token_id) == (1e4, 151669, 151670)
+
+
+@pytest.mark.parametrize(("width", "layers"), [(64, 4), (2048, 12)])
+def test_a_pre_buffer_that_cannot_be_known_is_asked_for(width, layers):
+    config = changed("llm_config", hidden_size=width, num_hidden_layers=layers)
+    del config["llm_config"]["extra_num_layers"]
+    with pytest.raises(ValueError, match=f"'extra_num_layers' is missing, and the {layers} layers of width {width}"):
         NeoConfig.from_dict(config)
 
 

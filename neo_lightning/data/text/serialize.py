@@ -25,7 +25,7 @@ from torch import Tensor
 
 from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
 from neo_lightning.data.media.image import decode_image, image_facts, patchify, smart_resize
-from neo_lightning.data.media.video import choose_moments, decode_frames, video_facts
+from neo_lightning.data.media.video import choose_moments, decode_frames, in_section, video_facts
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Mark, Media, Message, PixelBudget, TokenSequence, VideoBudget
 
@@ -322,7 +322,10 @@ def prompt_from_messages(
     facts = []
     for medium in media:
         with _named(medium):
-            facts.append(image_facts(medium.data) if medium.kind == "image" else video_facts(medium.data))
+            if medium.kind == "image":
+                facts.append(image_facts(medium.data))
+            else:
+                facts.append(in_section(video_facts(medium.data), medium.section))
             smart_resize(facts[-1].height, facts[-1].width, image_budget)  # an aspect ratio that is refused, by name
     layout = make_layout(prompt_outline(turns, tokenizer, opened=opened), facts, tokenizer, image_budget, video_budget)
     patches: list[Tensor] = []

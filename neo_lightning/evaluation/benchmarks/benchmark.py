@@ -63,6 +63,8 @@ class Words:
     """Each of several images."""
     behind: bool = False
     """Several images follow the text."""
+    inline: bool = False
+    """A row's image stands where its question says `<image 1>`, else behind the text; {media} is the clip alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ class Benchmark:
     """Column -> value: rows with another value are not the benchmark's, such as those of a development split."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field (key, question, answer, options, category, hint) -> column, where the name is another one than usual."""
+    counted: bool = False
+    """The right answer is the option's place, counted from 0, also where an option is a number."""
     source: str = ""
     """Where these settings come from, and in what they differ from it."""
 
@@ -136,7 +140,7 @@ class Benchmark:
             number=number,
             where=row.where,
             question=_text(question),
-            answers=_answers(answer, options),
+            answers=_answers(answer, options, counted=self.counted),
             options=options,
             categories=self._categories(row),
             fields={name: _text(value) for name, value in row.fields.items() if is_short(value)},
@@ -226,7 +230,7 @@ def _lettered(text: Any) -> str:
     return line[0] if len(line) > 1 and line[0] in ascii_uppercase and line[1] in ".:)" else ""
 
 
-def _answers(value: Any, options: Mapping[str, str]) -> tuple[str, ...]:
+def _answers(value: Any, options: Mapping[str, str], *, counted: bool) -> tuple[str, ...]:
     """The right answers; of options the letter, also where the answer is written out or counted from 0."""
     listed = _list(value)
     answers = tuple(_text(part).strip() for part in (listed if listed is not None else [value]))
@@ -234,7 +238,13 @@ def _answers(value: Any, options: Mapping[str, str]) -> tuple[str, ...]:
         raise SampleError("the list of right answers is empty")
     if not options:
         return answers
-    return tuple(_letter(answer, options) for answer in answers)
+    return tuple(_at_place(answer, options) if counted else _letter(answer, options) for answer in answers)
+
+
+def _at_place(answer: str, options: Mapping[str, str]) -> str:
+    if answer.isdecimal() and int(answer) < len(options):
+        return ascii_uppercase[int(answer)]
+    raise SampleError(f"the right answer {answer[:60]!r} is no place among {len(options)} options, counted from 0")
 
 
 def _letter(answer: str, options: Mapping[str, str]) -> str:

@@ -118,8 +118,8 @@ SPACE = (
         ASKED,
         name="3dsr",
         title="3DSR",
+        metric="flip_circular",
         files=("3DSRBench",),
-        source=f"{AUTHORS}; the accuracy of rows: rotations and mirror images are questions of their own",
     ),
     replace(
         ASKED,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data.facts import SampleError, costs_one_sample
 from ...data.media.image import decode_image, image_facts, smart_resize
-from ...data.media.video import decode_frames, video_facts
+from ...data.media.video import decode_frames, in_section, video_facts
 from ...types import Media, Message, PixelBudget
 from ..item import Item
 from .benchmark import Benchmark, Frames
@@ -20,6 +20,7 @@ from .benchmark import Benchmark, Frames
 _WORD = re.compile(r"\{(question|hint|options|media)\}")
 _PLACEHOLDER = "<image>"
 """Dropped from a question: its pictures stand where the words say."""
+_INLINE = "<image 1>"
 
 
 def messages_of(item: Item, benchmark: Benchmark) -> tuple[Message, ...]:
@@ -50,11 +51,13 @@ def _parts(item: Item, benchmark: Benchmark) -> tuple[str | Media, ...]:
     words, media = benchmark.words, list(item.media())
     clip = any(medium.kind == "video" for medium in media)
     shown: list[str | Media] = []
+    held: list[str | Media] = []
     images = [medium for medium in media if medium.kind == "image"]
     if benchmark.enlarge > 1 and images:
         images[0] = _enlarged(images[0], benchmark.enlarge)
     for number, image in enumerate(images, start=1):
-        shown += _around(words.one if len(images) == 1 else words.several, image, number)
+        placed = held if words.inline else shown
+        placed += _around(words.one if len(images) == 1 else words.several, image, number)
     for video in media:
         if video.kind == "video" and benchmark.frames is None:
             shown += _around(words.one, video, 1)
@@ -78,9 +81,13 @@ def _parts(item: Item, benchmark: Benchmark) -> tuple[str | Media, ...]:
             parts.append(piece)
         elif piece == "media":
             parts += shown
+        elif piece == "question" and _INLINE in values[piece] and held:
+            front, _, back = values[piece].partition(_INLINE)
+            parts += [front, *held, back]
+            held = []
         else:
             parts.append(values[piece])
-    return _joined(parts)
+    return _joined([*parts, *held])
 
 
 def _around(label: str, medium: Media, number: int) -> list[str | Media]:
@@ -119,7 +126,7 @@ def frames_of(clip: Media, frames: Frames, budget: PixelBudget | None) -> list[M
         SampleError: the clip cannot be decoded.
     """
     with costs_one_sample(clip.name):
-        facts = video_facts(clip.data)
+        facts = in_section(video_facts(clip.data), clip.section)
         if facts.ticks is None or not len(facts.ticks):
             raise SampleError(f"{clip.name}: a clip without frames")
         count = min(frames.count, len(facts.ticks))

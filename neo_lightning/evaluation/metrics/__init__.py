@@ -7,7 +7,7 @@ interval.py     95% intervals
 choice.py  yes_no.py  text.py  vqa.py  number.py  judged.py      the metrics by the form of the answer
 """
 
-from .choice import ChanceAdjustedAccuracy, ChoiceAccuracy, CircularAccuracy
+from .choice import ChanceAdjustedAccuracy, ChoiceAccuracy, CircularAccuracy, FlipCircularAccuracy
 from .exact_match import EXACT_MATCH_LAYOUT, RULE, ExactMatch, Score, exact_match, verdict
 from .grades import GradeMetric
 from .interval import paired_difference, wilson_interval
@@ -20,6 +20,7 @@ from .yes_no import HallusionAccuracy, YesNoF1
 METRICS: dict[str, type[GradeMetric]] = {
     "choice": ChoiceAccuracy,
     "circular": CircularAccuracy,
+    "flip_circular": FlipCircularAccuracy,
     "chance_adjusted": ChanceAdjustedAccuracy,
     "yes_no": YesNoF1,
     "hallusion": HallusionAccuracy,
@@ -46,6 +47,7 @@ __all__ = [
     "ContainsAccuracy",
     "ExactAnswer",
     "ExactMatch",
+    "FlipCircularAccuracy",
     "GradeMetric",
     "HallusionAccuracy",
     "JudgedScore",

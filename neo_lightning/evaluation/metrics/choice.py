@@ -1,4 +1,4 @@
-"""Multiple choice: right letters, circular evaluation, and accuracy with chance taken off."""
+"""Multiple choice: right letters, evaluation in groups (circular, flipped), and accuracy with chance taken off."""
 
 from __future__ import annotations
 
@@ -63,6 +63,33 @@ class CircularAccuracy(ChoiceAccuracy):
         grades, marks = self._all()
         right = all_right(grades, marks[:, 0])
         return wilson_interval(int(right.sum()), len(right))
+
+
+class FlipCircularAccuracy(CircularAccuracy):
+    """3DSRBench (arXiv 2412.07825): share of questions that are answered rightly in every rotation of their options and
+    also about the mirrored picture.
+
+    `qid` is the question in 8 characters, with `-flip` behind it where the picture is mirrored, and `-1` where the
+    options are turned.
+    """
+
+    headline: ClassVar[str] = "flip and circular accuracy"
+    groups: ClassVar[tuple[int, ...]] = (0, 1, 2)
+    _FLIPPED: ClassVar[str] = "-flip"
+    _LENGTH: ClassVar[int] = 8
+
+    def marks(self, answer: str, item: Item) -> tuple[int, ...]:
+        """The question; with one picture, all rotations; with one rotation, both pictures."""
+        found = item.fields.get("qid", item.key)
+        question = found[: self._LENGTH]
+        picture = question + (self._FLIPPED if self._FLIPPED in found else "")
+        return mark_of(question), mark_of(picture), mark_of(found.replace(self._FLIPPED, "") + " both")
+
+    def scores(self, grades: Tensor, marks: Tensor) -> dict[str, Tensor]:
+        """Of questions, with rotations alone, with mirrored pictures alone, and of single rows."""
+        names = (self.headline, "circular accuracy", "flip accuracy")
+        found = {name: all_right(grades, marks[:, i]).mean() for i, name in enumerate(names)}
+        return {**found, "accuracy of rows": grades.mean()}
 
 
 class ChanceAdjustedAccuracy(ChoiceAccuracy):

@@ -1,9 +1,9 @@
 """A row's pictures and clips: in base64, as bytes, or as files below the data's folder.
 
 VLMEvalKit's tables have `image` (base64, a list of it, or the index of the row that holds the picture) or `image_path`;
-Hugging Face's have `image` or `images` with bytes, or `image_1`, `image_2`, .... Clips are files in `video_path` or
-`video`. Names start at the folder of the data, or at its `images/NAME` as in $LMUData; nothing outside that folder is
-read, through links neither.
+Hugging Face's have `image` or `images` with bytes, or `image_1`, `image_2`, .... Clips are files in `video_path`,
+`video` or `video_name`; `start` and `end` are the section that is meant. Names start at the folder of the data, or at
+its `images/NAME` as in $LMUData; nothing outside that folder is read, through links neither.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from ...data.facts import SampleError
 from ...types import Media
 
 _IMAGES = ("image", "images", "image_path", "image_paths", "decoded_image", "visual")
-_CLIPS = ("video_path", "video", "videos")
+_CLIPS = ("video_path", "video", "videos", "video_name")
 _NUMBERED = re.compile(r"image_(\d+)")
 _REFERENCE = 64
 """Characters; a shorter `image` names another row (VLMEvalKit's rule)."""
@@ -56,10 +57,22 @@ def read_media(
         if clips := _several(fields.get(column)):
             if column == "video" and fields.get("prefix"):
                 clips = [f"{fields['prefix']}/{clip}" for clip in clips]
-            if fields.get("bound") in (True, "True") or fields.get("start") not in (None, ""):
-                raise SampleError("asks about a part of a clip (start, end); cut the clip beforehand")
-            return (*media, *(_medium("video", clip, column, folder, name) for clip in clips))
+            section = _section(fields)
+            found = (_medium("video", clip, column, folder, name) for clip in clips)
+            return (*media, *(replace(clip, section=section) for clip in found))
     return tuple(media)
+
+
+def _section(fields: Mapping[str, Any]) -> tuple[float, float] | None:
+    """MVBench's `start` and `end`, in seconds, where its `bound` does not say that the whole clip is meant."""
+    said: list[Any] = [fields.get(name) for name in ("start", "end")]
+    if str(fields.get("bound", True)) == "False" or all(value in (None, "") for value in said):
+        return None
+    try:
+        start, end = (float(value) for value in said)
+    except (TypeError, ValueError) as error:
+        raise SampleError(f"start and end must be seconds of the clip, found {said[0]!r} and {said[1]!r}") from error
+    return start, end
 
 
 def _several(value: Any) -> list[Any]:

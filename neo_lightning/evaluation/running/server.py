@@ -99,6 +99,8 @@ def _message(message: Message) -> dict[str, Any]:
 def _part(part: str | Media) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": str(part)}
+    if part.section is not None:
+        raise SampleError(f"{part.name}: a section of a clip cannot be asked about through a server; cut it beforehand")
     kind = f"{part.kind}_url"
     sort = _image_type(part.data) if part.kind == "image" else "video/mp4"
     return {"type": kind, kind: {"url": f"data:{sort};base64,{base64.b64encode(part.data).decode()}"}}

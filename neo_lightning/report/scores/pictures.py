@@ -10,7 +10,7 @@ from PIL import Image
 
 from neo_lightning.data.facts import SampleError, costs_one_sample
 from neo_lightning.data.media.image import decode_image, image_facts
-from neo_lightning.data.media.video import choose_moments, decode_frames, video_facts
+from neo_lightning.data.media.video import choose_moments, decode_frames, in_section, video_facts
 from neo_lightning.evaluation.item import Item
 from neo_lightning.report.pictures import film_strip, side_by_side
 from neo_lightning.types import Media, VideoBudget
@@ -65,7 +65,7 @@ def _picture(media: Sequence[Media]) -> Image.Image | None:
                     )
                 )
                 continue
-            facts = video_facts(medium.data)
+            facts = in_section(video_facts(medium.data), medium.section)
             _, indices = choose_moments(facts, VideoBudget(fps=None, max_frames=_FRAMES))
             frames = decode_frames(medium.data, facts, indices.tolist())
             strip = film_strip([_small(Image.fromarray(f.permute(1, 2, 0).contiguous().numpy()), 160) for f in frames])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from neo_lightning.data.media.video.process import ClipDecoder
 from neo_lightning.types import VideoBudget
 
 _thread = threading.local()
+_STEP = 1e-6
+"""Seconds that forgive the rounding of timestamps to the container's ticks."""
 
 
 def choose_moments(facts: MediaFacts, budget: VideoBudget) -> tuple[np.ndarray, np.ndarray]:
@@ -38,8 +41,7 @@ def choose_moments(facts: MediaFacts, budget: VideoBudget) -> tuple[np.ndarray, 
     n = max(1, min(wanted, budget.max_frames, len(facts.ticks)))
     seconds = (np.arange(n) + 0.5) * (facts.duration / n)
     shown_at = (facts.ticks - facts.ticks[0]) * (facts.time_base[0] / facts.time_base[1])
-    # The small step forgives the rounding of timestamps to the container's ticks.
-    return seconds, np.searchsorted(shown_at, seconds + 1e-6, side="right") - 1
+    return seconds, np.searchsorted(shown_at, seconds + _STEP, side="right") - 1
 
 
 def video_facts(data: bytes) -> MediaFacts:
@@ -58,6 +60,27 @@ def video_facts(data: bytes) -> MediaFacts:
         time_base=(found["time_base"][0], found["time_base"][1]),
         duration=found["duration"],
     )
+
+
+def in_section(facts: MediaFacts, section: tuple[float, float] | None) -> MediaFacts:
+    """The facts of a clip that is cut to a section: seconds from its first frame, the second of them exclusive.
+
+    It begins with the first frame that comes within; where none does, it is the one that is on screen then.
+
+    Raises:
+        MediaError: nothing is shown between them.
+    """
+    if section is None:
+        return facts
+    assert facts.ticks is not None
+    start, until = section[0], min(section[1], facts.duration)
+    if not 0 <= start < until:
+        raise MediaError(f"a section from {start:g} to {section[1]:g} s of a clip of {facts.duration:.2f} s")
+    shown_at = (facts.ticks - facts.ticks[0]) * (facts.time_base[0] / facts.time_base[1])
+    first, last = np.searchsorted(shown_at, (start - _STEP, until - _STEP)).tolist()
+    if first == last:
+        return replace(facts, ticks=facts.ticks[first - 1 : first], duration=until - start)
+    return replace(facts, ticks=facts.ticks[first:last], duration=until - float(shown_at[first]))
 
 
 def decode_frames(
