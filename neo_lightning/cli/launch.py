@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
                 raise UserError(f"--rdzv-endpoint {options.rdzv_endpoint}: the hosts did not meet: {error}") from error
         finally:
             agent.rendezvous.shutdown()
-    return exits.most_telling(agent.statuses())
+    return agent.verdict()
 
 
 def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -122,9 +122,17 @@ class _Agent(LocalElasticAgent):
 
     def __init__(self, spec: WorkerSpec, logs_specs: DefaultLogsSpecs) -> None:
         super().__init__(spec, logs_specs)
-        self.rendezvous = spec.rdzv_handler
+        self.rendezvous: Any = spec.rdzv_handler
         self._asked = False
         self._first_ended = 0.0
+        self._first: list[int] = []
+
+    def verdict(self) -> int:
+        """Why this host's ranks ended: a rank that was killed, or else what they say.
+
+        That is, one of the first to end: what is left of a collective may end the others in any way.
+        """
+        return exits.RANK_LOST if min(self._first, default=0) < 0 else exits.most_telling(self.statuses())
 
     def statuses(self) -> list[int]:
         """Of the ranks of this host that have ended, in the last start."""
@@ -134,10 +142,16 @@ class _Agent(LocalElasticAgent):
         handlers = getattr(self._pcontext, "subprocess_handlers", {})
         return [handler.proc for handler in handlers.values()]
 
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        # a store of its own for each start: torch would hand out the last one, in which a rank that is quick finds
+        # where those of the last start could be reached
+        self.rendezvous._bootstrap_store_info = self.rendezvous._shared_tcp_store_server = None
+        super()._rendezvous(worker_group)
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         if self._asked:
             raise stopping.Stopped("before the ranks were started")
-        self._first_ended = 0.0
+        self._first_ended, self._first = 0.0, []
         started = super()._start_workers(worker_group)
         for number in _SIGNALS:  # behind torch's own handlers, which end the agent first
             signal.signal(number, self._hand_on)
@@ -153,7 +167,8 @@ class _Agent(LocalElasticAgent):
         """As torch's, when all ranks have ended or those that are left had the time to."""
         processes, statuses = self._processes(), self.statuses()
         if any(statuses):
-            self._first_ended = self._first_ended or time.monotonic()
+            if not self._first:
+                self._first_ended, self._first = time.monotonic(), statuses
             if len(statuses) < len(processes) and time.monotonic() - self._first_ended < _PATIENCE:
                 return RunResult(state=WorkerState.HEALTHY)
         result = super()._monitor_workers(worker_group)
@@ -163,7 +178,7 @@ class _Agent(LocalElasticAgent):
 
     def _decide(self) -> None:
         """Whether the ranks are started again; the agent does as long as it counts any starts that are left."""
-        if self._asked or exits.most_telling(self.statuses()) != exits.RANK_LOST:
+        if self._asked or self.verdict() != exits.RANK_LOST:
             self._remaining_restarts = 0
         elif self._remaining_restarts:
             allowed = self._worker_group.spec.max_restarts

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class RunCSVLogger(Logger):
         """Add a line; metrics of the same step share one."""
         step = int(step or 0)
         if not self._opened:
-            self._take_over(step)
+            self._take_over(step, metrics)
         values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         if self._waiting and self._waiting[-1]["step"] == step:
             self._waiting[-1].update(values)
@@ -119,16 +119,22 @@ class RunCSVLogger(Logger):
             csv.DictWriter(text, self._columns).writerows(lines)
             append_whole(self.path, text.getvalue())
 
-    def _take_over(self, step: int) -> None:
-        """Keep what an earlier process logged before `step`, and of it what is not logged again."""
+    def _take_over(self, step: int, names: Collection[str]) -> None:
+        """Keep what an earlier process logged before `step`, and its line of `step` where no name of that comes again.
+
+        A validation that was left and is done again logs no loss; a step that is done again logs what it did before.
+        """
         self._opened = True
         with self._effort.attempt():
             self._folder.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
         before = [line for line in self._read() if (line.get("step") or "").isdigit() and int(line["step"]) <= step]
-        if before and int(before[-1]["step"]) == step:  # a validation that was left and is done again logs no loss
-            self._last = {**before[-1], "step": step}
+        if before and int(before[-1]["step"]) == step:
+            if any(before[-1].get(name) for name in names):
+                before.pop()
+            else:
+                self._last = {**before[-1], "step": step}
         with self._effort.attempt():
             self._rewrite(before)
 

@@ -84,16 +84,21 @@ def test_csv_columns_may_come_later_and_kills_lose_little(tmp_path: Path) -> Non
     log = RunCSVLogger(str(tmp_path), flush_every=2)
     log.log_metrics({"a": 0.1 + 0.2}, step=1)
     log.log_metrics({"b": torch.tensor(2.0)}, step=1)
-    log.log_metrics({"a": 1.0}, step=2)
+    log.log_metrics({"a": 1.0, "b": 7.0}, step=2)
     log.log_metrics({"c": 3.0}, step=3)  # the first two are written now; this one dies with the process
     assert [row["step"] for row in lines(tmp_path / "metrics.csv")] == ["1", "2"]
     assert float(lines(tmp_path / "metrics.csv")[0]["a"]) == 0.1 + 0.2
     again = RunCSVLogger(str(tmp_path), flush_every=2)
-    again.log_metrics({"c": 4.0}, step=2)  # step 2 is repeated
+    again.log_metrics({"a": 5.0, "c": 4.0}, step=2)  # step 2 is repeated
     again.finalize("success")
-    assert [(row["step"], row["a"], row["c"]) for row in lines(tmp_path / "metrics.csv")] == [
-        ("1", "0.30000000000000004", ""),
-        ("2", "", "4.0"),
+    more = RunCSVLogger(str(tmp_path))
+    more.log_metrics({"val_loss": 6.0}, step=2)  # not the step, but the validation behind it that was left
+    more.finalize("success")
+    assert [
+        (row["step"], row["a"], row["b"], row["c"], row["val_loss"]) for row in lines(tmp_path / "metrics.csv")
+    ] == [
+        ("1", "0.30000000000000004", "2.0", "", ""),
+        ("2", "5.0", "", "4.0", "6.0"),
     ]
 
 
