@@ -34,7 +34,7 @@ HOW = (
 )
 """Keys below them that do not."""
 
-ELSEWHERE = ("data.manifest", "data.tokenizer", "data.seed", "data.lanes")
+ELSEWHERE = ("data.manifest", "data.tokenizer", "data.seed", "data.lanes", "data.balance")
 """Keys below them that the data module compares by what they stand for, and refuses itself."""
 
 

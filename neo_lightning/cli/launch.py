@@ -27,7 +27,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousPara
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from .. import exits, stopping
-from .errors import UserError
+from .errors import UserError, nearest
 
 _PATIENCE = 120.0
 """Seconds that the other ranks of a host have to end when one has; the pulse ends them much sooner."""
@@ -79,6 +79,11 @@ def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         options, recipe = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"lightning launch: {error}") from error
+    if recipe and recipe[0].startswith("-") and recipe[0].partition("=")[0] not in ("--config", "-c"):
+        known = (option for action in parser._actions for option in action.option_strings)
+        raise UserError(
+            f"lightning launch: {recipe[0]} comes before the recipe and is no option. {nearest(recipe[0], known)}"
+        )
     if not recipe:
         raise UserError("lightning launch: name a recipe, as for `lightning run`")
     if options.ranks < 0 or options.nnodes < 1 or options.max_restarts < 0:

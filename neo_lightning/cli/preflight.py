@@ -24,13 +24,11 @@ from .model import with_tokens
 from .together import Start
 
 
-def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
-    """Check a run's parts against each other, and read the data's index.
+def check_model(module: Any, datamodule: Any) -> None:
+    """Check model, stages and tokenizer against each other.
 
     Raises:
-        UserError, ValueError: a stage names parameters or sources that do not exist, shards are missing, no image of a
-            stage's pixel budget fits its context, tokenizer and model do not belong together, or the data is not that
-            of the checkpoint.
+        UserError, ValueError: a stage names parameters that do not exist; or tokenizer and model do not fit each other.
     """
     if isinstance(module, NeoModule):
         with torch.device("meta"):
@@ -38,6 +36,15 @@ def check_run(module: Any, datamodule: Any, checkpoint: Path | None) -> None:
         check_stages(model, module.stages, module.config.extra_num_layers)
         if folder := tokenizer_folder(datamodule):
             match_tokenizer(module, Tokenizer.load(folder), folder)
+
+
+def check_data(datamodule: Any, checkpoint: Path | None) -> None:
+    """Read the data's index, and take up the position of a checkpoint.
+
+    Raises:
+        UserError, ValueError: a stage names sources that do not exist, shards are missing, no image of a stage's pixel
+            budget fits its context, or the data is not that of the checkpoint.
+    """
     if isinstance(datamodule, NeoDataModule):
         datamodule.setup("fit")
         if checkpoint is not None:

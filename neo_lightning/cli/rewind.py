@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, user_errors
+from .options import Options
 
 
 def main(argv: list[str]) -> int:
@@ -26,8 +27,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lightning rewind", description=__doc__.split("\n\n")[0])
+def _parser() -> Options:
+    parser = Options(prog="lightning rewind", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="RUN", help="folder of the run")
     parser.add_argument("--to", type=int, required=True, metavar="STEP", help="steps done at a checkpoint of the run")
     parser.add_argument(

@@ -85,10 +85,11 @@ def main(argv: list[str]) -> int:
                 if run.complete:
                     print(f"{run.folder}: this run is complete ({run.length}; report and export are there)")
                     return 0
+                run.check_parts()
             if not run.trained():
                 ask_store(start, cli.datamodule)
             with start.together("read the data"):
-                run.prepare()
+                run.read_data()
         return run.follow()
 
 
@@ -177,11 +178,10 @@ class Run:
             return f"{self.total} steps"
         return f"ended after {self.ended.step} of {self.total} steps: {self.ended.reason}"
 
-    def prepare(self) -> None:
-        """Check the run's parts against each other and read the data's index."""
-        from .preflight import check_run
+    def check_parts(self) -> None:
+        """Check the run's parts against each other, but for the data."""
+        from .preflight import check_model
 
-        started = time.perf_counter()
         self._check_export()
         names = [evaluation.name for evaluation in self.cli.evaluation]
         if twice := {name for name in names if names.count(name) > 1}:
@@ -190,8 +190,15 @@ class Run:
             )
         for evaluation in self.cli.evaluation:
             evaluation.check()
+        check_model(self.cli.model, self.cli.datamodule)
+
+    def read_data(self) -> None:
+        """Read the data's index."""
+        from .preflight import check_data
+
+        started = time.perf_counter()
         begins = self.origin.checkpoint if self.origin and self.origin.step else self.checkpoint
-        check_run(self.cli.model, self.cli.datamodule, None if self.trained() else begins)
+        check_data(self.cli.datamodule, None if self.trained() else begins)
         self.preparation = time.perf_counter() - started
 
     def follow(self) -> int:

@@ -11,7 +11,6 @@ run goes on. What cannot be read in a run's folder is a word in its line, and no
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -26,6 +25,7 @@ import yaml
 from ..checkpoint import commit
 from ..data.owner import PATIENCE
 from .errors import UserError
+from .options import Options
 
 MARKS = ("recipe.yaml", "checkpoints", "metrics.csv", "status.json", "run.lock")
 """What makes a folder a run's."""
@@ -56,7 +56,7 @@ class RunLine:
 
 def main(argv: list[str]) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="lightning runs", description="List the runs below a folder.")
+    parser = Options(prog="lightning runs", description="List the runs below a folder.")
     parser.add_argument("folder", nargs="?", default="runs", type=Path, help="default: runs")
     folder = parser.parse_args(argv).folder
     if not folder.is_dir():

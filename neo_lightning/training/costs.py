@@ -21,7 +21,11 @@ def document_costs(config: NeoConfig, stages: Mapping[str, Stage]) -> dict[str, 
     """
     with torch.device("meta"):
         names = [name for name, _ in Neo(config).named_parameters()]
-    return {
-        name: cost_ratio(config, trained_names(names, stage.trains, config.extra_num_layers).__contains__)
-        for name, stage in stages.items()
-    }
+    found = {}
+    for name, stage in stages.items():
+        try:
+            trained = trained_names(names, stage.trains, config.extra_num_layers)
+        except ValueError as error:
+            raise ValueError(f"stage {name!r}: {error}") from error
+        found[name] = cost_ratio(config, trained.__contains__)
+    return found

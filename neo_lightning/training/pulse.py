@@ -146,10 +146,13 @@ class Monitor:
             self._stopped.set()
 
     def stop(self) -> None:
-        """Done: returns when all are, so that the store is there for the last of them."""
+        """Done: returns when all are and have been heard, so that the store is there for the last of them."""
         begin(ENDED)
         self._wake.set()
-        while any(heard.beat.phase != ENDED for heard in self._others()) and not self._store_error:
+        while not self._store_error:
+            ended = [heard.beat.phase == ENDED for heard in list(self._heard.values())]  # this rank's own as well
+            if len(ended) == self.world and all(ended):
+                break
             time.sleep(_TICK)
         self._stopped.set()
         for thread in self._threads:

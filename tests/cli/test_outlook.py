@@ -17,9 +17,12 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(shown: str) -> dict[str, list[str]]:
-    """First cell of each line of the tables -> the others."""
-    cells = ([cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines())
-    return {row[0]: row[1:] for row in cells if row}
+    """First cell of each line of the tables -> the others, of the first table that has it."""
+    found: dict[str, list[str]] = {}
+    for line in shown.splitlines():
+        if row := [cell.strip() for cell in line.split("│")[1:-1]]:
+            found.setdefault(row[0], row[1:])
+    return found
 
 
 def test_a_recipes_outlook_is_shown_by_stage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 
 from neo_lightning.cli.arguments import parse
 from neo_lightning.cli.errors import UserError
 from neo_lightning.cli.main import main
 from neo_lightning.cli.parser import NeoCLI
 from neo_lightning.training.callbacks import CommitCheckpoint, Curriculum, DataPosition, RunProgress, Throughput
-from neo_lightning.training.loggers import RunCSVLogger
+from neo_lightning.training.loggers import RunCSVLogger, RunTensorBoardLogger
 from neo_lightning.training.strategy import NeoStrategy
 
 OWN = '''
@@ -66,7 +66,7 @@ def test_what_every_run_has(micro: Path, tmp_path: Path) -> None:
     for kind in (Curriculum, DataPosition, Throughput, RunProgress, CommitCheckpoint):
         assert kinds.count(kind) == 1
     assert kinds[-1] is CommitCheckpoint, "it saves when all others have their state"
-    assert [type(logger) for logger in cli.trainer.loggers] == [RunCSVLogger, TensorBoardLogger]
+    assert [type(logger) for logger in cli.trainer.loggers] == [RunCSVLogger, RunTensorBoardLogger]
     assert isinstance(cli.trainer.strategy, NeoStrategy)
     assert cli.trainer.max_steps == 6
     assert cli.trainer.default_root_dir == str(tmp_path / "run")

@@ -73,6 +73,9 @@ def test_the_keys_of_a_stage(line: list[str], capsys: pytest.CaptureFixture[str]
 
 LINES = {
     "run": ["{micro}", "--stages.two.stepz=1"],
+    "launch": ["--max-restart=1"],
+    "runs": ["--sortt=x"],
+    "rewind": ["{micro}", "--tto=1"],
     "plan": ["{micro}", "--stages.two.stepz=1"],
     "fit": ["{micro}", "--stages.two.stepz=1"],
     "validate": ["{micro}", "--trainer.limit_val_rows=1"],

@@ -97,7 +97,8 @@ def test_the_state_stays_under_2_kb(manifest: Path, tokenizer_folder: Path) -> N
     weights = {f"source_number_{i}": 0.5 + i for i in range(8)}
     many = {f"stage{i}": stage(steps=100_000 + i, context=16384, packs_per_step=128, mixture=weights) for i in range(4)}
     random = np.random.RandomState(0)
-    lanes = np.stack([np.stack([random.randint(700, 712, 128), random.randint(0, 520, 128)]) for _ in many])
+    counts = [[random.randint(700, 712, 128), random.randint(0, 520, 128), np.zeros(128, dtype=int)] for _ in many]
+    lanes = np.stack([np.stack(numbers) for numbers in counts])
     digests, answers = (dict.fromkeys(weights, value) for value in ("0123456789abcdef" * 4, ("think", "tool_call")))
     parts = fingerprint(segments_of(many), digests, data.tokenizer.digest, answers, seed=1, lanes=128)
     state = {**data.state_dict(), "digest": pack_parts(parts), **Position(400_000, 51_200_000, lanes).to_state()}
@@ -135,12 +136,16 @@ def test_ranks_share_a_step(manifest: Path, tokenizer_folder: Path, monkeypatch:
         monkeypatch.setattr(data, "_rank_and_world", lambda rank=rank: (rank, 2))
         shares.append(take(data, 9))
     for step, rows in enumerate(whole):
-        dealt = [shares[i % 2][step][i // 2] for i in range(len(rows) + len(rows) % 2)]
-        assert all(same(a, b) for a, b in zip(dealt, rows, strict=False))
-        for filler in dealt[len(rows) :]:
-            assert filler.weights.sum() == 0
-            assert filler.info is not None
-            assert filler.info.index == -1
+        assert {len(share[step]) for share in shares} == {-(-len(rows) // 2)}, "as many on each rank"
+        dealt = by_number([share[step] for share in shares])
+        assert all(same(dealt.pop(row.info.index), row) for row in rows)  # type: ignore[union-attr]
+        assert list(dealt) == [-1] * (len(rows) % 2)
+        assert all(filler.weights.sum() == 0 for filler in dealt.values())
+
+
+def by_number(shares: list[list[PackedBatch]]) -> dict[int, PackedBatch]:
+    """All ranks' rows of a step by their number in the run; which rank has which is free."""
+    return {row.info.index: row for rows in shares for row in rows}  # type: ignore[union-attr]
 
 
 def test_restarts_on_1_3_and_2_ranks_read_the_same_rows(
@@ -159,7 +164,8 @@ def test_restarts_on_1_3_and_2_ranks_read_the_same_rows(
                 data.load_state_dict(json.loads(json.dumps(state)))
             shares.append(take(data, 3))
         for at, rows in enumerate(whole[done : done + 3]):
-            assert all(same(shares[i % world][at][i // world], row) for i, row in enumerate(rows))
+            dealt = by_number([share[at] for share in shares])
+            assert all(same(dealt[row.info.index], row) for row in rows)  # type: ignore[union-attr]
         data.next_step = done + 3
         state = data.state_dict()
 

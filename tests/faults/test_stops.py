@@ -155,8 +155,9 @@ def test_fault_33_a_stop_between_tokens_of_an_answer(forks: Server, micro: Path,
     status, output = forks.run("tests.faults.stops:answering", line, str(tmp_path), 2, ranks=count)
     assert status == 0, output
     assert statuses(tmp_path, count) == [75] * count, output
-    assert "saved after step 3" in output
-    assert committed(tmp_path)[-1] == "step-00000003"
+    step = 3 if count == 1 else 2  # several devices show samples at the end of a stage, which is after step 2
+    assert f"saved after step {step}" in output
+    assert committed(tmp_path)[-1] == f"step-0000000{step}"
     as_undisturbed(forks, micro, tmp_path, f"--trainer.devices={count}", count=count)
 
 

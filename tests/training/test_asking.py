@@ -178,7 +178,8 @@ def test_weights_are_gathered_once_and_not_for_every_token(found: dict[str, Any]
         assert gathered["lengths"] == each["lengths"]
         short, long = sorted(each["lengths"])
         assert short < long, "the ranks' answers end at different tokens"
-        assert (gathered["before"], gathered["messages"]) == (GROUPS, 0)
+        assert (gathered["before"], gathered["while"]) == (GROUPS, 0)
+        assert gathered["messages"] == long + 1, "the ranks agree whether to stop, and send nothing else"
         assert each["before"] == 0
         layers = GROUPS - 1
         assert each["while"] == layers * (long + 1) + 1, "every layer for every token, the root once"

@@ -57,7 +57,8 @@ def test_every_number_is_logged_with_its_step(tmp_path: Path) -> None:
     fit(tmp_path)
     rows = lines(tmp_path / "metrics.csv")
     assert [int(row["step"]) for row in rows] == [1, 2, 4, 6, 8, 10, 12]
-    others = {"mfu", "memory_gib", "val_loss", "slowest_rank", "slowest_s"}  # these need a GPU, data, other ranks
+    # these need a GPU, data, other ranks
+    others = {"mfu", "memory_gib", "val_loss", "slowest_rank", "slowest_s", "balance"}
     known = {name for name in NAMES if "/" not in name} - others
     assert known | {"step", "loss/text", "loss/image"} == set(rows[0])
     assert [row["stage"] for row in rows] == ["0.0"] * 3 + ["1.0"] * 4

@@ -32,6 +32,8 @@ def deal(costs: Sequence[int], world: int, lockstep: int) -> list[list[int]]:
         copy = min((c for c in range(copies) if len(taken[c]) < most), key=load.__getitem__)
         taken[copy].append(slot)
         load[copy] += costs[slot[0]]
+    for own in taken:
+        own.sort(key=min)  # as the rows come: one rank alone takes them in their order
     return [[slot[place] for slot in taken[copy]] for copy in range(copies) for place in range(lockstep)]
 
 
