@@ -70,6 +70,7 @@ def write_report(context: EvaluationContext, results: Mapping[str, Mapping[str, 
         "stages": _stages(context),
         "throughput": _typical(curves, THROUGHPUT),
         "goodput": curves.points("goodput")[-1][1] if curves.points("goodput") else None,
+        "starts": _starts(context.run_dir),
         "charts": _charts(curves),
         "curves": {"steps": list(curves.steps), "columns": {name: list(v) for name, v in curves.columns.items()}},
         "skipped": _skipped(context),
@@ -166,6 +167,14 @@ def _typical(curves: Curves, column: str) -> float | None:
     return statistics.median(values) if values else None
 
 
+def _starts(folder: Path) -> list[float]:
+    """Seconds that each start of the run has lived, as far as `starts.json` says."""
+    try:
+        return [float(seconds) for seconds in json.loads((folder / "starts.json").read_bytes()).values()]
+    except (OSError, ValueError, TypeError, AttributeError):  # a run of an earlier version, or a damaged file
+        return []
+
+
 def _skipped(context: EvaluationContext) -> dict[str, Any]:
     reasons = Counter(reason_kind(reason) for _, reason in context.skipped)
     return {
@@ -192,7 +201,11 @@ def _summary(report: Mapping[str, Any]) -> str:
     stages = f"in {len(report['stages'])} stages " if len(report["stages"]) > 1 else ""
     text = f"A model of {count(report['model']['parameters'])} parameters, {trained}{stages}on {place}."
     if report["goodput"] is not None:
-        text += f" Its steps took {report['goodput']:.0%} of the time that it ran (goodput)."
+        text += f" Its steps took {report['goodput']:.0%} of the time that it ran (goodput)"
+        lives, lost = report["starts"], 1 - report["goodput"]
+        if len(lives) > 1:
+            text += f", in {len(lives)} starts: {lost * sum(lives) / len(lives):.1f} s a start went into anything else"
+        text += "."
     for types in (result["types"] for result in exact_match_results(report)):
         if types:
             total = sum(entry["total"] for entry in types.values())

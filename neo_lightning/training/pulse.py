@@ -29,6 +29,7 @@ from neo_lightning.exits import RANK_LOST
 from neo_lightning.training.beats import Beat, Heard, compare, hung, last_words, silent, tell_hung, tell_silent
 from neo_lightning.training.frames import in_collective, where
 from neo_lightning.training.phases import CALLBACKS, DATA, ENDED, NOW, STEP, begin
+from neo_lightning.training.status import write_status
 
 _TICK = 0.05
 """Seconds between two looks of the judge."""
@@ -292,6 +293,8 @@ class Monitor:
                 file.write(f"{sentence}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
+        with suppress(OSError):
+            write_status(self._folder, step=NOW.step, status=status, sentence=sentence)
         with suppress(Exception):  # there is nobody left to tell
             self._flush()
 

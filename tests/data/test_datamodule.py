@@ -20,6 +20,7 @@ from datamodule_helpers import assert_same, module, same, stage, stages, take
 
 from neo_lightning.data.fingerprint import fingerprint, pack_parts, unpack_parts
 from neo_lightning.data.plan import PlanError, Position, segments_of
+from neo_lightning.types import PackedBatch
 
 
 def test_a_step_is_a_list_of_rows_of_the_stages_shape(manifest: Path, tokenizer_folder: Path) -> None:

@@ -58,8 +58,8 @@ trainer:
   accelerator: cpu
   devices: 2
   log_every_n_steps: 1
-  strategy: {{class_path: neo_lightning.training.strategy.NeoStrategy, init_args: {{silence_s: 5}}}}
   callbacks:
+    - {{class_path: neo_lightning.training.callbacks.Pulse, init_args: {{silence_s: 5}}}}
     - class_path: neo_lightning.training.callbacks.CommitCheckpoint
       init_args: {{every_n_steps: 20, keep_last: 2}}
 evaluation:
@@ -284,7 +284,7 @@ def run_soak(folder: Path, steps: int, seed: int, gap: tuple[float, float]) -> S
     print(
         f"seed {seed}: {seconds:.0f} s, {soak.starts} starts, {sum(soak.happened.values())} events "
         f"({', '.join(f'{n} x {name}' for name, n in soak.happened.items())}); losses of {steps} steps and all tensors "
-        f"are those of the undisturbed run. {report.get('survival')}",
+        f"are those of the undisturbed run. {report['summary'][-1]}",
         flush=True,
     )
     return soak

@@ -143,6 +143,7 @@ def test_fault_33_point_01_torchrun_shows_the_ranks_status_and_has_its_own(
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [exits.TRY_AGAIN, exits.NUMBERS_BROKEN])
 def test_point_17_tasks_of_slurm_end_by_the_table_and_promise_no_requeue(
     forks: Server,

@@ -69,6 +69,7 @@ def as_undisturbed(forks: Server, recipe: Path, folder: Path, *argv: str, count:
     assert losses(folder / "run") == losses(folder / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_fault_33_point_04_data_that_do_not_come_do_not_keep_a_run_from_saving(
     forks: Server, stalling: Path, tmp_path: Path, workers: int
@@ -88,6 +89,7 @@ def test_fault_33_point_04_data_that_do_not_come_do_not_keep_a_run_from_saving(
     as_undisturbed(forks, stalling, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "did"), [((), 2), (("--trainer.limit_train_batches=100",), 3)], ids=["ahead", "not_ahead"]
 )
@@ -119,6 +121,7 @@ def test_fault_33_point_03_no_validation_behind_a_stop(forks: Server, micro: Pat
     assert "saved after step 4" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_fault_33_a_stop_in_a_validation_saves_at_once_and_the_validation_is_done_again(
     forks: Server,
@@ -146,6 +149,7 @@ def test_fault_33_a_stop_in_a_validation_saves_at_once_and_the_validation_is_don
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_fault_33_a_stop_between_tokens_of_an_answer(forks: Server, micro: Path, tmp_path: Path, count: int) -> None:
     recipe = yaml.safe_load(micro.read_text())

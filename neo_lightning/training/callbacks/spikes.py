@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from neo_lightning.checkpoint import commit
 from neo_lightning.training import rewinds
 from neo_lightning.training.module import NonFiniteError
+from neo_lightning.training.saving import CheckpointSaveError
 
 _LEAST_DEVIATION = 1e-3
 """Of the median: losses that hardly differ have no spread to measure by."""
@@ -113,6 +114,10 @@ class SpikeGuard(Callback):
         why = f"spike: losses {losses} in steps {step} to {trainer.global_step - 1}, more than {self.limit():.4g}"
         saver: Any = trainer.checkpoint_callback
         folder, checkpoints = Path(trainer.default_root_dir), saver.folder_of(trainer)
+        try:
+            trainer.strategy.saves.finish()  # type: ignore[attr-defined]  # it may be the one to go back to, or too late
+        except CheckpointSaveError as error:
+            rank_zero_warn(str(error))
         outcome = ("", "")
         if trainer.is_global_zero:
             outcome = self._list(folder, checkpoints, step, (first, last), why)
