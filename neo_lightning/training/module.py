@@ -8,12 +8,10 @@ is ever saved between two micro-batches, and `global_step` counts steps, skipped
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.fsdp import FSDPModule
 
@@ -22,7 +20,6 @@ from neo_lightning.answering import Answering
 from neo_lightning.data.rows.collate import collate
 from neo_lightning.exits import NUMBERS_BROKEN
 from neo_lightning.model.config import NeoConfig
-from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
@@ -31,6 +28,7 @@ from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.parallel import ActivationCheckpointing, sum_over_copies
 from neo_lightning.training.phases import DATA, begin, waiting
 from neo_lightning.training.random_state import set_random_state
+from neo_lightning.training.scoring import ScoringModule
 from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, stage_at
 from neo_lightning.training.step import (
     COUNTS,
@@ -41,18 +39,10 @@ from neo_lightning.training.step import (
     modality_losses,
     reason_to_skip,
     sum_over_ranks,
-    sums_by_kind,
 )
 from neo_lightning.types import MODALITIES, CostRatio, PackedBatch, Stage
 
 _STATE = "neo_lightning"
-
-# at every start Lightning would say twice that there is no validation data, and once what torch renames;
-# and `validate` needs no logger for its table
-warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
-warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-warnings.filterwarnings("ignore", message="You called `self.log.*no logger configured")
 
 
 class NonFiniteError(RuntimeError):
@@ -62,7 +52,7 @@ class NonFiniteError(RuntimeError):
     on_every_rank = True
 
 
-class NeoModule(LightningModule):
+class NeoModule(ScoringModule):
     """Trains a NEO through the stages of a run."""
 
     def __init__(
@@ -123,7 +113,6 @@ class NeoModule(LightningModule):
         }
         self.matmul_precision = matmul_precision
         self.stop_after_skips = stop_after_skips
-        self.model: Neo | None = None
         self.report: StepReport | None = None
         """The last step."""
         self.metrics: dict[str, float] = {}
@@ -141,8 +130,6 @@ class NeoModule(LightningModule):
         self.hooks_done = 0.0
         """`time.perf_counter()` when the last step's hooks had run: what follows is waiting for data."""
         self._skips_in_a_row = 0
-        self._validation = torch.zeros(1, 2, dtype=torch.float64)
-        """Weighted losses and weights of the validation, a row a source and one for all."""
 
     # ---- set-up
 
@@ -304,78 +291,10 @@ class NeoModule(LightningModule):
         self.hooks_done = time.perf_counter()
         begin(DATA)
 
-    # ---- validation
-
-    def on_validation_epoch_start(self) -> None:
-        rows = len(self._validation_sources()) + 1
-        self._validation = torch.zeros(rows, 2, dtype=torch.float64, device=self.device)
-
-    def _validation_sources(self) -> list[str]:
-        return list(getattr(self.trainer.datamodule, "validation", ()))  # type: ignore[attr-defined]
-
-    def validation_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
-        """Add a step's micro-batches to the validation loss.
-
-        Raises:
-            StoppedTogether: on all ranks, where one of them was asked to stop.
-        """
-        assert self.model is not None
-        if sum_over_ranks(torch.tensor(float(stopping.asked()), device=self.device)).item():
-            raise stopping.StoppedTogether(stopping.why() or "another rank was asked")
-        sources = self._validation_sources()
-        for micro_batch in batch:
-            on_device = micro_batch.to(self.device, non_blocking=True)
-            loss_sum, nll, places = self.model(on_device)
-            self._validation[-1, 0] += loss_sum.double()
-            self._validation[-1, 1] += on_device.weights.sum()
-            if sources and micro_batch.info:
-                starts, owner = on_device.start.unique(return_inverse=True)
-                named = [sources.index(_source_of(key, sources)) for key in micro_batch.info.keys]
-                padding = [0] * (len(starts) - len(named))  # nothing of it is supervised
-                source = torch.tensor(named + padding, device=self.device)[owner[places]]
-                weights = on_device.weights[places]
-                for column, values in enumerate((weights * nll.float(), weights)):
-                    self._validation[:-1, column] += sums_by_kind(values.double(), source, len(sources))
-
     def on_validation_epoch_end(self) -> None:
-        """Log `val_loss`, the weighted mean over all supervised tokens of all ranks, and `val_loss/SOURCE`."""
-        self._log_validation("val_loss")
+        """Log the losses; what follows is waiting for data."""
+        super().on_validation_epoch_end()
         self._wait_for_data()
-
-    def _log_validation(self, name: str) -> None:
-        losses, weights = sum_over_ranks(self._validation).T
-        means = losses / weights
-        found = dict(zip([f"{name}/{source}" for source in self._validation_sources()], means, strict=False))
-        # while training, `Throughput` gives them to the loggers: Lightning would count a step less
-        to_loggers = self.trainer.state.fn != "fit"
-        self.log_dict({name: means[-1], **found}, logger=to_loggers, sync_dist=True)
-
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log `test_loss` and `test_loss/SOURCE`."""
-        self._log_validation("test_loss")
-
-    def predict_step(self, batch: list[PackedBatch], batch_idx: int) -> list[dict[str, Any]]:
-        """Score documents: `key`, number of `supervised` tokens, and their mean `nll` in nats (nan without any)."""
-        assert self.model is not None
-        scores: list[dict[str, Any]] = []
-        for micro_batch in batch:
-            on_device = micro_batch.to(self.device, non_blocking=True)
-            nll = self.model(on_device).nll.float().cpu()  # added up here: a device's order is not always the same
-            starts, owner = micro_batch.start.unique(return_inverse=True)
-            owner = owner[micro_batch.places]
-            counts = torch.bincount(owner, minlength=starts.numel())
-            sums = torch.zeros(starts.numel()).index_add_(0, owner, nll)
-            keys = micro_batch.info.keys if micro_batch.info else ()
-            means = zip(keys, counts.tolist(), (sums / counts).tolist(), strict=False)  # the last may be padding
-            scores += [{"key": key, "supervised": count, "nll": mean} for key, count, mean in means]
-        return scores
 
     # ---- checkpoints
 
@@ -396,8 +315,3 @@ class NeoModule(LightningModule):
         """Counters of the run so far."""
         state = checkpoint[_STATE]
         self.skipped_steps, self._skips_in_a_row = state["skipped_steps"], state["skips_in_a_row"]
-
-
-def _source_of(key: str, sources: list[str]) -> str:
-    """Source of a document's key `source/key`; either part may hold a slash."""
-    return max((source for source in sources if key.startswith(f"{source}/")), key=len)

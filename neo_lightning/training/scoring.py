@@ -1,0 +1,110 @@
+"""What the LightningModule does without training: validation, test and prediction over packed rows.
+
+In: `list[PackedBatch]`, this rank's micro-batches. Out: weighted mean losses over the supervised tokens of all ranks,
+by source as well, or a score for each document. Nothing of the training moves.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from neo_lightning import stopping
+from neo_lightning.model.neo import Neo
+from neo_lightning.training.step import sum_over_ranks, sums_by_kind
+from neo_lightning.types import PackedBatch
+
+# at every start Lightning would say twice that there is no validation data, and once what torch renames;
+# and `validate` needs no logger for its table
+warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+warnings.filterwarnings("ignore", message="You called `self.log.*no logger configured")
+
+
+class ScoringModule(LightningModule):
+    """Scores packed rows with a model that a subclass builds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Neo | None = None
+        self._validation = torch.zeros(1, 2, dtype=torch.float64)
+        """Weighted losses and weights of the validation, a row a source and one for all."""
+
+    def on_validation_epoch_start(self) -> None:
+        rows = len(self._validation_sources()) + 1
+        self._validation = torch.zeros(rows, 2, dtype=torch.float64, device=self.device)
+
+    def _validation_sources(self) -> list[str]:
+        return list(getattr(self.trainer.datamodule, "validation", ()))  # type: ignore[attr-defined]
+
+    def validation_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
+        """Add a step's micro-batches to the validation loss.
+
+        Raises:
+            StoppedTogether: on all ranks, where one of them was asked to stop.
+        """
+        assert self.model is not None
+        if sum_over_ranks(torch.tensor(float(stopping.asked()), device=self.device)).item():
+            raise stopping.StoppedTogether(stopping.why() or "another rank was asked")
+        sources = self._validation_sources()
+        for micro_batch in batch:
+            on_device = micro_batch.to(self.device, non_blocking=True)
+            loss_sum, nll, places = self.model(on_device)
+            self._validation[-1, 0] += loss_sum.double()
+            self._validation[-1, 1] += on_device.weights.sum()
+            if sources and micro_batch.info:
+                starts, owner = on_device.start.unique(return_inverse=True)
+                named = [sources.index(_source_of(key, sources)) for key in micro_batch.info.keys]
+                padding = [0] * (len(starts) - len(named))  # nothing of it is supervised
+                source = torch.tensor(named + padding, device=self.device)[owner[places]]
+                weights = on_device.weights[places]
+                for column, values in enumerate((weights * nll.float(), weights)):
+                    self._validation[:-1, column] += sums_by_kind(values.double(), source, len(sources))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val_loss`, the weighted mean over all supervised tokens of all ranks, and `val_loss/SOURCE`."""
+        self._log_validation("val_loss")
+
+    def _log_validation(self, name: str) -> None:
+        losses, weights = sum_over_ranks(self._validation).T
+        means = losses / weights
+        found = dict(zip([f"{name}/{source}" for source in self._validation_sources()], means, strict=False))
+        # while training, `Throughput` gives them to the loggers: Lightning would count a step less
+        to_loggers = self.trainer.state.fn != "fit"
+        self.log_dict({name: means[-1], **found}, logger=to_loggers, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: list[PackedBatch], batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test_loss` and `test_loss/SOURCE`."""
+        self._log_validation("test_loss")
+
+    def predict_step(self, batch: list[PackedBatch], batch_idx: int) -> list[dict[str, Any]]:
+        """Score documents: `key`, number of `supervised` tokens, and their mean `nll` in nats (nan without any)."""
+        assert self.model is not None
+        scores: list[dict[str, Any]] = []
+        for micro_batch in batch:
+            on_device = micro_batch.to(self.device, non_blocking=True)
+            nll = self.model(on_device).nll.float().cpu()  # added up here: a device's order is not always the same
+            starts, owner = micro_batch.start.unique(return_inverse=True)
+            owner = owner[micro_batch.places]
+            counts = torch.bincount(owner, minlength=starts.numel())
+            sums = torch.zeros(starts.numel()).index_add_(0, owner, nll)
+            keys = micro_batch.info.keys if micro_batch.info else ()
+            means = zip(keys, counts.tolist(), (sums / counts).tolist(), strict=False)  # the last may be padding
+            scores += [{"key": key, "supervised": count, "nll": mean} for key, count, mean in means]
+        return scores
+
+
+def _source_of(key: str, sources: list[str]) -> str:
+    """Source of a document's key `source/key`; either part may hold a slash."""
+    return max((source for source in sources if key.startswith(f"{source}/")), key=len)
