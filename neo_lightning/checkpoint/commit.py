@@ -18,8 +18,6 @@ import re
 import shutil
 from pathlib import Path
 
-from neo_lightning.checkpoint.rank_file import sync
-
 _NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
@@ -58,6 +56,15 @@ def commit(final: Path) -> None:
 def abandon(final: Path) -> None:
     """Remove the temporary folder of `final` after a failed save."""
     shutil.rmtree(temporary(final), ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def step_of(path: Path) -> int:

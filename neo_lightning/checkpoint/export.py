@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from neo_lightning.checkpoint.commit import sync
 from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes, without_tied_head
-from neo_lightning.checkpoint.rank_file import sync
 from neo_lightning.checkpoint.read import INDEX, SINGLE, check_tensors
 from neo_lightning.hub import resolve_folder
 from neo_lightning.model.config import NeoConfig

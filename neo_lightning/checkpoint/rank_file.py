@@ -138,15 +138,6 @@ def _finite(piece: Tensor) -> bool:
     return bool(torch.isfinite(piece.float()).all())
 
 
-def sync(path: Path) -> None:
-    """Flush a file, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def open_regular(file: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading that is a plain one: no pipe, which might never answer, no link, which may lead anywhere.

@@ -28,8 +28,11 @@ def check_shared(strategy: Any, folder: Path) -> None:
     made = [path for path in (folder, *folder.parents) if not path.exists()] if strategy.is_global_zero else []
     try:
         if strategy.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                marker.touch()
+            except OSError as error:
+                raise ValueError(f"checkpoints are kept in {folder}, which cannot be written: {error}") from error
         strategy.barrier()
         seen: list[Any] = [None] * strategy.world_size
         dist.all_gather_object(seen, (socket.gethostname(), marker.exists()))

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from neo_lightning.checkpoint.commit import committed
+from tests.checkpoints import contents
 from tests.forks import Server
 
 STOPPING = (
@@ -36,6 +38,9 @@ def state(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.is_file() and "tensorboard" not in name and not path.name.startswith("."):
             found[name] = path.read_bytes()
+    for checkpoint in committed(folder / "run" / "checkpoints"):
+        name = str(checkpoint.relative_to(folder))
+        found = {file: held for file, held in found.items() if not file.startswith(name)} | {name: contents(checkpoint)}
     report = json.loads(found["run/report.json"])
     timed = ("report.json", "report.html", "wall_seconds.json", "starts.json", "status.json")
     for name in (*timed, "recipe.yaml", "metrics.csv"):

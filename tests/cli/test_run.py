@@ -44,7 +44,7 @@ def losses(run: Path) -> list[float]:
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(forks: Server, micro: Path, tmp_path: Path) -> None:
     (tmp_path / "my_callbacks.py").write_text(CALLBACKS, encoding="utf-8")
     saver = "neo_lightning.training.callbacks.CommitCheckpoint"
-    save = f"--trainer.callbacks+={{class_path: {saver}, init_args: {{every_n_steps: 3}}}}"
+    save = f"--trainer.callbacks+={{class_path: {saver}, init_args: {{every_n_steps: 3, asynchronous: false}}}}"
     kill = [
         "--trainer.callbacks+=my_callbacks.Signals",
         "--trainer.callbacks.after=4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -165,3 +166,14 @@ class Fails(Evaluation):
 
     def run(self, context: Any) -> dict[str, Any]:
         return {"failures": ["it is not what was trained"]}
+
+
+class Blocks(Callback):
+    """Puts a file in the place of the checkpoints' folder, when it has been looked at."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            folder = trainer.checkpoint_callback.folder_of(trainer)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.write_text("")

@@ -43,10 +43,9 @@ def ending(status: int, folder: Path) -> list[str]:
     if status == exits.NUMBERS_BROKEN:
         return [*bare, "--stages.one.lr=1e30", "--model.stop_after_skips=2"]
     if status == exits.CANNOT_SAVE:
-        (folder / "in the way").write_text("")
         saver = "neo_lightning.training.callbacks.CommitCheckpoint"
-        where = str(folder / "in the way" / "checkpoints")
-        return [*bare, callback(saver, folder=where, every_n_steps=1, stop_after_failures=1)]
+        blocks = callback("tests.faults.stops.Blocks")
+        return [*bare, blocks, callback(saver, every_n_steps=1, stop_after_failures=1)]
     raise AssertionError(status)
 
 

@@ -30,7 +30,9 @@ APPENDED = {
 
 
 def smaller(arguments: list[str]) -> list[str]:
-    """The arguments of a command, with what makes it small."""
+    """The arguments of a command, with what makes it small; a branch goes on where it begins, and is short."""
+    if "--from" in arguments:
+        return arguments
     return arguments + APPENDED.get((*arguments[:2],), "").split()
 
 
