@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -31,6 +32,12 @@ _KEY = "neo_lightning/stop"
 _LOOKS_EVERY = 0.5
 """Seconds between two looks into the store."""
 _END = b"\0"
+
+
+LAUNCHER = "NEO_LIGHTNING_LAUNCHER"
+"""Process that has started this one and ends with it (`lightning launch`), in the environment."""
+_ORPHAN_SECONDS = 10.0
+"""For an orphan that has nothing to save and does not look, as it waits in a library for others."""
 
 
 class Stopped(BaseException):
@@ -166,8 +173,16 @@ def _handle(number: int, frame: Any) -> None:
 
 def _watch(reads: int) -> None:
     """The thread: signals' numbers, whatever the main thread does, and the store."""
-    request = _request
+    request, launcher, orphaned = _request, int(os.environ.get(LAUNCHER, 0)), 0.0
     while True:
+        if launcher and os.getppid() != launcher:
+            if not orphaned:
+                _tell_main("the launcher is gone")
+            orphaned = orphaned or time.monotonic()
+            if request.held:
+                orphaned = time.monotonic()
+            elif time.monotonic() - orphaned > _ORPHAN_SECONDS:
+                os._exit(TRY_AGAIN)
         if select.select([reads], [], [], _LOOKS_EVERY)[0]:
             numbers = os.read(reads, 64)
             if _END in numbers:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
         print(USAGE.format(table=exits.table()))
         return exits.DONE
     options, recipe = _read(argv)
+    os.environ[stopping.LAUNCHER] = str(os.getpid())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it calls each status an error
     with tempfile.TemporaryDirectory(prefix="neo_lightning_launch_") as logs:
         agent = _Agent(_spec(options, recipe), logs_specs=DefaultLogsSpecs(log_dir=logs))

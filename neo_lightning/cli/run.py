@@ -281,8 +281,12 @@ class Run:
 
     def finish(self) -> int:
         """Export and evaluate; returns the exit status."""
+        from torch import distributed
+
         from . import finish, results
 
+        if distributed.is_initialized():  # here the ranks part, and a metric of rank 0 must not wait for the others
+            distributed.destroy_process_group()
         if not self.cli.trainer.is_global_zero:
             return DONE
         assert self.checkpoint is not None
