@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 DONE = 0
@@ -56,9 +57,15 @@ _TELLING = (
 def status_of(error: BaseException) -> int:
     """How an error ends its process: the `exit_status` of its class, or that of a bug.
 
-    A class whose errors are raised on every rank alike says so with `on_every_rank`: rank 0 tells of them.
+    A class whose errors are raised on every rank alike says so with `on_every_rank`: rank 0 tells of them. A full disk
+    is no bug, whoever meets it.
     """
-    return getattr(error, "exit_status", BUG)
+    return getattr(error, "exit_status", CANNOT_SAVE if disk_full(error) else BUG)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether there is no room left, or none that this user may take."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def most_telling(statuses: Iterable[int]) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 
-from ..exits import USER_ERROR
+from ..exits import USER_ERROR, disk_full
 
 LIBRARY_ERRORS = {
     "jsonargparse": "ArgumentError",
@@ -41,8 +41,8 @@ def user_errors(doing: str) -> Iterator[None]:
     except Exception as error:
         from ..data.facts import RetryError
 
-        # of a RetryError there is nothing for the user to mend: `main` ends with TRY_AGAIN
-        if isinstance(error, RetryError) or not isinstance(error, refusals()):
+        # what of itself is no fault of the input has a status of its own: TRY_AGAIN, CANNOT_SAVE
+        if isinstance(error, RetryError) or disk_full(error) or not isinstance(error, refusals()):
             raise
         raise UserError(f"{doing}: {describe(error)}") from error
 

@@ -24,6 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from ..data.datamodule import NeoDataModule
 from ..data.owner import OwnedError, owned
 from ..evaluation.context import Evaluation
+from ..exits import disk_full
 from ..training import rewinds
 from ..training.callbacks import CommitCheckpoint
 from ..types import PixelBudget, Stage, VideoBudget
@@ -199,6 +200,8 @@ class NeoCLI(LightningCLI):
             except OwnedError:
                 raise
             except OSError as error:
+                if disk_full(error):
+                    raise
                 raise UserError(
                     f"run.dir: {folder} cannot be written ({error.strerror}), and a run keeps its checkpoints there: "
                     "make it writable, or name another folder, --run.dir=FOLDER"

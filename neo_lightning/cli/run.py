@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .. import stopping
-from ..exits import DONE, EVALUATION_FAILED, TRY_AGAIN, table
+from ..exits import DONE, EVALUATION_FAILED, TRY_AGAIN, disk_full, table
 from . import recipe as recipes
 from .arguments import Arguments, parse
 from .errors import UserError, describe, refusals, user_errors
@@ -242,7 +242,8 @@ class Run:
         try:
             rewinds.fit(trainer, model=self.cli.model, datamodule=self.cli.datamodule, ckpt_path=begins)
         except refusals() as error:
-            if isinstance(error, RetryError) or getattr(self.cli.model, "report", None) is not None:
+            begun = getattr(self.cli.model, "report", None) is not None
+            if isinstance(error, RetryError) or disk_full(error) or begun:
                 raise
             raise UserError(f"training cannot start: {describe(error)}") from error  # no step has been done
         interrupted = self.saver is not None and self.saver.interrupted

@@ -12,6 +12,7 @@ when one of them does.
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.facts import RetryError
-from ..exits import TRY_AGAIN, USER_ERROR
+from ..exits import CANNOT_SAVE, TRY_AGAIN, USER_ERROR, disk_full
 from .errors import UserError, describe
 
 RANK_0_HAS_STARTED = "NEO_LIGHTNING_RANK_0_HAS_STARTED"
@@ -60,12 +61,14 @@ class Start:
         try:
             yield
         except Exception as error:
-            status = TRY_AGAIN if isinstance(error, RetryError) else USER_ERROR
+            status = TRY_AGAIN if isinstance(error, RetryError) else CANNOT_SAVE if disk_full(error) else USER_ERROR
             with suppress(RuntimeError):  # nobody came to hear it
                 self._settle(part, [self.rank, status, describe(error)])
             raise
         if verdict := self._settle(part, None):
             rank, status, said = verdict
+            if status == CANNOT_SAVE:
+                raise OSError(errno.ENOSPC, f"rank {rank} cannot start: {said}")
             kind = RetryError if status == TRY_AGAIN else UserError
             raise kind(f"rank {rank} cannot start: {said}")
 

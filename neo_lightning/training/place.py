@@ -12,6 +12,8 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from neo_lightning.training.saving import CheckpointSaveError
+
 _STATE_BYTES = 3 * 4
 """A parameter and its two moments in float32."""
 
@@ -52,7 +54,7 @@ def check_room(strategy: Any, folder: Path, module: nn.Module) -> None:
     """Refuse a disk that has no room for a checkpoint, and warn where it has none for two.
 
     Raises:
-        ValueError: on every rank, with both numbers.
+        CheckpointSaveError: on every rank, with both numbers.
     """
     need = _STATE_BYTES * sum(p.numel() for p in module.parameters())
     there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -62,7 +64,7 @@ def check_room(strategy: Any, folder: Path, module: nn.Module) -> None:
         return
     numbers = f"{folder}: a checkpoint takes up to {_size(need)}, and {_size(free)} are free"
     if free < need:
-        raise ValueError(f"{numbers}: make room, or name another run.dir")
+        raise CheckpointSaveError(f"{numbers}: make room, or name another run.dir")
     rank_zero_warn(f"{numbers}: there is no room for two, and the old one goes only when the new one is complete")
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from neo_lightning.data.files import replacing
-from neo_lightning.exits import OUTCOMES
+from neo_lightning.exits import OUTCOMES, disk_full
 
 FILE = "status.json"
 
@@ -39,6 +39,11 @@ def write_status(folder: Path, *, step: int, status: int | None = None, sentence
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / FILE) as copy:
-        copy.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / FILE) as copy:
+            copy.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        print(f"warning: {folder / FILE} could not be written, the disk is full", flush=True)  # no run ends for a note

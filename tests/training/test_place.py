@@ -11,6 +11,7 @@ import pytest
 from torch import nn
 
 from neo_lightning.training.place import check_room
+from neo_lightning.training.saving import CheckpointSaveError
 from tests.training.tiny import trainer
 
 
@@ -38,6 +39,6 @@ def test_a_disk_without_room_is_refused_and_one_for_a_single_checkpoint_warned_o
     assert not recwarn.list
     with pytest.warns(UserWarning, match=r"takes up to 0.68 MiB, and 1.00 MiB are free: there is no room for two"):
         check_room(strategy, folder, of_bytes(700 << 10))
-    with pytest.raises(ValueError, match=r"takes up to 1.17 MiB, and 1.00 MiB are free: make room, or"):
+    with pytest.raises(CheckpointSaveError, match=r"takes up to 1.17 MiB, and 1.00 MiB are free: make room, or"):
         check_room(strategy, folder, of_bytes(1200 << 10))
     assert not folder.exists()
