@@ -31,7 +31,9 @@ from .. import exits, stopping
 from .errors import UserError, nearest
 
 _PATIENCE = 120.0
-"""Seconds that the other ranks of a host have to end when one has; the pulse ends them much sooner."""
+"""Seconds that the other ranks of a host have to end when one has."""
+_PATIENCE_WITH_LOST = 15.0
+"""The same where a rank was lost: the pulse has ended by then what it can end, and what is frozen does not."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -176,7 +178,9 @@ class _Agent(LocalElasticAgent):
         if any(statuses):
             if not self._first:
                 self._first_ended, self._first = time.monotonic(), statuses
-            if len(statuses) < len(processes) and time.monotonic() - self._first_ended < _PATIENCE:
+            lost = any(status < 0 or status == exits.RANK_LOST for status in statuses)
+            patience = _PATIENCE_WITH_LOST if lost else _PATIENCE
+            if len(statuses) < len(processes) and time.monotonic() - self._first_ended < patience:
                 return RunResult(state=WorkerState.HEALTHY)
         result = super()._monitor_workers(worker_group)
         if result.is_failed():

@@ -210,13 +210,17 @@ def disturbed(file: Path, seed: int, gap: tuple[float, float], *, disk: bool) ->
 
 
 def wait_for(ranks: set[int]) -> None:
-    """Until processes have ended that nobody else waits for.
+    """Until processes have ended that nobody else waits for. One that is frozen cannot: it is killed.
 
     Raises:
         AssertionError: one trains on as an orphan, or hangs.
     """
     stop = time.monotonic() + ORPHAN_SECONDS
     while left := [pid for pid in ranks if Path(f"/proc/{pid}").exists()]:
+        for pid in left:
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    os.kill(pid, signal.SIGKILL)
         assert time.monotonic() < stop, f"processes {left} go on without their launcher"
         time.sleep(0.1)
 
