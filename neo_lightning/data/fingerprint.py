@@ -73,8 +73,10 @@ def unpack_parts(text: Any) -> dict[str, Any]:
     return parts if isinstance(parts, dict) else {}
 
 
-def segments_from(parts: Mapping[str, Any], stages: Mapping[str, Stage], begun: int) -> list[Segment]:
-    """The first segments of a fingerprint; what of a stage is not planned is that of now.
+def segments_from(
+    parts: Mapping[str, Any], stages: Mapping[str, Stage], begun: int, costs: Mapping[str, CostRatio]
+) -> list[Segment]:
+    """The first segments of a fingerprint; what of a stage is not planned is that of now, its costs among it.
 
     Raises:
         PlanError: there is no such stage now, or the parts are not what `fingerprint` makes.
@@ -88,7 +90,7 @@ def segments_from(parts: Mapping[str, Any], stages: Mapping[str, Stage], begun: 
             planned = {key: fields[key] for key in PLANNED}
             planned |= {"image": PixelBudget(**fields["image"]), "video": VideoBudget(**fields["video"])}
             end = (found[-1].end if found else 0) + int(fields["steps"])
-            ratio = CostRatio(**fields.get("ratio", {}))
+            ratio = CostRatio(**fields["ratio"]) if "ratio" in fields else costs.get(name, CostRatio())
             found.append(Segment(name, replace(stages[name], **planned), int(fields.get("until", end)), ratio))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"the data's state in the checkpoint is damaged: {part}: {error}") from error

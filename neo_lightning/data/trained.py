@@ -46,7 +46,9 @@ class Trained:
         if parts.get("lanes", lanes) != lanes:
             raise PlanError(f"lanes: was {parts['lanes']}, is {lanes}; the packs of the steps done were others")
         position = Position.from_state(dict(state), lanes)
-        segments, changed = resumed(stages, segments_from(parts, stages, len(position.lanes)), position.step, costs)
+        segments, changed = resumed(
+            stages, segments_from(parts, stages, len(position.lanes), costs or {}), position.step, costs
+        )
         return cls(position=position, segments=segments, changed=tuple(changed), parts=parts)
 
     def differences(self, now: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from datamodule_helpers import assert_same, module, same, stage, stages, take
 
 from neo_lightning.data.fingerprint import fingerprint, pack_parts, unpack_parts
 from neo_lightning.data.plan import PlanError, Position, segments_of
-from neo_lightning.types import PackedBatch
+from neo_lightning.types import CostRatio, PackedBatch
 
 
 def test_a_step_is_a_list_of_rows_of_the_stages_shape(manifest: Path, tokenizer_folder: Path) -> None:
@@ -142,6 +142,19 @@ def test_ranks_share_a_step(manifest: Path, tokenizer_folder: Path, monkeypatch:
         assert all(same(dealt.pop(row.info.index), row) for row in rows)  # type: ignore[union-attr]
         assert list(dealt) == [-1] * (len(rows) % 2)
         assert all(filler.weights.sum() == 0 for filler in dealt.values())
+
+
+def test_rows_are_dealt_after_a_resume_as_without(manifest: Path, tokenizer_folder: Path) -> None:
+    """By the costs of the model that is trained: others would give ranks other rows, and sums another last bit."""
+    costs = {name: CostRatio(pair=0.5, supervised=3.0) for name in stages()}
+    whole = module(manifest, tokenizer_folder)
+    whole.costs = costs
+    whole.next_step = 3
+    state = json.loads(json.dumps(whole.state_dict()))
+    resumed = module(manifest, tokenizer_folder)
+    resumed.costs = costs
+    resumed.load_state_dict(state)
+    assert [segment.ratio for segment in resumed.plan.segments] == list(costs.values())
 
 
 def by_number(shares: list[list[PackedBatch]]) -> dict[int, PackedBatch]:
