@@ -116,8 +116,8 @@ def test_a_worker_that_is_killed_ends_nothing(mixed: Path, whole: dict[str, str]
     killed = []
 
     def kill_one() -> None:
-        # not before one is at work: ProcessPoolExecutor may overlook the death of a process that it is still starting
-        while not list((tmp_path / "out").glob("**/task-*.at")):
+        # not before both are at work: ProcessPoolExecutor may overlook the death of a process that it is still starting
+        while len(list((tmp_path / "out").glob("**/task-*.at"))) < 2:
             time.sleep(0.001)
         for child in multiprocessing.active_children():
             child.kill()
