@@ -177,9 +177,9 @@ def _watch(reads: int) -> None:
     while True:
         if launcher and os.getppid() != launcher:
             if not orphaned:
-                _tell_main("the launcher is gone")
-            orphaned = orphaned or time.monotonic()
-            if request.held:
+                request.note("the launcher is gone")  # this process's own: it holds behind the training as well
+                _tell_main(request.why)
+            if request.held or not orphaned:
                 orphaned = time.monotonic()
             elif time.monotonic() - orphaned > _ORPHAN_SECONDS:
                 os._exit(TRY_AGAIN)

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from neo_lightning.checkpoint import commit
 from neo_lightning.exits import INTERRUPTED, status_of
-from neo_lightning.stopping import Stopped
+from neo_lightning.stopping import StoppedTogether
 from neo_lightning.training.phases import CALLBACKS, DATA, ENDED, ENDING, NOW, SETUP, STEP, begin
 from neo_lightning.training.pulse import Monitor
 from neo_lightning.training.rewinds import Rewound
@@ -148,7 +148,7 @@ class Pulse(Callback):
         if (monitor := self._monitor) is None or NOW.phase == ENDED:
             return
         monitor.check()
-        if isinstance(exception, Rewound | Stopped):  # all of them alike
+        if isinstance(exception, Rewound | StoppedTogether):  # all of them alike
             self._stop()
             return
         if _collective_failed(exception) and (lost := monitor.explain()) is not None:
