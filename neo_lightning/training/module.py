@@ -223,8 +223,8 @@ class NeoModule(ScoringModule):
             self.manual_backward(loss_sum * scale)
             losses += modality_losses(on_device, nll, index)
         norm = clip_gradients(self.model.parameters(), self.clip)
-        votes = self.votes._replace(stop=float(stopping.asked()), gave_up=float(gave_up))
-        outcome = sum_over_ranks(torch.cat([losses, losses.new_tensor(votes)]))
+        votes = torch.tensor(self.votes._replace(stop=float(stopping.asked()), gave_up=float(gave_up)))
+        outcome = sum_over_ranks(torch.cat([losses, votes.to(self.device, non_blocking=True)]))
         with waiting():
             numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
         report = self._read(step, numbers)

@@ -48,7 +48,10 @@ class ScoringModule(LightningModule):
             StoppedTogether: on all ranks, where one of them was asked to stop.
         """
         assert self.model is not None
-        if sum_over_ranks(torch.tensor(float(stopping.asked()), device=self.device)).item():
+        asked: float = stopping.asked()
+        if self.trainer.world_size > 1:  # one rank alone need not wait for its device
+            asked = sum_over_ranks(torch.tensor(float(asked), device=self.device)).item()
+        if asked:
             raise stopping.StoppedTogether(stopping.why() or "another rank was asked")
         sources = self._validation_sources()
         for micro_batch in batch:

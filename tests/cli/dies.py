@@ -15,8 +15,8 @@ from neo_lightning.cli.main import main
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
-def run(argv: list[str], folder: str, moment: int, listed: str = "") -> int:
-    """Run a command; SIGKILL in front of its `moment`-th change of a file below `folder`. Changes go into `listed`."""
+def run(argv: list[str], folder: str, moment: int, listed: str = "", number: signal.Signals = signal.SIGKILL) -> int:
+    """Run a command; a signal in front of its `moment`-th change of a file below `folder`. Changes go into `listed`."""
     seen: list[str] = []
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
@@ -25,7 +25,7 @@ def run(argv: list[str], folder: str, moment: int, listed: str = "") -> int:
             return
         seen.append(f"{event} {Path(str(args[0])).relative_to(folder)}")
         if len(seen) == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     torch.set_num_threads(1)
     sys.addaudithook(watch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.rows.loader import WatchedLoader
 from neo_lightning.evaluation.context import Evaluation
 from neo_lightning.model import generate
-from tests.cli.dies import CHANGES
+from tests.cli import dies
 
 
 def command(folder: str, argv: list[str]) -> int:
@@ -48,22 +47,7 @@ def slurm_task(folder: str, argv: list[str]) -> int:
 
 def signalled(argv: list[str], folder: str, moment: int, listed: str = "") -> int:
     """A command that gets SIGTERM in front of its `moment`-th change of a file below `folder`."""
-    seen: list[str] = []
-
-    def watch(event: str, args: tuple[Any, ...]) -> None:
-        writes = event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR)
-        if not (writes or event in CHANGES) or not str(args[0]).startswith(folder):
-            return
-        seen.append(f"{event} {Path(str(args[0])).relative_to(folder)}")
-        if len(seen) == moment:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    torch.set_num_threads(1)
-    sys.addaudithook(watch)
-    status = main(argv)
-    if listed:
-        Path(listed).write_text("\n".join(seen))
-    return status
+    return dies.run(argv, folder, moment, listed, signal.SIGTERM)
 
 
 def answering(argv: list[str], folder: str, token: int) -> int:
