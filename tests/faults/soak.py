@@ -249,8 +249,9 @@ def must_be_alike(one: Path, other: Path, steps: int) -> None:
     differ = {step: (known, losses(other)[step]) for step, known in losses(one).items() if known != losses(other)[step]}
     assert not differ, f"losses and norms differ: {differ}"
     found = [contents(folder) for run in (one, other) if (folder := latest(run / "checkpoints"))]
-    wrong = [name for name in found[0] if name != "meta" and found[0][name] != found[1].get(name)]
-    assert not wrong and len(found[0]) == len(found[1]), f"tensors differ: {wrong}"
+    assert found[0].keys() == found[1].keys()
+    wrong = [name for name in found[0] if name != "meta" and found[0][name] != found[1][name]]
+    assert not wrong, f"tensors differ: {wrong}"
 
 
 def main() -> None:
