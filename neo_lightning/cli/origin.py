@@ -122,11 +122,10 @@ def branched(cli: NeoCLI, total: int) -> Origin | None:
 
 def _begun_in(checkpoint: Path, datamodule: Any) -> list[str]:
     """Stages of which a checkpoint has done a step; of another data module's only the last."""
-    import torch
-
+    from ..checkpoint.meta import read_meta
     from ..data.trained import begun
 
-    meta = torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)
+    meta = read_meta(checkpoint)
     state = meta.get(type(datamodule).__qualname__) or {}
     return begun(state) or [meta["neo_lightning"]["stage"]]
 

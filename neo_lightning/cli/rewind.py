@@ -73,8 +73,8 @@ def _rewind(run: Path, step: int, skip: tuple[int, int] | None) -> None:
 
 def _next_pack(checkpoint: Path) -> int | None:
     """Number of the pack that a checkpoint goes on with, where its data module has such."""
-    import torch
+    from ..checkpoint.meta import read_meta
 
-    meta = torch.load(checkpoint / "meta.pt", map_location="cpu", weights_only=True)
+    meta = read_meta(checkpoint)
     states: list[Any] = [state for state in meta.values() if isinstance(state, dict) and "pack" in state]
     return int(states[0]["pack"]) if states else None

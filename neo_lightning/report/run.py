@@ -197,15 +197,16 @@ def _summary(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     place = listing(machine["accelerators"]) or f"{machine['cores']} cores of {machine['processor']}"
     time = report["wall_seconds"].get("training")
-    trained = f"trained for {duration(time)} " if time is not None else "trained "
+    lives = report["starts"]  # of a start that is killed the phases' seconds know nothing
+    together = f"in {len(lives)} starts, which lived {duration(sum(lives))} together, "
+    trained = together if len(lives) > 1 else f"for {duration(time)} " if time is not None else ""
     stages = f"in {len(report['stages'])} stages " if len(report["stages"]) > 1 else ""
-    text = f"A model of {count(report['model']['parameters'])} parameters, {trained}{stages}on {place}."
+    text = f"A model of {count(report['model']['parameters'])} parameters, trained {trained}{stages}on {place}."
     if report["goodput"] is not None:
-        text += f" Its steps took {report['goodput']:.0%} of the time that it ran (goodput)"
-        lives, lost = report["starts"], 1 - report["goodput"]
+        text += f" Its steps took {report['goodput']:.0%} of the time that it ran (goodput)."
         if len(lives) > 1:
-            text += f", in {len(lives)} starts: {lost * sum(lives) / len(lives):.1f} s a start went into anything else"
-        text += "."
+            lost = (1 - report["goodput"]) * sum(lives) / len(lives)
+            text += f" Of each start {lost:.1f} s went into anything else."
     for types in (result["types"] for result in exact_match_results(report)):
         if types:
             total = sum(entry["total"] for entry in types.values())

@@ -17,7 +17,7 @@ from neo_lightning.data.rows.dataset import StepDataset
 from neo_lightning.data.text.lengths import ShardPartLengths
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.report.inspect.left_out import Group, find_left_out
-from neo_lightning.types import PackedBatch, Stage
+from neo_lightning.types import CostRatio, PackedBatch, Stage
 
 PLANNED = 1024
 """Packs that the mixture is counted in."""
@@ -61,7 +61,12 @@ def collect(data: NeoDataModule, *, packs: int, first_pack: int = 0) -> Inspecte
     name = chosen[0][1].stage
     stage = data.stages[name]
     notes: dict[str, str] = {}
-    lengths = ShardPartLengths(sources, data.tokenizer, lambda sample, _, reason: notes.update({sample: reason}))
+    ratio = data.costs.get(name, CostRatio())
+
+    def note(sample: str, _: Stage, reason: str) -> None:
+        notes[sample] = reason
+
+    lengths = ShardPartLengths(sources, data.tokenizer, note, lambda _: ratio)
     plan = Plan(
         {name: stage}, sources, lengths, data.seed, lanes=data.lanes, costs_of=lengths.costs, balance=data.balance
     )
