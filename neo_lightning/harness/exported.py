@@ -48,10 +48,13 @@ class Exported:
         """The answer to each conversation, and its tokens.
 
         Args:
-            conversations: of any lengths; they go through the model together.
+            conversations: of any lengths; they go through the model together. A video part may have a `section`
+                (start, end) in seconds, all that is shown of its clip.
             decoding: arguments of `generate`.
             images, videos: budgets (`min_pixels`, `max_pixels`; `fps`, `max_frames`) in place of the folder's.
         """
+        parts = (part for turns in conversations for turn in turns for part in turn["content"])
+        cuts = [{"section": part.get("section")} for part in parts if part["type"] == "video"]
         inputs = self.processor.apply_chat_template(
             list(conversations),
             add_generation_prompt=True,
@@ -61,7 +64,7 @@ class Exported:
             padding=True,
             padding_side="left",
             images_kwargs=dict(images or {}),
-            videos_kwargs=dict(videos or {}),
+            videos_kwargs={**(videos or {}), "video_metadata": cuts},
         ).to(self.model.device)
         with torch.no_grad():
             found = self.model.generate(**inputs, **decoding)

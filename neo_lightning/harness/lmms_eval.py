@@ -10,6 +10,7 @@ built-in model, but for the pixel budgets, which are the folder's.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,16 +144,17 @@ def _part(part: Any, where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A part of lmms-eval's message as a chat template takes it.
 
     Raises:
-        ValueError: audio, or a section of a clip.
+        ValueError: audio.
     """
     if part.type == "text":
         return {"type": "text", "text": part.text}
     if part.type == "image":
         return {"type": "image", "image": enlarged(part.url, 2) if _true(settings.get("upscale")) else part.url}
     if part.type == "video":
+        section = None
         if part.start_time is not None or part.end_time is not None:
-            raise ValueError(f"{where}: a section of a clip ({part.start_time} to {part.end_time} s) cannot be cut out")
-        return {"type": "video", "video": part.url}
+            section = part.start_time or 0.0, math.inf if part.end_time is None else part.end_time
+        return {"type": "video", "video": part.url, "section": section}
     raise ValueError(f"{where}: NEO-ov sees text, images and clips; this has a part of type {part.type!r}")
 
 

@@ -170,11 +170,38 @@ class DecodedClip:
         return torch.stack([resize(frame.pixels(h, w), height, width) for frame, h, w in own])
 
 
-def load_clip(source: Any, metadata: Any) -> EncodedClip | DecodedClip:
-    """A clip from a path, address, base64 text or bytes; or from decoded frames, with what is known of them."""
-    if isinstance(source, list | tuple) or hasattr(source, "ndim"):
-        return DecodedClip(source, metadata)
-    return EncodedClip(read_bytes(source, "video"))
+class Section:
+    """A clip that is cut: its frames from `start` to `until` (exclusive), in seconds from its first frame.
+
+    It begins with the first frame that comes within; where none does, it is the one that is on screen then.
+    """
+
+    def __init__(self, clip: EncodedClip | DecodedClip, start: float, until: float) -> None:
+        end = min(until, clip.duration)
+        if not 0 <= start < end:
+            raise ValueError(f"a section from {start:g} to {until:g} s of a clip of {clip.duration:.2f} s")
+        # the small step forgives the rounding of timestamps to the container's ticks
+        first, last = np.searchsorted(clip.times, (start - 1e-6, end - 1e-6)).tolist()
+        self.duration = end - float(clip.times[first]) if first < last else end - start
+        first = min(first, last - 1)
+        self._clip, self._first = clip, first
+        self.times = clip.times[first:last] - clip.times[first]
+        self.height, self.width = clip.height, clip.width
+
+    def frames(self, indices: list[int], height: int, width: int) -> Tensor:
+        """[n, 3, height, width] uint8."""
+        return self._clip.frames([self._first + index for index in indices], height, width)
+
+
+def load_clip(source: Any, metadata: Any) -> EncodedClip | DecodedClip | Section:
+    """A clip from a path, address, base64 text or bytes; or from decoded frames, with what is known of them.
+
+    With `section` (start, end) in its metadata only what is shown between these seconds.
+    """
+    decoded = isinstance(source, list | tuple) or hasattr(source, "ndim")
+    clip = DecodedClip(source, metadata) if decoded else EncodedClip(read_bytes(source, "video"))
+    section = dict(metadata or {}).get("section")
+    return Section(clip, *section) if section else clip
 
 
 def is_clip(value: Any) -> bool:

@@ -93,7 +93,8 @@ class NEOChatVideoProcessor(BaseVideoProcessor):
             videos: paths, addresses or bytes; or decoded frames (see `DecodedClip`).
             num_frames: shows so many, spread evenly, whatever `fps` says.
             do_sample_frames: False shows all frames.
-            video_metadata: of decoded frames, one for each clip.
+            video_metadata: one for each clip: of decoded frames see `DecodedClip`; `section` (start, end), in seconds,
+                shows only that part of a clip.
             return_metadata: add `video_metadata`, a list of `ClipMetadata`.
 
         Raises:

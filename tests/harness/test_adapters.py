@@ -6,6 +6,7 @@ The programs themselves are stand-ins with their interfaces; `test_real_harness.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 
 from neo_lightning.answering import Engine
 from neo_lightning.cli.main import main
+from neo_lightning.data.facts import Turn
+from neo_lightning.data.media.video import video_facts
 from neo_lightning.evaluation.benchmarks import find_benchmark
 from neo_lightning.evaluation.benchmarks.words import messages_of
 from neo_lightning.evaluation.readers import Row
@@ -118,19 +121,33 @@ def test_lmms_eval_says_how_it_is_asked(lmms: ModuleType, folder: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("part", "said"),
-    [
-        ({"type": "audio", "url": "a.wav"}, "t, document 0: .*audio"),
-        ({"type": "video", "url": "a.mp4", "start_time": 1.0}, "t, document 0: a section of a clip"),
-    ],
-)
-def test_what_cannot_be_shown_is_told(lmms: ModuleType, folder: Path, part: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_shown_is_told(lmms: ModuleType, folder: Path) -> None:
     model = lmms.NeoOv(str(folder))
-    model.task_dict = {"t": {"test": [[{"role": "user", "content": [part]}]]}}
+    model.task_dict = {"t": {"test": [[{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}]]}}
     request = importlib.import_module("lmms_eval.api.instance").Instance(("", lambda d: d, {}, 0, "t", "test"))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=r"t, document 0: .*audio"):
         model.generate_until([request])
+
+
+def test_lmms_eval_asks_about_sections_of_clips(
+    lmms: ModuleType, folder: Path, engine: Engine, media: dict[str, list[Path]]
+) -> None:
+    """Each clip of a batch has its own, or none."""
+    model = lmms.NeoOv(str(folder), batch_size="4", system_prompt="")
+    clip, length = media["video"][0], video_facts(media["video"][0].read_bytes()).duration
+    cuts = [(None, None), (None, length / 2), (length / 2, None), (0.0, length / 4)]
+    parts = [{"type": "video", "url": str(clip), "start_time": start, "end_time": end} for start, end in cuts]
+    model.task_dict = {"t": {"test": [[{"role": "user", "content": [part, text("Where?")]}] for part in parts]}}
+    instance = importlib.import_module("lmms_eval.api.instance").Instance
+    asked = [
+        instance(("", lambda document: document, {"max_new_tokens": 5}, number, "t", "test")) for number in range(4)
+    ]
+    said = [result.text for result in model.generate_until(asked)]
+    for (start, end), answer in zip(cuts, said, strict=True):
+        section = None if start is end is None else (start or 0.0, math.inf if end is None else end)
+        part = Media(kind="video", data=clip.read_bytes(), name="clip", section=section)
+        prompt = engine.prompt([Turn(role="user", parts=(part, "Where?"))])
+        assert [answer] == [found.strip() for found in engine.texts([prompt], max_new_tokens=5)]
 
 
 def test_the_entry_point_names_the_manifest(lmms: ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from neo_lightning.data.facts import Turn
+from neo_lightning.data.media.video import video_facts
 from neo_lightning.data.text.answers import MARKS
+from neo_lightning.data.text.serialize import prompt_from_messages
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.hf.processing_neo_chat import NEOChatProcessor
 from neo_lightning.hf.prompt_text_neo_chat import BREAK, MARK
-from neo_lightning.types import PixelBudget, VideoBudget
+from neo_lightning.types import Media, PixelBudget, VideoBudget
 from tests.data.data_helpers import clip, encoded, picture, textured
 from tests.hf.processing_support import (
     IMAGE,
@@ -117,6 +121,27 @@ def test_budgets_and_odd_sizes(
 def test_frames_and_words_of_a_clip(video: VideoBudget, tokenizer: Tokenizer, tmp_path: Path) -> None:
     own = made(tokenizer, tmp_path, IMAGE, video)
     assert_same(own, user("a", ("video", textured(60)), ("video", CLIPS["mp4"]), "b"), tokenizer, IMAGE, video)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "variable rate", "starts late", "frames lean on each other"])
+@pytest.mark.parametrize("section", [(0.0, 0.25), (0.3, 0.35), (0.2, math.inf), (0.9, 1.5)])
+def test_a_section_of_a_clip(
+    kind: str, section: tuple[float, float], processor: NEOChatProcessor, tokenizer: Tokenizer
+) -> None:
+    """Whole frames lie in it, or parts of one, or its end is open."""
+    facts = video_facts(CLIPS[kind])
+    part = Media(kind="video", data=CLIPS[kind], name=kind, section=section)
+    asked = [Turn(role="user", parts=(part, "?"))]
+    told = {"videos_kwargs": {"video_metadata": [{"section": section}]}, "add_generation_prompt": True}
+    messages = user(("video", CLIPS[kind]), "?")
+    if section[0] >= facts.duration:
+        with pytest.raises(ValueError, match=r"video bytes: a section from 0.9 to 1.5 s of a clip of"):
+            processor.apply_chat_template(messages, tokenize=True, return_dict=True, **told)
+        return
+    wanted, patches = prompt_from_messages(asked, tokenizer, IMAGE, VIDEO)
+    found = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt", **told)
+    assert found["input_ids"].tolist() == [wanted.input_ids.tolist()]
+    assert torch.equal(found["pixel_values"], patches)
 
 
 def test_several_images_share_their_budget(processor: NEOChatProcessor, tokenizer: Tokenizer) -> None:
