@@ -1,9 +1,10 @@
 """lmms-eval itself, in an environment of its own, on held-out scenes: its score is ours.
 
-    python -m venv /tmp/lmms && /tmp/lmms/bin/pip install lmms-eval 'filelock<3.20' && /tmp/lmms/bin/pip install --no-deps .
+    python -m venv /tmp/lmms && /tmp/lmms/bin/pip install lmms-eval "filelock<3.20"
+    /tmp/lmms/bin/pip install --no-deps .
     NEO_LMMS_EVAL=/tmp/lmms/bin/python python -m pytest tests/harness/test_real_harness.py
 
-It is not installed by the test: that takes gigabytes from a network. lmms-eval 0.7.3 imports a module of filelock that its newest versions do not have.
+It is not installed by the test: that takes gigabytes from a network.
 """
 
 from __future__ import annotations
