@@ -28,7 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "answering": {"data", "model", "checkpoint"},
     "training": {"console", "exits", "data", "model", "checkpoint", "answering"},
     "evaluation": {"data", "model", "answering"},
-    "report": {"data", "evaluation"},
+    "sweep": {"data"},
+    "report": {"data", "evaluation", "sweep"},
     "harness": {"hf"},
     "cli": {
         "console",

@@ -23,6 +23,7 @@ COMMANDS = {
     "validate": ("fit", "LightningCLI: one validation pass"),
     "test": ("fit", "LightningCLI: one test pass"),
     "predict": ("fit", "LightningCLI: one prediction pass"),
+    "sweep": ("sweep", "train a recipe in several ways with several seeds, and compare them"),
     "rewind": ("rewind", "take a run back to a checkpoint, and skip packs from there on"),
     "model": ("model", "init | import | export | info | publish: make, convert and describe model folders"),
     "data": ("data", "scenes | import | index | check | plan | stats | inspect: make shards, look at them"),

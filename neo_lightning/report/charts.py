@@ -26,6 +26,8 @@ class Line:
     points: Sequence[tuple[float, float]]
     colour: str
     """CSS colour, usually a variable of the page."""
+    spread: Sequence[tuple[float, float, float]] = ()
+    """(step, low, high) of a band around it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,8 @@ def line_chart(
     if not drawn:
         return ""
     last = max([band.stop for band in bands] + [x for _, points in drawn for x, _ in points] + [1])
-    high = top or max(y for _, points in drawn for _, y in points) * 1.05 or 1.0
+    values = [y for _, points in drawn for _, y in points] + [y for line, _ in drawn for _, _, y in line.spread]
+    high = top or max(values) * 1.05 or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (WIDTH - LEFT - RIGHT) * x / last
@@ -109,6 +112,10 @@ def line_chart(
         parts.append(f'<text class="axis{anchor}" x="{across}" y="{down + 17}">{x:g}</text>')
     parts.append(f'<text class="axis end" x="{LEFT - 6}" y="{HEIGHT - BOTTOM + 17}">step</text>')
     for line, points in drawn:
+        if line.spread:
+            edge = [(x, y) for x, _, y in line.spread] + [(x, y) for x, y, _ in reversed(line.spread)]
+            path = " ".join("{:g},{:g}".format(*place(x, y)) for x, y in edge)
+            parts.append(f'<polygon class="spread" style="fill:{line.colour}" points="{path}"/>')
         for run in unbroken(points):
             path = " ".join("{:g},{:g}".format(*place(x, y)) for x, y in run)
             parts.append(f'<polyline class="curve" style="stroke:{line.colour}" points="{path}"/>')

@@ -46,6 +46,7 @@ NAMES = {
     "save_stall_s": "seconds that training waited for saves since the last line (rank 0)",
     "save_s": "seconds from the begin of the last checkpoint to its commit",
     "goodput": "part of the life of all starts in which steps were trained that were kept (rank 0)",
+    "flops": "model FLOP of the run: forward and backward of what trains, no recomputation counted",
     "mfu": "model FLOP per second over the devices' peak, where that is known",
     "memory_gib": "largest device memory allocated since the last line (CUDA)",
     "skipped_steps": "steps of the run in which the optimiser did not move",
@@ -76,6 +77,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self.tokens = 0.0
+        self.flops = 0.0
         self.tombstones = 0.0
         self.trained_s = 0.0
         """Seconds of the steps that the run has and in which the optimiser moved."""
@@ -89,11 +91,17 @@ class Throughput(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Totals of the run."""
-        return {"tokens": self.tokens, "tombstones": self.tombstones, "trained_s": self.trained_s}
+        return {
+            "tokens": self.tokens,
+            "flops": self.flops,
+            "tombstones": self.tombstones,
+            "trained_s": self.trained_s,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.tokens, self.tombstones = state_dict["tokens"], state_dict["tombstones"]
-        self.trained_s = state_dict.get("trained_s", 0.0)  # earlier versions did not count it
+        self.trained_s = state_dict.get("trained_s", 0.0)  # earlier versions did not count it,
+        self.flops = state_dict.get("flops", 0.0)  # nor these
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Look up the peak."""
@@ -122,7 +130,9 @@ class Throughput(Callback):
         balance_of = getattr(trainer.datamodule, "balance_of", None)  # type: ignore[attr-defined]
         balance = balance_of(report.step) if balance_of else None
         window.balances += [] if balance is None else [balance]
-        window.flops += self._flops(pl_module, report) if self._peak else 0.0
+        flops = self._flops(pl_module, report)
+        window.flops += flops
+        self.flops += flops
         self.tokens += report.counts["tokens"]
         self.tombstones += report.counts["tombstones"]
         done = report.step + 1
@@ -181,6 +191,7 @@ class Throughput(Callback):
             "stage": float(list(module.stages).index(report.stage)),
             "pack_fill": report.fill,
             "tokens": self.tokens,
+            "flops": self.flops,
             "tokens_per_s": window.tokens / seconds,
             "supervised_tokens_per_s": window.supervised / seconds,
             "step_s": seconds / window.steps,

@@ -1,0 +1,205 @@
+"""SWEEP.yaml -> a checked `Sweep`.
+
+recipe: demo                          a shipped recipe or a file
+folder: runs/sweeps/rates             a run's folder is FOLDER/ARM/SEED
+seeds: [0, 1, 2, 3, 4]
+common: {stages.sft.steps: 200}       of every run: a recipe's keys, as behind `--` on the command line
+arms:                                 what differs
+  slow: {stages.sft.lr: 2.0e-4}
+  fast: {stages.sft.lr: 8.0e-4}
+baseline: slow                        what the others are compared with; the first arm where nothing is said
+measures:                             the first is the headline
+  - {name: held-out loss, column: val_loss, take: area, better: lower}
+  - {name: steps to 90%, column: eval/scenes, take: reach, at: 0.9, better: lower}
+  - {name: colour, column: eval/scenes/colour, take: last, better: higher}
+expect:                               written before the runs, printed beside what came out
+  - {measure: colour, better: fast, worse: slow, because: it is far from done}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TAKES = ("last", "area", "reach")
+
+
+class SweepError(ValueError):
+    """A sweep's file that cannot be used; says which key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number of a run."""
+
+    name: str
+    column: str
+    """Of the run's metrics.csv."""
+    take: Literal["last", "area", "reach"] = "last"
+    """The last value; the mean over the steps (the area under the curve); or the first step that reaches `at`."""
+    better: Literal["higher", "lower"] = "higher"
+    """Which values of the measure are better; of `reach` fewer steps always are."""
+    at: float | None = None
+    """Of `reach`: the value of the column that is to be reached, from below where higher values of it are better."""
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of the number, which for `reach` are steps."""
+        return self.take == "reach" or self.better == "lower"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What its author thought before."""
+
+    measure: str
+    better: str
+    worse: str
+    because: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """One run of a sweep."""
+
+    arm: str
+    seed: int
+    folder: Path
+    overrides: Mapping[str, Any]
+    """Keys of the recipe, with those of the arm and of all arms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """See the module."""
+
+    name: str
+    recipe: str
+    folder: Path
+    seeds: tuple[int, ...]
+    arms: Mapping[str, Mapping[str, Any]]
+    common: Mapping[str, Any]
+    baseline: str
+    measures: tuple[Measure, ...]
+    expect: tuple[Expectation, ...]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Seed by seed, so that a sweep that is stopped has whole pairs."""
+        return [
+            Job(
+                arm=arm,
+                seed=seed,
+                folder=self.folder / arm / str(seed),
+                overrides={**self.common, **self.arms[arm]},
+            )
+            for seed, arm in product(self.seeds, self.arms)
+        ]
+
+
+def read_sweep(file: Path) -> Sweep:
+    """Read and check a sweep's file.
+
+    Raises:
+        SweepError: it is none; names the key.
+    """
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SweepError(f"{file}: not a readable YAML file: {error}") from error
+    tree = _mapping(tree, f"{file}: a sweep")
+    _known(tree, [f.name for f in fields(Sweep) if f.name != "name"], f"{file}")
+    for key in ("recipe", "folder", "seeds", "arms", "measures"):
+        if key not in tree:
+            raise SweepError(f"{file}: `{key}` is missing")
+    arms = {
+        str(arm): _mapping(keys or {}, f"{file}: arms.{arm}") for arm, keys in _mapping(tree["arms"], "arms").items()
+    }
+    for arm in arms:
+        if not NAME.fullmatch(arm):
+            raise SweepError(f"{file}: arms.{arm}: the name of an arm is that of a folder: letters, digits, . _ -")
+    baseline = str(tree.get("baseline", next(iter(arms), "")))
+    measures = tuple(_measure(entry, f"{file}: measures[{i}]") for i, entry in enumerate(_list(tree, "measures", file)))
+    names = [measure.name for measure in measures]
+    if not arms or not measures:
+        raise SweepError(f"{file}: a sweep has at least one arm and one measure")
+    if len(set(names)) != len(names):
+        raise SweepError(f"{file}: measures: two have one name")
+    _one_of(baseline, arms, f"{file}: baseline")
+    return Sweep(
+        name=file.stem,
+        recipe=str(tree["recipe"]),
+        folder=Path(str(tree["folder"])).expanduser(),
+        seeds=_seeds(tree["seeds"], file),
+        arms=arms,
+        common=_mapping(tree.get("common") or {}, f"{file}: common"),
+        baseline=baseline,
+        measures=measures,
+        expect=tuple(
+            _expectation(e, arms, names, f"{file}: expect[{i}]") for i, e in enumerate(_list(tree, "expect", file))
+        ),
+    )
+
+
+def _seeds(value: Any, file: Path) -> tuple[int, ...]:
+    found = value if isinstance(value, list) else []
+    if not found or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in found):
+        raise SweepError(f"{file}: seeds must be a list of whole numbers from 0 on, found {value!r}")
+    if len(set(found)) != len(found):
+        raise SweepError(f"{file}: seeds: one stands there twice, which would count one run as two")
+    return tuple(found)
+
+
+def _measure(entry: Any, where: str) -> Measure:
+    values = _mapping(entry, where)
+    _known(values, [f.name for f in fields(Measure)], where)
+    if "column" not in values:
+        raise SweepError(f"{where}: `column` is missing: which column of metrics.csv")
+    found = Measure(**{"name": str(values["column"]), **values})
+    _one_of(found.take, TAKES, f"{where}: take")
+    _one_of(found.better, ("higher", "lower"), f"{where}: better")
+    if (found.take == "reach") != isinstance(found.at, int | float):
+        raise SweepError(f"{where}: `at` is the value that `take: reach` waits for, and of nothing else")
+    return found
+
+
+def _expectation(
+    entry: Any, arms: Sequence[str] | Mapping[str, Any], measures: Sequence[str], where: str
+) -> Expectation:
+    values = _mapping(entry, where)
+    _known(values, [f.name for f in fields(Expectation)], where)
+    for key, among in (("measure", measures), ("better", arms), ("worse", arms)):
+        _one_of(values.get(key), among, f"{where}: {key}")
+    if values["better"] == values["worse"]:
+        raise SweepError(f"{where}: an arm is not better than itself")
+    return Expectation(**{key: str(value) for key, value in values.items()})
+
+
+def _list(tree: Mapping[str, Any], key: str, file: Path) -> list[Any]:
+    value = tree.get(key) or []
+    if not isinstance(value, list):
+        raise SweepError(f"{file}: `{key}` must be a list, found {type(value).__name__}")
+    return value
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SweepError(f"{what} must be a mapping, found {type(value).__name__}")
+    return {str(key): item for key, item in value.items()}
+
+
+def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    if unknown := [key for key in values if key not in known]:
+        raise SweepError(f"{where}: there is no key {unknown[0]!r}; known: {', '.join(known)}")
+
+
+def _one_of(value: Any, known: Any, where: str) -> None:
+    if value not in known:
+        raise SweepError(f"{where} must be one of {', '.join(map(str, known))}, found {value!r}")

@@ -1,0 +1,176 @@
+"""What finished runs logged -> one number for each measure, arm and seed, and how arms differ."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from .definition import Expectation, Measure, Sweep
+from .statistics import Difference, paired
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One finished run."""
+
+    curves: Mapping[str, Points]
+    """Column -> (step, value)."""
+    steps: int
+    parameters: int
+    tokens: float
+    flops: float
+    seconds: float
+    """Of its steps, waiting for data included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """A number of a run."""
+
+    value: float
+    censored: bool = False
+    """Of `reach`: it never did within the run; `value` are the run's steps, and the truth is more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """An expectation beside what came out."""
+
+    expected: Expectation
+    said: str
+    """`agrees`, `disagrees`, or `open`: the interval holds 0, or runs are missing."""
+    difference: Difference | None
+
+
+def read_run(folder: Path, columns: list[str]) -> RunResult:
+    """What a run left in its folder.
+
+    Raises:
+        OSError, ValueError, KeyError: its report cannot be read.
+    """
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    steps, logged = report["curves"]["steps"], report["curves"]["columns"]
+
+    def points(name: str) -> Points:
+        values = logged.get(name, ())
+        return [(float(s), float(v)) for s, v in zip(steps, values, strict=False) if v is not None]
+
+    def last(name: str) -> float:
+        found = points(name)
+        return found[-1][1] if found else 0.0
+
+    return RunResult(
+        curves={name: points(name) for name in columns},
+        steps=max(steps, default=0),
+        parameters=int(report["model"]["parameters"]),
+        tokens=last("tokens"),
+        flops=last("flops"),
+        seconds=float(report["wall_seconds"].get("training") or 0.0),
+    )
+
+
+def measured(run: RunResult, measure: Measure) -> Reached | None:
+    """The measure's number of a run; None where its column was never logged."""
+    points = run.curves.get(measure.column) or []
+    if not points:
+        return None
+    if measure.take == "last":
+        return Reached(value=points[-1][1])
+    if measure.take == "area":
+        return Reached(value=_area(points))
+    assert measure.at is not None
+    for step, value in points:
+        if value >= measure.at if measure.better == "higher" else value <= measure.at:
+            return Reached(value=step)
+    return Reached(value=float(run.steps), censored=True)
+
+
+def _area(points: Points) -> float:
+    """Mean over the steps between the first and the last, by trapezoids."""
+    if len(points) == 1:
+        return points[0][1]
+    areas = [(b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points)]
+    return sum(areas) / (points[-1][0] - points[0][0])
+
+
+class Outcome:
+    """The finished runs of a sweep."""
+
+    def __init__(self, sweep: Sweep, runs: Mapping[tuple[str, int], RunResult]) -> None:
+        self.sweep, self.runs = sweep, runs
+
+    def numbers(self, arm: str, measure: Measure) -> dict[int, Reached]:
+        """Seed -> number, of the runs that have one."""
+        found = {seed: measured(self.runs[arm, seed], measure) for seed in self.sweep.seeds if (arm, seed) in self.runs}
+        return {seed: number for seed, number in found.items() if number is not None}
+
+    def difference(self, arm: str, other: str, measure: Measure) -> Difference | None:
+        """Arm - other over the seeds that both have; None where there are none. Censored numbers count as they are."""
+        first, second = self.numbers(arm, measure), self.numbers(other, measure)
+        seeds = [seed for seed in first if seed in second]
+        return paired([first[s].value for s in seeds], [second[s].value for s in seeds]) if seeds else None
+
+    def verdict(self, expected: Expectation) -> Verdict:
+        """Whether an expectation was met: its interval lies on one side of 0."""
+        measure = next(m for m in self.sweep.measures if m.name == expected.measure)
+        found = self.difference(expected.better, expected.worse, measure)
+        said = "open"
+        if found is not None and not found.interval[0] <= 0 <= found.interval[1]:
+            said = "agrees" if (found.mean < 0) == measure.lower_is_better else "disagrees"
+        return Verdict(expected=expected, said=said, difference=found)
+
+    def cost(self, arm: str) -> dict[str, float] | None:
+        """Means over an arm's runs."""
+        runs = [self.runs[arm, seed] for seed in self.sweep.seeds if (arm, seed) in self.runs]
+        if not runs:
+            return None
+        return {
+            name: fmean(getattr(run, name) for run in runs) for name in ("parameters", "tokens", "flops", "seconds")
+        }
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Everything that the page shows, for programs."""
+    sweep = outcome.sweep
+    return {
+        "format": 1,
+        "name": sweep.name,
+        "recipe": sweep.recipe,
+        "seeds": list(sweep.seeds),
+        "baseline": sweep.baseline,
+        "arms": {
+            arm: {
+                "overrides": dict(sweep.arms[arm]),
+                "cost": outcome.cost(arm),
+                "measures": {m.name: _of_arm(outcome, arm, m) for m in sweep.measures},
+            }
+            for arm in sweep.arms
+        },
+        "expected": [
+            {**vars(v.expected), "said": v.said, "difference": _difference(v.difference)}
+            for v in map(outcome.verdict, sweep.expect)
+        ],
+    }
+
+
+def _of_arm(outcome: Outcome, arm: str, measure: Measure) -> dict[str, Any]:
+    against = None if arm == outcome.sweep.baseline else outcome.difference(arm, outcome.sweep.baseline, measure)
+    return {
+        "values": {str(seed): number.value for seed, number in outcome.numbers(arm, measure).items()},
+        "censored": [seed for seed, number in outcome.numbers(arm, measure).items() if number.censored],
+        "against_baseline": _difference(against),
+    }
+
+
+def _difference(found: Difference | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    interval = list(found.interval) if found.pairs > 1 else None  # JSON has no infinity
+    return {"mean": found.mean, "interval": interval, "p": found.p, "pairs": found.pairs}
