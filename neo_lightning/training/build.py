@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from neo_lightning.checkpoint.load import load_config, load_state
 from neo_lightning.checkpoint.qwen3 import qwen3_config, qwen3_state
-from neo_lightning.checkpoint.shards import shard_rows
+from neo_lightning.checkpoint.shards import is_distributed, shard_rows
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.neo import Neo
@@ -199,7 +198,7 @@ def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> N
 
 def _copy_own_rows(parameter: Tensor, value: Tensor) -> None:
     local, first = shard_rows(parameter.detach())
-    if isinstance(parameter, DTensor):
+    if is_distributed(parameter):
         value = value[first : first + local.shape[0]]
     if local.numel():
         local.copy_(value)

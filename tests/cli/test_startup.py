@@ -13,7 +13,7 @@ from tests.forks import clean_environment
 UNUSED = ("scipy", "torchvision", "transformers", "torchmetrics.functional", "torchmetrics.classification", "pandas")
 """Seconds of imports that a training of images, clips and text has no use for."""
 
-FIRST = "from neo_lightning.cli.metrics_on_demand import import_metrics_on_demand as on_demand; on_demand(); "
+FIRST = "from neo_lightning.cli.on_demand import import_on_demand as on_demand; on_demand(); "
 
 
 def python(program: str, *arguments: str) -> str:
