@@ -23,7 +23,7 @@ from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.neo import Neo
 from neo_lightning.ops.fp8 import why_not
-from neo_lightning.training.parallel import ActivationCheckpointing, parallelise
+from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, parallelise
 from neo_lightning.training.stages import check_stages
 from neo_lightning.types import Stage
 
@@ -157,7 +157,11 @@ def build_model(
         recomputed_layers=recomputed_layers,
         compile_blocks=compile_blocks,
     )
-    model.to_empty(device=device)
+    if is_sharded(model):
+        model.to_empty(device=device)
+    else:  # the same, which torch imports sympy for
+        empty = {name: torch.empty(x.shape, dtype=x.dtype, device=device) for name, x in model.state_dict().items()}
+        model.load_state_dict(empty, assign=True)
     if fill:
         fill_parameters(model, first_weights(config, init, shapes))
     return model
