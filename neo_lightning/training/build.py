@@ -157,7 +157,8 @@ def build_model(
         recomputed_layers=recomputed_layers,
         compile_blocks=compile_blocks,
     )
-    if is_sharded(model):
+    sharded = is_sharded(model)
+    if sharded:
         model.to_empty(device=device)
     else:  # the same, which torch imports sympy for
         empty = {name: torch.empty(x.shape, dtype=x.dtype, device=device) for name, x in model.state_dict().items()}

@@ -107,8 +107,8 @@ class StepMemory:
     peak: int
     """The most at one time."""
     snapshot: int
-    """In host memory, from the first save on: the copy of weights, moments and averages that is written while training goes on
-    (`checkpoint.snapshot`). A CPU needs it beside the peak."""
+    """In host memory, from the first save on: the copy of weights, moments and averages that is written while training
+    goes on (`checkpoint.snapshot`). A CPU needs it beside the peak."""
 
 
 def step_memory(
