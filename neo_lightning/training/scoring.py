@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from neo_lightning import stopping
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.step import sum_over_ranks, sums_by_kind
-from neo_lightning.training.stopping import ranks_store
+from neo_lightning.training.stopping import ranks_store, take_over_signals
 from neo_lightning.types import PackedBatch
 
 # at every start Lightning would say twice that there is no validation data, and once what torch renames;
@@ -36,6 +36,9 @@ class ScoringModule(LightningModule):
         self._requests = ExitStack()
         self._validation = torch.zeros(1, 2, dtype=torch.float64)
         """Weighted losses and weights of the validation, a row a source and one for all."""
+
+    def setup(self, stage: str) -> None:
+        take_over_signals(self.trainer)
 
     def on_validation_start(self) -> None:
         """Several ranks that do not train stop together too: what one is asked waits for the next batch of all."""
