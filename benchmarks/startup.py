@@ -81,14 +81,14 @@ def child(arguments: list[str]) -> None:
     """Run a command line up to its first step, and print what each part took."""
     from neo_lightning.cli import run
     from neo_lightning.cli.arguments import parse
-    from neo_lightning.cli.metrics_on_demand import import_metrics_on_demand
+    from neo_lightning.cli.on_demand import import_on_demand
 
     marks: dict[str, float] = {}
 
     def done(part: str) -> None:
         marks[part] = time.process_time()
 
-    import_metrics_on_demand()  # as `cli.main` does
+    import_on_demand()  # as `cli.main` does
     parse(arguments)
     from lightning.pytorch import Callback
 

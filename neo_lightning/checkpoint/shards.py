@@ -18,22 +18,31 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError, Header, check, read_header, write_file
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
 _FILE = re.compile(r"rank-(\d{5})-of-(\d{5})\.safetensors")
 _THREADS = min(8, os.cpu_count() or 1)
+
+
+def is_distributed(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is a DTensor: none is before somebody has imported the class, which takes a second."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def shard_rows(tensor: Tensor) -> tuple[Tensor, int]:
@@ -42,8 +51,10 @@ def shard_rows(tensor: Tensor) -> tuple[Tensor, int]:
     Raises:
         ValueError: a DTensor that is not sharded on its first axis, over a mesh [shard] or [replica, shard].
     """
-    if not isinstance(tensor, DTensor):
+    if not is_distributed(tensor):
         return tensor, 0
+    from torch.distributed.tensor import Replicate, Shard
+
     *copies, sharded = tensor.placements
     if sharded != Shard(0) or copies not in ([], [Replicate()]):
         raise ValueError(f"only tensors sharded on their first axis can be saved, got {tensor.placements}")
@@ -77,7 +88,7 @@ def local_part(rank: int, tensors: Mapping[str, Tensor], own: Mapping[str, Tenso
     layout: dict[str, tuple[list[int], int]] = {}
     for name, tensor in tensors.items():
         local, first = shard_rows(tensor.detach())
-        if isinstance(tensor, DTensor):
+        if is_distributed(tensor):
             if local.numel() == 0:
                 continue
             layout[name] = (list(tensor.shape), first)

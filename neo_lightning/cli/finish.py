@@ -28,6 +28,7 @@ from ..evaluation.context import Evaluation, EvaluationContext
 from ..model.config import NeoConfig
 from ..model.neo import Neo
 from ..training.ema import EMA
+from .history import checkpoints_of
 
 WEIGHTS = "weights/model."
 """Prefix of the network's tensors in a training checkpoint: the strategy's part, and NeoModule's attribute."""
@@ -43,7 +44,7 @@ def last_checkpoint(path: Path) -> Path:
     """
     if commit.step_of(path) >= 0 and path.is_dir():
         return path
-    for folder in (path, path / "checkpoints"):
+    for folder in (path, checkpoints_of(path)):
         if found := commit.latest(folder):
             return found
     if (path / "config.json").is_file():

@@ -13,6 +13,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
+_SAVER = "CommitCheckpoint"
 _NAME = re.compile(r"until-(\d+)\.yaml")
 
 
@@ -24,6 +27,19 @@ def recipe_of(run: Path, step: int) -> Path | None:
 def recipe_behind(run: Path, step: int) -> Path | None:
     """The recipe by which a run goes on behind `step` steps unless told otherwise; None where there is none."""
     return _first(run, lambda until: until > step)
+
+
+def checkpoints_of(run: Path) -> Path:
+    """Where a run's checkpoints lie: its recipe may name another folder than its own (`CommitCheckpoint(folder)`)."""
+    try:
+        text = (run / "recipe.yaml").read_text(encoding="utf-8")
+        trainer = yaml.safe_load(text)["trainer"] if _SAVER in text else {"callbacks": None}
+        callbacks = [callback for callback in trainer["callbacks"] or () if isinstance(callback, dict)]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # none, or nothing that says it
+        return run / "checkpoints"
+    savers = [c for c in callbacks if str(c.get("class_path")).rpartition(".")[2] == _SAVER]
+    folder = next((saver["init_args"].get("folder") for saver in savers if saver.get("init_args")), None)
+    return Path(folder) if folder else run / "checkpoints"
 
 
 def note(run: Path, step: int, text: str) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from .. import __version__, exits, stopping
 from .environment import first_rank, let_segments_grow
 from .errors import UserError, nearest
-from .metrics_on_demand import import_metrics_on_demand
+from .on_demand import import_on_demand
 
 COMMANDS = {
     "run": ("run", "train a recipe to the end: stages, final evaluation, export; goes on where it was stopped"),
@@ -78,7 +78,7 @@ def _run(args: list[str], traceback: bool) -> int:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own callbacks, sources and loggers by dotted path
     let_segments_grow(os.environ)
-    import_metrics_on_demand()
+    import_on_demand()
     data = os.environ.get("NEO_DATA", "")
     if data and "://" not in data:
         # manifests count relative paths from their own folder; what a user exports counts from the working directory

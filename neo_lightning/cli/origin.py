@@ -94,7 +94,8 @@ def branched(cli: NeoCLI, total: int) -> Origin | None:
         checkpoint = last_checkpoint(Path(cli.settings.begins_from))
     except ValueError as error:
         raise UserError(f"--from: {error}") from error
-    step, run = commit.step_of(checkpoint), checkpoint.parent.parent
+    step, named = commit.step_of(checkpoint), Path(cli.settings.begins_from)
+    run = named if (named / "recipe.yaml").is_file() else checkpoint.parent.parent
     begun, stages = _begun_in(checkpoint, cli.datamodule), list(cli.stages)
     if not set(begun) & set(stages):
         return Origin(

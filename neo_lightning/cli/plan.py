@@ -119,11 +119,11 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     )
     full = False
     for stage, outlook in outlooks.items():
-        if outlook.memory.peak > device.usable * GIB:
+        if outlook.needed > device.usable * GIB:
             full = True
             ways = "; or ".join(ways_to_fit(planned, stage, device)) or "none of the ways known here alone is enough"
             console.print(
-                f"[bold red]does not fit:[/] stage {stage} needs {outlook.memory.peak / GIB:.1f} GiB a device, "
+                f"[bold red]does not fit:[/] stage {stage} needs {outlook.needed / GIB:.1f} GiB a device, "
                 f"{device.usable:.1f} are there. What would: {ways}",
                 soft_wrap=True,
             )
@@ -236,7 +236,7 @@ def ways_to_fit(planned: Planned, name: str, device: Device) -> Iterator[str]:
     stage, layout, room = planned.stages[name], planned.layout, device.usable * GIB
 
     def fits(**changes: Any) -> bool:
-        return planned.outlook(name, device, **changes).memory.peak <= room
+        return planned.outlook(name, device, **changes).needed <= room
 
     if layout.checkpointing != "full":
         most = planned.config.num_hidden_layers

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, user_errors
+from .history import checkpoints_of
 from .options import Options
 
 
@@ -48,7 +49,7 @@ def _rewind(run: Path, step: int, skip: tuple[int, int] | None) -> None:
     from ..checkpoint import commit
     from ..training import rewinds
 
-    checkpoints = run / "checkpoints"
+    checkpoints = checkpoints_of(run)
     rewinds.settle(run, checkpoints)
     there = commit.committed(checkpoints)
     chosen = [path for path in there if commit.step_of(path) == step]

@@ -25,6 +25,7 @@ import yaml
 from ..checkpoint import commit
 from ..data.owner import PATIENCE
 from .errors import UserError
+from .history import checkpoints_of
 from .options import Options
 
 MARKS = ("recipe.yaml", "checkpoints", "metrics.csv", "status.json", "run.lock")
@@ -83,7 +84,7 @@ def find(folder: Path, depth: int = DEPTH) -> list[Path]:
 
 def look_at(run: Path, folder: Path) -> RunLine:
     """What is known of a run."""
-    checkpoints = commit.committed(run / "checkpoints")
+    checkpoints = commit.committed(checkpoints_of(run))
     logged, status = last_logged(run / "metrics.csv"), _json(run / "status.json")
     saved = commit.step_of(checkpoints[-1]) if checkpoints else 0
     step = max(saved, _whole(logged.get("step")), _whole(status.get("step")))

@@ -66,7 +66,9 @@ class Decoder(nn.Module):
 
     def __init__(self, config: NeoConfig, fp8: bool) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # no random numbers, which torch would draw: a large table takes its time, and the meta device imports sympy
+        table = torch.zeros(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(Layer(config, i, fp8) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

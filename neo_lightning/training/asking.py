@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed, nn
-from torch.distributed.fsdp import FSDPModule
 
 from neo_lightning.answering import Answering, Engine, Ranks
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.training.ema import averages, exchange
+from neo_lightning.training.parallel import is_sharded
 from neo_lightning.training.stages import stage_at
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 ROOM = 0.5
 """The whole weights may take up this part of the memory that is free; the rest is for keys, values and activations."""
@@ -56,7 +59,7 @@ def asked(trainer: Any, pl_module: Any, *, room: float = ROOM) -> Iterator[tuple
 
 
 def _parts(model: nn.Module) -> list[FSDPModule]:
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+    return [module for module in model.modules() if is_sharded(module)]
 
 
 def _gather(model: nn.Module) -> None:

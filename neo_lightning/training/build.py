@@ -15,16 +15,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from neo_lightning.checkpoint.load import load_config, load_state
 from neo_lightning.checkpoint.qwen3 import qwen3_config, qwen3_state
-from neo_lightning.checkpoint.shards import shard_rows
+from neo_lightning.checkpoint.shards import is_distributed, shard_rows
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.neo import Neo
 from neo_lightning.ops.fp8 import why_not
-from neo_lightning.training.parallel import ActivationCheckpointing, parallelise
+from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, parallelise
 from neo_lightning.training.stages import check_stages
 from neo_lightning.types import Stage
 
@@ -158,7 +157,12 @@ def build_model(
         recomputed_layers=recomputed_layers,
         compile_blocks=compile_blocks,
     )
-    model.to_empty(device=device)
+    sharded = is_sharded(model)
+    if sharded:
+        model.to_empty(device=device)
+    else:  # the same, which torch imports sympy for
+        empty = {name: torch.empty(x.shape, dtype=x.dtype, device=device) for name, x in model.state_dict().items()}
+        model.load_state_dict(empty, assign=True)
     if fill:
         fill_parameters(model, first_weights(config, init, shapes))
     return model
@@ -199,7 +203,7 @@ def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> N
 
 def _copy_own_rows(parameter: Tensor, value: Tensor) -> None:
     local, first = shard_rows(parameter.detach())
-    if isinstance(parameter, DTensor):
+    if is_distributed(parameter):
         value = value[first : first + local.shape[0]]
     if local.numel():
         local.copy_(value)

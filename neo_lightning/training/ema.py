@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from neo_lightning.checkpoint.shards import is_distributed
 
 EMA = "ema"
 """Key of the average in a parameter's state."""
@@ -64,4 +65,4 @@ def exchange(optimizer: Optimizer) -> None:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_distributed(tensor) else tensor

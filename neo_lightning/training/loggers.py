@@ -199,9 +199,10 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
+        """Flush. Lightning's would write an empty `hparams.yaml` too, and import the clients of stores on its way."""
         if self._ready():
             with self.attempt():
-                super().save()
+                self.experiment.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -107,8 +107,8 @@ class StepMemory:
     peak: int
     """The most at one time."""
     snapshot: int
-    """In host memory, from the first save on: the copy of weights and moments that is written while training goes on
-    (`checkpoint.snapshot`). A CPU needs it beside the peak."""
+    """In host memory, from the first save on: the copy of weights, moments and averages that is written while training
+    goes on (`checkpoint.snapshot`). A CPU needs it beside the peak."""
 
 
 def step_memory(
@@ -178,7 +178,7 @@ def step_memory(
         loss=loss,
         root=ends + carried - gradients,
         peak=max(moments_of_step),
-        snapshot=FLOAT * sum(sizes.values()) // ranks + moments,
+        snapshot=FLOAT * sum(sizes.values()) // ranks + moments + averages,
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed.fsdp import FSDPModule
 
 from neo_lightning import stopping
 from neo_lightning.answering import Answering
@@ -25,7 +24,7 @@ from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
 from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
-from neo_lightning.training.parallel import ActivationCheckpointing, sum_over_copies
+from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, sum_over_copies
 from neo_lightning.training.phases import DATA, begin, waiting
 from neo_lightning.training.random_state import set_random_state
 from neo_lightning.training.scoring import ScoringModule
@@ -140,8 +139,8 @@ class NeoModule(ScoringModule):
         torch.set_float32_matmul_precision(self.matmul_precision)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        grid = getattr(self.trainer.strategy, "grid", None)
-        if grid is None and self.trainer.world_size > 1:
+        mesh = getattr(self.trainer.strategy, "mesh", None)
+        if mesh is None and self.trainer.world_size > 1:
             raise ValueError("several processes need strategy `neo_lightning.training.strategy.NeoStrategy`")
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
@@ -151,7 +150,7 @@ class NeoModule(ScoringModule):
             self.init,
             stages=self.stages,
             device=self.trainer.strategy.root_device,
-            mesh=None if grid is None else grid if grid.size(0) > 1 else grid["shard"],
+            mesh=mesh() if mesh is not None and (self.trainer.world_size > 1 or precision != "32-true") else None,
             bf16=precision == "bf16-mixed",
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
@@ -190,8 +189,9 @@ class NeoModule(ScoringModule):
 
         After a forward without a backward (validation, samples) gathered copies lie there.
         """
-        if isinstance(self.model, FSDPModule):
-            self.model.reshard()
+        model: Any = self.model
+        if is_sharded(model):
+            model.reshard()
 
     def on_train_start(self) -> None:
         """Random states of the checkpoint, after everything that may have drawn during the set-up."""

@@ -108,6 +108,8 @@ class StageOutlook:
     """The average row."""
     memory: StepMemory
     """Of the fullest row."""
+    needed: int
+    """Bytes of a device: the most at one time, and on a CPU, whose memory is the host's, a save's copy beside it."""
     tokens_per_second: float
     """All devices, at the device's assumed efficiency, which knows nothing of what is repeated or waited for."""
     traffic: StepTraffic
@@ -170,12 +172,14 @@ def stage_outlook(
         link=device.link,
         network=network,
     )
+    memory = step_memory(config, sizes, trained.__contains__, fullest, layout)
     return StageOutlook(
         trained=sum(size for name, size in sizes.items() if name in trained),
         flops_per_token=per_token,
         repeated=again / flops,
         row=average,
-        memory=step_memory(config, sizes, trained.__contains__, fullest, layout),
+        memory=memory,
+        needed=memory.peak if device.name else memory.peak + memory.snapshot,
         tokens_per_second=devices * busy * rate / per_token,
         traffic=traffic,
         tokens=stage.steps * stage.packs_per_step * stage.context,

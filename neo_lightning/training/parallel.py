@@ -13,16 +13,19 @@ the model is left as it is.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from neo_lightning.model.layers import PackedRow, Row
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """What a layer's backward pass computes again: nothing; norms, rotations and gate, while products and the attention
@@ -105,6 +108,8 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf
         mesh: [shard], or [replica, shard] where there are copies.
         bf16: compute in bfloat16.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # a second, which one CPU does without
+
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
@@ -115,12 +120,18 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf
     fully_shard(model, mesh=mesh, mp_policy=policy)  # the root as well: clipping must not meet two kinds of tensors
 
 
+def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
+    """Whether `shard` was here: nothing is an FSDPModule before somebody has imported the class."""
+    module = sys.modules.get("torch.distributed.fsdp")
+    return module is not None and isinstance(model, module.FSDPModule)
+
+
 def sum_over_copies(model: nn.Module, wanted: bool) -> None:
     """Whether the next backward pass sums gradients over copies of the model; without copies it makes no difference.
 
     What earlier passes left unsummed is added first, so a step's micro-batches take one sum, with the last of them.
     """
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.set_requires_all_reduce(wanted)
 
 

@@ -7,6 +7,7 @@ by source as well, or a score for each document. Nothing of the training moves.
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lightning.pytorch import LightningModule
 from neo_lightning import stopping
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.step import sum_over_ranks, sums_by_kind
+from neo_lightning.training.stopping import ranks_store, take_over_signals
 from neo_lightning.types import PackedBatch
 
 # at every start Lightning would say twice that there is no validation data, and once what torch renames;
@@ -31,8 +33,40 @@ class ScoringModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.model: Neo | None = None
+        self._requests = ExitStack()
         self._validation = torch.zeros(1, 2, dtype=torch.float64)
         """Weighted losses and weights of the validation, a row a source and one for all."""
+
+    def setup(self, stage: str) -> None:
+        take_over_signals(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Several ranks that do not train stop together too: what one is asked waits for the next batch of all."""
+        if self.trainer.world_size > 1 and self.trainer.state.fn != "fit":
+            self._requests.enter_context(stopping.held(ranks_store()))
+
+    def on_validation_end(self) -> None:
+        self._requests.close()
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
+    def on_test_end(self) -> None:
+        self.on_validation_end()
+
+    def on_predict_start(self) -> None:
+        self.on_validation_start()
+
+    def on_predict_end(self) -> None:
+        self.on_validation_end()
+
+    def _stop_if_asked(self) -> None:
+        """On all ranks, where one of them was asked to stop; in front of a batch."""
+        asked: float = stopping.asked()
+        if self.trainer.world_size > 1:  # one rank alone need not wait for its device
+            asked = sum_over_ranks(torch.tensor(float(asked), device=self.device)).item()
+        if asked:
+            raise stopping.StoppedTogether(stopping.why() or "another rank was asked")
 
     def on_validation_epoch_start(self) -> None:
         rows = len(self._validation_sources()) + 1
@@ -48,11 +82,7 @@ class ScoringModule(LightningModule):
             StoppedTogether: on all ranks, where one of them was asked to stop.
         """
         assert self.model is not None
-        asked: float = stopping.asked()
-        if self.trainer.world_size > 1:  # one rank alone need not wait for its device
-            asked = sum_over_ranks(torch.tensor(float(asked), device=self.device)).item()
-        if asked:
-            raise stopping.StoppedTogether(stopping.why() or "another rank was asked")
+        self._stop_if_asked()
         sources = self._validation_sources()
         for micro_batch in batch:
             on_device = micro_batch.to(self.device, non_blocking=True)
@@ -94,6 +124,7 @@ class ScoringModule(LightningModule):
     def predict_step(self, batch: list[PackedBatch], batch_idx: int) -> list[dict[str, Any]]:
         """Score documents: `key`, number of `supervised` tokens, and their mean `nll` in nats (nan without any)."""
         assert self.model is not None
+        self._stop_if_asked()
         scores: list[dict[str, Any]] = []
         for micro_batch in batch:
             on_device = micro_batch.to(self.device, non_blocking=True)

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from neo_lightning.checkpoint.shards import is_distributed
 from neo_lightning.types import IGNORE, MODALITIES, PackedBatch
 
 COUNTS = ("weight", "tokens", "capacity", "supervised", "pairs", "visual", "patches", "documents", "tombstones")
@@ -118,7 +118,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     if not grads:
         return torch.zeros((), device=parameters[0].device)
     norm = torch.nn.utils.get_total_norm(grads)
-    if isinstance(norm, DTensor):
+    if is_distributed(norm):
         norm = norm.full_tensor()
     if limit > 0:
         torch.nn.utils.clip_grads_with_norm_(holders, limit, norm)

@@ -29,17 +29,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError
-from neo_lightning.checkpoint.shards import Part, ShardReader, local_part, shard_rows
+from neo_lightning.checkpoint.shards import Part, ShardReader, is_distributed, local_part, shard_rows
 from neo_lightning.training.launcher import Launcher
 from neo_lightning.training.meeting import meet
 from neo_lightning.training.random_state import random_state
@@ -81,8 +81,6 @@ class NeoStrategy(ModelParallelStrategy):
             timeout=timedelta(minutes=timeout_minutes),
         )
         self.shard_size, self.setup_timeout = shard_size, setup_timeout
-        self.grid: DeviceMesh | None = None
-        """[replica, shard], once the process group stands."""
         self.random_states: dict[str, Tensor] = {}
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
         self.saves = Saves(self)
@@ -107,7 +105,20 @@ class NeoStrategy(ModelParallelStrategy):
         world, size = self.world_size, self.shard_size or self.world_size
         if world % size:
             raise ValueError(f"strategy: shard_size {size} does not divide the number of ranks, {world}")
-        self.grid = init_device_mesh(self.root_device.type, (world // size, size), mesh_dim_names=("replica", "shard"))
+
+    def mesh(self) -> DeviceMesh:
+        """[replica, shard], or [shard] where there is one copy. On all ranks together, in their process group."""
+        world, size = self.world_size, self.shard_size or self.world_size
+        names = ("replica", "shard")
+        grid = init_device_mesh(self.root_device.type, (world // size, size), mesh_dim_names=names)
+        return grid if world > size else grid["shard"]
+
+    def setup(self, trainer: Trainer) -> None:
+        """One process has nothing to ask FSDP's first version about, and need not import it."""
+        if self.world_size > 1:
+            super().setup(trainer)
+        else:
+            super(ModelParallelStrategy, self).setup(trainer)
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Nothing: micro-batches stay on the host until their turn in `NeoModule.training_step`."""
@@ -178,8 +189,8 @@ class NeoStrategy(ModelParallelStrategy):
             for key, value in state.items()
         }
         own = {f"{_RANDOM}{self.global_rank}/{key}": x for key, x in random_state(self.root_device).items()}
-        assert self.grid is not None
-        shared = {**weights, **states} if self.grid.get_local_rank("replica") == 0 else {}  # all copies are equal
+        first_copy = self.global_rank < (self.shard_size or self.world_size)
+        shared = {**weights, **states} if first_copy else {}  # all copies are equal
         return local_part(self.global_rank, shared, own)
 
     def setup_optimizers(self, trainer: Any) -> None:
@@ -263,7 +274,7 @@ class NeoStrategy(ModelParallelStrategy):
 def _copy_rows(target: Tensor, reader: ShardReader, name: str) -> None:
     """Fill a tensor, or this rank's rows of a distributed one, from a checkpoint."""
     local, first = shard_rows(target)
-    if isinstance(target, DTensor):
+    if is_distributed(target):
         if local.numel():
             local.copy_(reader.read(name, first, local.shape[0]))
     else:

@@ -52,7 +52,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_of_its_end(forks: Server, micro: Path, tmp_path: Path) -> None:
+def test_point_07_killed_at_any_moment_of_its_end(forks: Server, micro: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     changes = tmp_path / "changes"

@@ -53,6 +53,22 @@ def test_what_does_not_fit_is_said_with_what_would(capsys: pytest.CaptureFixture
     assert main([*line[:-1], "--device", "a100-40g", "--model.activation_checkpointing=none"]) == 0, "without --strict"
 
 
+def test_on_a_cpu_a_saves_copy_lies_beside_the_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the memory of the device there, in the host's elsewhere."""
+    line = ["plan", "demo", "--devices", "1", "--model.ema=0.99", "--device"]
+    assert main([*line, "cpu"]) == 0
+    found = rows(capsys.readouterr().out)
+    stage = len(found["most at one time"]) - 1
+    peak, copy = (float(found[part][stage]) for part in ("most at one time", "in host memory: a save's copy"))
+    kept = sum(float(found[part][stage]) for part in ("weights, float32", "AdamW moments", "averages of the weights"))
+    assert copy == pytest.approx(kept, abs=0.02)
+    room = ["--memory", str(1.05 * (peak + copy / 2)), "--strict"]
+    assert main([*line, "cpu", *room]) == 1
+    assert f"needs {peak + copy:.1f} GiB" in capsys.readouterr().out
+    room[1] = str(1.05 * (peak + copy / 2) + 1.6)
+    assert main([*line, "l4", *room]) == 0
+
+
 def test_as_few_layers_are_recomputed_as_will_do(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["plan", "neo_ov_2b", "--devices", "128", "--strict"]
     assert main([*line, "--model.recomputed_layers=0"]) == 1

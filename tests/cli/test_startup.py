@@ -1,4 +1,4 @@
-"""What a start imports, and that torchmetrics is what it always was for those who ask for it."""
+"""What a start imports, and that packages are what they always were for those who ask for them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pytest
 
 from tests.forks import clean_environment
 
-UNUSED = ("scipy", "torchvision", "transformers", "torchmetrics.functional", "torchmetrics.classification", "pandas")
-"""Seconds of imports that a training of images, clips and text has no use for."""
+UNUSED = (
+    "scipy", "torchvision", "transformers", "torchmetrics.functional", "torchmetrics.classification", "pandas", "s3fs",
+    "torch._dynamo.config", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy",
+)  # fmt: skip
+"""Seconds of imports that a training of images, clips and text in one process has no use for."""
 
-FIRST = "from neo_lightning.cli.metrics_on_demand import import_metrics_on_demand as on_demand; on_demand(); "
+FIRST = "from neo_lightning.cli.on_demand import import_on_demand as on_demand; on_demand(); "
 
 
 def python(program: str, *arguments: str) -> str:
@@ -30,7 +33,7 @@ def test_a_run_imports_nothing_that_it_does_not_use(micro: Path) -> None:
         "import sys; from neo_lightning.cli.main import main\n"
         "assert main(sys.argv[1:]) == 0\n"
         f"print('unused:', [name for name in {UNUSED} if name in sys.modules])\n"
-        "print('metrics' in type(sys.modules['torchmetrics']).__module__)"
+        "print('on_demand' in type(sys.modules['torchmetrics']).__module__)"
     )
     said = python(program, "run", str(micro), "--trainer.max_steps=1", "--evaluation=[]").splitlines()
     assert said[-2:] == ["unused: []", "True"], said[-2:]
@@ -70,3 +73,21 @@ def test_another_layout_of_torchmetrics_is_imported_whole(tmp_path: Path) -> Non
         "import torchmetrics; print(torchmetrics.__version__, 'torchmetrics.all' in sys.modules)"
     )
     assert python(program) == "9 True\n"
+
+
+@pytest.mark.slow
+def test_a_compiler_that_is_asked_for_late_is_the_whole_one() -> None:
+    """Behind an optimiser's step, which has called what stands for it."""
+    program = FIRST + (
+        "import lightning.pytorch as pl, torch, sys\n"
+        "layer = torch.nn.Linear(2, 2); adam = torch.optim.AdamW(layer.parameters())\n"
+        "layer(torch.ones(1, 2)).sum().backward(); adam.step(); adam.zero_grad()\n"
+        "from torch._dynamo import OptimizedModule as standing\n"
+        "print('torch._dynamo.config' in sys.modules, isinstance(layer, standing))\n"
+        "plain = torch.optim.Optimizer.zero_grad.__wrapped__\n"
+        "compiled = torch.compile(layer, backend='eager'); assert compiled(torch.ones(1, 2)).shape == (1, 2)\n"
+        "import torch._dynamo.config\n"
+        "print(torch._dynamo.OptimizedModule is standing, *(isinstance(x, standing) for x in (compiled, layer)))\n"
+        "adam.zero_grad(); print(plain.__dynamo_disable is not plain, torch._dynamo.list_backends() != [])\n"
+    )
+    assert python(program).splitlines() == ["False False", "False True False", "True True"]

@@ -97,6 +97,12 @@ class Sends(Callback):
         if self.in_validation and batch_idx == 1:
             self._send(trainer)
 
+    def on_test_batch_start(self, *args: Any) -> None:
+        self.on_validation_batch_start(*args)
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        self.on_validation_batch_start(*args)
+
 
 class Breaks(Callback):
     """A callback with a fault."""

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, seed_everything
 from neo_lightning.checkpoint import commit
 from neo_lightning.checkpoint.shards import ShardReader, check_checkpoint
 from neo_lightning.cli.finish import left_out
+from neo_lightning.cli.notes import Times
 from neo_lightning.report.curves import read_curves
 from neo_lightning.training.callbacks import CommitCheckpoint, Curriculum, DataPosition, Throughput
 from neo_lightning.training.loggers import RunCSVLogger, RunTensorBoardLogger
@@ -177,6 +178,15 @@ def test_point_09_a_full_disk_for_logs_ends_no_run(tmp_path: Path, capfd: pytest
         assert read_curves(disk).steps == tuple(range(1, 13)), "lines wait until there is room"
         assert [key for key, _ in left_out(disk)] == [f"x/{step}" for step in range(12)]
     assert steps_in(tmp_path) == [4, 6, 12]
+
+
+@pytest.mark.parametrize("left", ["", '{"training": 1', "[]", '{"training": "long"}'])
+def test_point_08_what_a_kill_left_of_the_times_ends_no_later_start(tmp_path: Path, left: str) -> None:
+    file = tmp_path / "wall_seconds.json"
+    file.write_text(left)
+    with pytest.warns(UserWarning, match=r"wall_seconds\.json is damaged"):
+        Times(file).add("export", 2.0)
+    assert Times(file).seconds == {"export": 2.0}, "whole again"
 
 
 def test_goodput_is_the_part_of_all_starts_in_which_kept_steps_trained(tmp_path: Path) -> None:

@@ -75,6 +75,24 @@ def test_fault_38_a_poisoned_shard_is_found_listed_rewound_and_skipped(
 
 
 @pytest.mark.slow
+def test_fault_38_two_ranks_go_back_together(forks: Server, data: Path, tmp_path: Path) -> None:
+    """And end as two that had the packs in `data.skip` from the start."""
+    recipe = write_recipe(tmp_path / "r.yaml", run=tmp_path / "run", data=data, steps=STEPS)
+    line = ["run", str(recipe), "--trainer.devices=2"]
+    status, output = forks.run(COMMAND, [*line, *GUARD], ranks=2)
+    assert status == 0, output
+    found = rewinds.read(tmp_path / "run")
+    assert len(found) == output.count(": back to ") > 0, output
+    status, output = forks.run(
+        COMMAND, [*line, f"--run.dir={tmp_path / 'whole'}", f"--data.skip={skip(tmp_path / 'run')}"], ranks=2
+    )
+    assert status == 0, output
+    assert losses(tmp_path / "whole") == losses(tmp_path / "run")
+    assert sorted(losses(tmp_path / "run")) == list(range(1, STEPS + 1))
+    assert weights(tmp_path / "whole") == weights(tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_fault_38_one_spike_too_many_ends_the_run(
     forks: Server, data: Path, spiked: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -157,6 +175,22 @@ def test_point_13_rewind_by_hand_sets_aside_and_lists(run: Path, capsys: pytest.
     (run / "checkpoints" / "step-00000008").mkdir()
     assert main(["rewind", str(run), "--to", "4"]) == 0
     assert "rewound-1-step-00000008" in names(run), "the same step, set aside again"
+
+
+def test_point_13_rewind_looks_where_the_runs_recipe_says(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    saver = {"class_path": "neo_lightning.training.callbacks.CommitCheckpoint", "init_args": {"folder": str(elsewhere)}}
+    other = ["some.Callback", {"class_path": "some.Other"}]
+    (run / "recipe.yaml").write_text(json.dumps({"trainer": {"callbacks": [*other, saver]}}))
+    assert main(["rewind", str(run), "--to", "4"]) == 2
+    assert "no checkpoint of" in capsys.readouterr().err
+    shutil.move(run / "checkpoints", elsewhere)
+    assert main(["rewind", str(run), "--to", "4"]) == 0
+    assert sorted(path.name for path in elsewhere.glob("step-*")) == ["step-00000004"]
+    assert main(["runs", str(tmp_path)]) == 0
+    assert "no checkpoint" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

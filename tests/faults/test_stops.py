@@ -150,6 +150,20 @@ def test_fault_33_a_stop_in_a_validation_saves_at_once_and_the_validation_is_don
 
 
 @pytest.mark.slow
+def test_fault_33_ranks_that_only_score_stop_together(forks: Server, micro: Path, tmp_path: Path) -> None:
+    """What rank 1 is asked ends rank 0 as well, and neither in a collective that the other is not in."""
+    argv = [str(micro), "--data.validation=[image, text]", "--trainer.devices=2"]
+    status, output = forks.run("tests.faults.stops:command", str(tmp_path), ["run", *argv, *BARE], ranks=2)
+    assert status == 0, output
+    sends = f"--trainer.callbacks+={{class_path: {SENDS}, init_args: {{in_validation: true, rank: 1}}}}"
+    for command in ("validate", "test", "predict"):
+        status, output = forks.run("tests.faults.stops:command", str(tmp_path), [command, *argv, sends], ranks=2)
+        assert status == 0, output
+        assert statuses(tmp_path, 2) == [75, 75], f"{command}: {output}"
+        assert output.count("nothing is lost, the same command goes on") == 1, f"{command}: {output}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_fault_33_a_stop_between_tokens_of_an_answer(forks: Server, micro: Path, tmp_path: Path, count: int) -> None:
     recipe = yaml.safe_load(micro.read_text())

@@ -16,7 +16,10 @@ down where libpng reports damaged data.
 
 from __future__ import annotations
 
+import functools
 import math
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -151,7 +154,18 @@ def _part(stored: tuple[int, int], size: tuple[int, int]) -> int:
 
 
 def _decode_plain(data: bytes) -> Tensor:
-    import torchvision.io  # noqa: F401  two seconds, which only a process that decodes should pay; it brings the operator
-
+    _bring_decoder()
     # a bytearray, because torch warns of memory that it must not write to
     return torch.ops.image.decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, False)
+
+
+@functools.cache
+def _bring_decoder() -> None:
+    """torchvision's operators for pictures alone: the whole package takes seconds to import, in every worker."""
+    package = find_spec("torchvision")
+    places = package.submodule_search_locations if package is not None else None
+    libraries = [file for place in places or () for file in Path(place).glob("image*.so")]
+    if len(libraries) == 1:
+        torch.ops.load_library(str(libraries[0]))
+    if len(libraries) != 1 or not hasattr(torch.ops.image, "decode_image"):
+        import torchvision.io  # noqa: F401

@@ -104,9 +104,19 @@ class CommitCheckpoint(Checkpoint):
         self._saved_at = self._begun_at = trainer.global_step
         if trainer.is_global_zero:
             commit.sweep(self.folder_of(trainer))
+        self._forget_others(trainer)
         check_room(trainer.strategy, self.folder_of(trainer), pl_module)
         self._requests.enter_context(stopping.listening())
         self._requests.enter_context(stopping.held(ranks_store()))
+
+    def _forget_others(self, trainer: Trainer) -> None:
+        """A best whose checkpoint is not here (of the run that this one branched off, say) is none to keep or beat."""
+        there = {commit.step_of(path) for path in commit.committed(self.folder_of(trainer))} if self.best else set()
+        there = trainer.strategy.broadcast(there)
+        for name, (value, step) in list(self.best.items()):
+            if step not in there:
+                del self.best[name]
+                rank_zero_info(f"best {name}: {value:.4f} after step {step} has no checkpoint here and counts no more")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Say with the step's sums how the save in flight goes."""
