@@ -2,10 +2,10 @@
 
 Rows of text of 2,048 tokens, of many short documents and few long ones, planned by the product; a small model sharded
 over both processes, whole steps (forward, backward, clipping, AdamW), one row a rank and step. The speed is work a
-second, which is what balance is worth here; beside it what the plan expected. The ways take turns step by step, so that a
-machine that is busy with something else is so for both; a round's ratio compares neighbours, and the spread over the
-rounds says what the machine did to them. Where other programs want the cores too, they take what a waiting rank leaves,
-and waiting costs less time: so the CPU seconds of a step's slowest rank are compared as well, which nobody else changes.
+second, which is what balance is worth here; beside it what the plan expected. The ways take turns step by step, so
+that a machine that is busy with something else is so for both; the spread over the rounds says what it did to them.
+Where other programs want the cores too, they take what a waiting rank leaves, and waiting costs less time: so the CPU
+seconds of a step's slowest rank are compared as well, which others change little.
 
     python benchmarks/balance_steps.py [--steps 24] [--rounds 3]
 """

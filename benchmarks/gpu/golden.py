@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from neo_lightning.training.parallel import parallelise
 from tests.model.support import GOLDEN, golden_batch, golden_model, relative
 
-BOUNDS = {"float32": (2e-5, 2e-4), "bf16-mixed": (3e-2, 1e-1)}
+BOUNDS = {"float32": (2e-5, 2e-4), "bf16-mixed": (5e-2, 2e-1)}
 """Precision -> the largest error of values, and of gradients, relative to the largest value of each tensor. The sums of
 a small network in float32 differ in order alone; bfloat16 has 8 bits, and errors add up over the layers."""
 

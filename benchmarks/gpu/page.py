@@ -61,4 +61,5 @@ def _part(part: Mapping[str, Any]) -> str:
 def _table(table: Mapping[str, Any]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table["head"])
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table["rows"])
-    return f'<p class="soft">{escape(table["title"])}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    title = f'<p class="soft">{escape(table["title"])}</p>'
+    return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -1,4 +1,4 @@
-"""Markdown tables in what a benchmark printed (`timing.print_table`) -> plain lists; what else it says is passed over."""
+"""Markdown tables in what a benchmark printed (`timing.print_table`) -> plain lists; the rest is passed over."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
         console.print(_askings(planned))
     console.print(
         "Assumed: documents as training.outlook says (text of 600 tokens, images of up to 1.5 MP, clips of up to 32 "
-        "frames, lengths log-normal about that; `data plan` knows the real ones), the efficiency above, no wait for data. Memory is "
-        "of the fullest row that one modality makes. It was compared with a CPU; no GPU has been measured.\n"
+        "frames, lengths log-normal about that; `data plan` knows the real ones), the efficiency above, no wait for "
+        "data. Memory is of the fullest row that one modality makes. It was compared with a CPU; no GPU has been measured.\n"
     )
     full = False
     for stage, outlook in outlooks.items():

@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError
@@ -162,11 +163,12 @@ class NeoStrategy(ModelParallelStrategy):
         """
         if storage_options not in (None, ASYNCHRONOUS):
             raise TypeError(f"NeoStrategy writes folders itself: storage_options may be {ASYNCHRONOUS} or None")
-        self.saves.finish()
-        final = Path(self.broadcast(str(filepath)))
-        self.saves.begin(final, self._part(checkpoint), checkpoint)
-        if storage_options is None:
+        with record_function("save"):
             self.saves.finish()
+            final = Path(self.broadcast(str(filepath)))
+            self.saves.begin(final, self._part(checkpoint), checkpoint)
+            if storage_options is None:
+                self.saves.finish()
 
     def _part(self, checkpoint: dict[str, Any]) -> Part:
         """This rank's tensors, taken out of a checkpoint: what is left is Lightning's part."""
