@@ -3,8 +3,8 @@
     python benchmarks/gpu/waits.py [--steps 12]
 
 Behind the first step, which compiles, torch raises at whatever waits for the GPU (`torch.cuda.set_sync_debug_mode`),
-and dynamo's counters must stay as they are, without a graph break. Whole micro-batches with clipping and AdamW, in bfloat16
-as a run has it; the one wait of a real step, for its loss and norm, is outside. On a CPU the layers are compiled
+and dynamo's counters must stay as they are, without a graph break. Whole micro-batches with clipping and AdamW, in
+bfloat16 as a run has it; the one wait of a real step, for its loss and norm, is outside. On a CPU layers are compiled
 without code being made of them, and nothing can be waited for.
 """
 

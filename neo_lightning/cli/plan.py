@@ -109,6 +109,8 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     if planned.devices > 1:
         console.print(_traffic(outlooks, layout))
         console.print(_waiting(planned))
+        if layout.shard_size > 1:
+            console.print(_gathered(planned, device))
     if layout.sharded or planned.devices > 1:
         console.print(_asking(planned, outlooks, device) + "\n")
     if planned.evaluations:
@@ -116,7 +118,8 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     console.print(
         "Assumed: documents as training.outlook says (text of 600 tokens, images of up to 1.5 MP, clips of up to 32 "
         "frames, lengths log-normal about that; `data plan` knows the real ones), the efficiency above, no wait for "
-        "data. Memory is of the fullest row that one modality makes. It was compared with a CPU; no GPU has been measured.\n"
+        "data. Memory is of the fullest row that one modality makes. It was compared with a CPU; "
+        "no GPU has been measured.\n"
     )
     full = False
     for stage, outlook in outlooks.items():
@@ -245,6 +248,28 @@ def _waiting(planned: Planned) -> Table:
         table.add_column(head, justify="left" if head == "stage" else "right")
     for name in planned.stages:
         table.add_row(escape(name), *(f"{shares[name]:.1%}" for shares in columns.values()))
+    return table
+
+
+def _gathered(planned: Planned, device: Device) -> Table:
+    """Layers gathered twice a micro-batch, or kept gathered in between, where memory allows it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="keep_gathered", title_justify="left")
+    heads = ("stage", "false: GiB", "true: GiB", "false: waits", "true: waits", "best")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for name in planned.stages:
+        again, kept = (
+            planned.outlook(name, device, layout=replace(planned.layout, keep_gathered=keep)) for keep in (False, True)
+        )
+        fits = kept.memory.peak <= device.usable * GIB
+        amounts = (f"{o.memory.peak / GIB:,.1f}" for o in (again, kept))
+        waits = (f"{o.traffic.waits:.1%}" for o in (again, kept))
+        table.add_row(
+            escape(name), *amounts, *waits, "true" if fits and kept.traffic.waits < again.traffic.waits else "false"
+        )
     return table
 
 

@@ -105,6 +105,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             checkpointing=model.get("activation_checkpointing", "none"),
             averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
+            keep_gathered=bool(strategy_args(trainer).get("keep_gathered")),
             kernels="triton" if gpu else "eager",
         ),
         devices=count,
@@ -134,9 +135,13 @@ def _devices(trainer: Mapping[str, Any]) -> int:
 
 def shard_size_of(trainer: Mapping[str, Any]) -> int | None:
     """Ranks that share one copy of the model, as a recipe's trainer says; None: all."""
+    return strategy_args(trainer).get("shard_size")
+
+
+def strategy_args(trainer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a recipe's trainer gives its strategy."""
     strategy = trainer.get("strategy")
-    given = strategy.get("init_args") if isinstance(strategy, dict) else None
-    return (given or {}).get("shard_size")
+    return (strategy.get("init_args") if isinstance(strategy, dict) else None) or {}
 
 
 def _modalities(manifest: Any, stages: Mapping[str, Stage]) -> dict[str, str]:

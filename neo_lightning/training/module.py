@@ -155,6 +155,7 @@ class NeoModule(ScoringModule):
             device=self.trainer.strategy.root_device,
             mesh=None if grid is None else grid if grid.size(0) > 1 else grid["shard"],
             bf16=precision == "bf16-mixed",
+            keep_gathered=getattr(self.trainer.strategy, "keep_gathered", False),
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
         )

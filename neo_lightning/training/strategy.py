@@ -64,6 +64,7 @@ class NeoStrategy(ModelParallelStrategy):
         timeout_minutes: float = 30.0,
         setup_timeout: float = 10.0,
         process_group_backend: str | None = None,
+        keep_gathered: bool = False,
     ) -> None:
         """
         Args:
@@ -72,6 +73,8 @@ class NeoStrategy(ModelParallelStrategy):
                 are lost, and a rank may wait for data.
             setup_timeout: minutes in which all ranks must have come together, and the first step be done.
             process_group_backend: `nccl`, `gloo`; chosen by the device if None.
+            keep_gathered: leave the layers' weights gathered between a micro-batch's forward and backward pass: half
+                the gathers, for memory of a whole copy of the weights as computed with. `plan` says where that fits.
         """
         if shard_size is not None and shard_size < 1:
             raise ValueError(f"strategy: shard_size must be at least 1, got {shard_size}")
@@ -82,6 +85,7 @@ class NeoStrategy(ModelParallelStrategy):
             timeout=timedelta(minutes=timeout_minutes),
         )
         self.shard_size, self.setup_timeout = shard_size, setup_timeout
+        self.keep_gathered = keep_gathered
         self.grid: DeviceMesh | None = None
         """[replica, shard], once the process group stands."""
         self.random_states: dict[str, Tensor] = {}
