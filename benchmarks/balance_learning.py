@@ -3,10 +3,10 @@
     python benchmarks/balance_learning.py [--seeds 4] [--out runs/balance] [OVERRIDE ...]
     python benchmarks/balance_learning.py --seeds 1 --stages.pretrain.steps=2 ...      a few steps, to try it
 
-Each run is `lightning run recipes/demo.yaml` with the scenes and the weights of one seed for both ways. A run that is done is not
-done again, and one that was killed goes on from its checkpoint: the same command, as often as need be. Printed are the
-paired differences (steps minus slots) of the held-out scores in percentage points and of the last losses, with 95%
-intervals by Student's t over the pairs.
+Each run is `lightning run recipes/demo.yaml` with the scenes and the weights of one seed for both ways. A run that is
+done is not done again, and one that was killed goes on from its checkpoint: the same command, as often as need be.
+Printed are the paired differences (steps minus slots) of the held-out scores in percentage points and of the last
+losses, with 95% intervals by Student's t over the pairs.
 """
 
 from __future__ import annotations
