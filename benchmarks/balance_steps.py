@@ -1,9 +1,11 @@
 """Two processes that share a model in lockstep: seconds of the same work, by how rows and steps are made.
 
 Rows of text of 2,048 tokens, of many short documents and few long ones, planned by the product; a small model sharded
-over both processes, forward and backward, one row a rank and step. The speed is work a second, which is what balance is
-worth here; beside it what the plan expected. The ways take turns, so that a machine that is busy with something else is
-so for both.
+over both processes, whole steps (forward, backward, clipping, AdamW), one row a rank and step. The speed is work a
+second, which is what balance is worth here; beside it what the plan expected. The ways take turns step by step, so
+that a machine that is busy with something else is so for both; the spread over the rounds says what it did to them.
+Where other programs want the cores too, they take what a waiting rank leaves, and waiting costs less time: so the CPU
+seconds of a step's slowest rank are compared as well, which others change little.
 
     python benchmarks/balance_steps.py [--steps 24] [--rounds 3]
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import statistics
 import time
 from itertools import islice
 
@@ -21,7 +24,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from balance import share
-from timing import place
+from timing import place, print_table
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -32,7 +35,9 @@ from neo_lightning.model.init import initial_state
 from neo_lightning.model.neo import Neo
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.training.build import fill_parameters
+from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.parallel import parallelise
+from neo_lightning.training.step import clip_gradients
 from neo_lightning.types import IGNORE, PackedBatch, Stage
 
 CONTEXT, RANKS = 2048, 2
@@ -40,7 +45,7 @@ CONFIG = NeoConfig(
     vocab_size=512,
     hidden_size=64,
     intermediate_size=128,
-    num_hidden_layers=4,
+    num_hidden_layers=2,
     extra_num_layers=1,
     num_attention_heads=4,
     num_key_value_heads=2,
@@ -120,48 +125,67 @@ def work(rank: int, port: int, steps: int, rounds: int, results: mp.SimpleQueue)
     parallelise(model, model.layers, mesh=init_device_mesh("cpu", (RANKS,)), bf16=False)
     model.to_empty(device="cpu")
     fill_parameters(model, initial_state(shapes, CONFIG, 0))
+    optimizer = build_adamw(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
     rows = {way: [row_of(ranks[rank]) for ranks in planned(way, steps)] for way in WAYS}
 
-    def seconds(way: str) -> float:
+    def seconds(row: PackedBatch) -> Tensor:
         dist.barrier()
-        began = time.perf_counter()
-        for row in rows[way]:
-            model(row).loss_sum.backward()
+        began, worked = time.perf_counter(), time.process_time()
+        model(row).loss_sum.backward()
+        clip_gradients(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        slowest = torch.tensor([0.0, time.process_time() - worked], dtype=torch.float64)
         dist.barrier()
-        return time.perf_counter() - began
+        slowest[0] = time.perf_counter() - began
+        dist.all_reduce(slowest, dist.ReduceOp.MAX)
+        return slowest
 
     for way in WAYS:  # what is done once
-        seconds(way)
-    found = {way: [] for way in WAYS}  # type: ignore[var-annotated]
+        seconds(rows[way][0])
+    found: list[dict[str, Tensor]] = []
     for _ in range(rounds):
-        for way in WAYS:
-            found[way].append(seconds(way))
+        found.append({way: torch.zeros(2, dtype=torch.float64) for way in WAYS})
+        for step in range(steps):
+            for way in WAYS if step % 2 else reversed(WAYS):
+                found[-1][way] += seconds(rows[way][step])
     if rank == 0:
-        results.put({way: min(values) for way, values in found.items()})
+        results.put([{way: both.tolist() for way, both in one.items()} for one in found])
     dist.destroy_process_group()
 
 
 def main() -> None:
     """Print both ways' seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts")
+    parser.add_argument("--steps", type=int, default=24, help="of each way in a round")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = mp.get_context("spawn").SimpleQueue()
     mp.spawn(work, (port, args.steps, args.rounds, results), nprocs=RANKS)
-    found = results.get()
-    expected = {way: share([ranks[0] for ranks in planned(way, args.steps)]) for way in WAYS}
-    cost = {way: sum(ranks[0].cost for ranks in planned(way, args.steps)) for way in WAYS}
-    print(f"{args.steps} steps of {RANKS} rows of {CONTEXT} tokens; {place()}, one thread a process")
-    print("steps         seconds  work (of one row's tokens)  expected share of work  work a second, over as they come")
-    base = cost["none"] / found["none"]
+    found: list[dict[str, list[float]]] = results.get()  # a round: way -> seconds, and the slowest rank's of work
+    plans = {way: [ranks[0] for ranks in planned(way, args.steps)] for way in WAYS}
+    expected = {way: share(specs) for way, specs in plans.items()}
+    cost = {way: sum(spec.cost for spec in specs) for way, specs in plans.items()}
+    lines = []
     for way, name in zip(WAYS, ("as they come", "of like cost"), strict=True):
-        speed = cost[way] / found[way] / base
-        print(f"{name}  {found[way]:7.2f}  {cost[way] / CONTEXT:26,.1f}  {expected[way]:22.1%}  {speed:8.2f}x")
+        times = [with_spread([one[way][which] for one in found]) for which in (0, 1)]
+        lines.append((name, *times, f"{cost[way] / CONTEXT:,.1f}", f"{expected[way]:.1%}"))
+    title = f"{args.steps} steps of {RANKS} rows of {CONTEXT} tokens, {args.rounds} rounds; {place()}, one a process"
+    head = ("steps", "s (least-most)", "slowest rank's CPU s", "work, in a row's tokens", "expected share of work")
+    print_table(title, head, lines)
+    print("\nwork a second, of like cost over as they come, median (least-most) of the rounds:")
+    for which, name in enumerate(("by the clock", "by the slowest rank's CPU seconds")):
+        gains = [cost["steps"] / one["steps"][which] / (cost["none"] / one["none"][which]) for one in found]
+        print(f"{name}: {with_spread(gains)}x")
     print(f"expected: {expected['steps'] / expected['none']:.2f}x")
+
+
+def with_spread(values: list[float]) -> str:
+    """Median, and least and most."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,19 @@ def test_saves_are_timed_side_by_side() -> None:
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows == ["saved", "in front of it", "beside it", "torch's async_save"]
     assert "the same numbers on the disk: yes" in done.stdout
+
+
+@pytest.mark.slow
+def test_rows_and_steps_of_like_cost_make_two_processes_faster() -> None:
+    """Real training steps of a sharded model. Both ways take turns, so a busy machine is so for both."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    script = [sys.executable, str(ROOT / "benchmarks" / "balance_steps.py"), "--steps", "6", "--rounds", "3"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    clock, work, expected = (
+        float(re.search(rf"^{name}: ([\d.]+)", done.stdout, re.MULTILINE)[1])  # type: ignore[index]
+        for name in ("by the clock", "by the slowest rank's CPU seconds", "expected")
+    )
+    assert expected > 1.2, "these steps have a slowest rank"
+    assert work > 1 + (expected - 1) / 2, done.stdout
+    assert clock > 1, done.stdout  # as much more as `work` where nothing else wants the cores

@@ -108,14 +108,18 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     console.print(_memory(outlooks))
     if planned.devices > 1:
         console.print(_traffic(outlooks, layout))
+        console.print(_waiting(planned))
+        if layout.shard_size > 1:
+            console.print(_gathered(planned, device))
     if layout.sharded or planned.devices > 1:
         console.print(_asking(planned, outlooks, device) + "\n")
     if planned.evaluations:
         console.print(_askings(planned))
     console.print(
         "Assumed: documents as training.outlook says (text of 600 tokens, images of up to 1.5 MP, clips of up to 32 "
-        "frames; `data plan` knows the real ones), the efficiency above, no wait for data. Memory is "
-        "of the fullest row that one modality makes. It was compared with a CPU; no GPU has been measured.\n"
+        "frames, lengths log-normal about that; `data plan` knows the real ones), the efficiency above, no wait for "
+        "data. Memory is of the fullest row that one modality makes. It was compared with a CPU; "
+        "no GPU has been measured.\n"
     )
     full = False
     for stage, outlook in outlooks.items():
@@ -228,6 +232,44 @@ def _traffic(outlooks: Mapping[str, StageOutlook], layout: Layout) -> Table:
         found = outlook.traffic
         amounts = (found.shared / 1e9, found.copied / 1e9, found.computing, found.waiting)
         table.add_row(escape(name), *(f"{amount:,.3g}" for amount in amounts), f"{found.waits:.1%}")
+    return table
+
+
+def _waiting(planned: Planned) -> Table:
+    """What ranks wait for the one with the dearest row."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="Time that is work", title_justify="left")
+    columns = {"rows as they come": planned.work_shares("none")}
+    if planned.balance != "none":
+        columns[f"data.balance: {planned.balance}"] = planned.work_shares(planned.balance)
+    for head in ("stage", *columns):
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for name in planned.stages:
+        table.add_row(escape(name), *(f"{shares[name]:.1%}" for shares in columns.values()))
+    return table
+
+
+def _gathered(planned: Planned, device: Device) -> Table:
+    """Layers gathered twice a micro-batch, or kept gathered in between, where memory allows it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="keep_gathered", title_justify="left")
+    heads = ("stage", "false: GiB", "true: GiB", "false: waits", "true: waits", "best")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for name in planned.stages:
+        again, kept = (
+            planned.outlook(name, device, layout=replace(planned.layout, keep_gathered=keep)) for keep in (False, True)
+        )
+        fits = kept.memory.peak <= device.usable * GIB
+        amounts = (f"{o.memory.peak / GIB:,.1f}" for o in (again, kept))
+        waits = (f"{o.traffic.waits:.1%}" for o in (again, kept))
+        table.add_row(
+            escape(name), *amounts, *waits, "true" if fits and kept.traffic.waits < again.traffic.waits else "false"
+        )
     return table
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from ..data.plan import Balance
     from ..evaluation.context import Evaluation
     from ..model.config import NeoConfig
     from ..training.devices import Device
@@ -29,6 +30,8 @@ class Planned:
     """Source -> modality."""
     layout: Layout
     devices: int
+    balance: Balance
+    """How rows and steps are made (`data.balance`)."""
     evaluations: Sequence[Evaluation]
     """Those that are asked while training."""
 
@@ -51,6 +54,15 @@ class Planned:
             network=changes.get("network", NETWORK),
         )
 
+    def work_shares(self, balance: Balance) -> dict[str, float]:
+        """Stage -> expected share of the ranks' time that is work; the rest waits for the rank with the dearest row."""
+        from ..training.balance import assumed_share
+        from ..training.costs import document_costs
+
+        ratios = document_costs(self.config, self.stages)
+        how: Any = {"ranks": self.devices, "lockstep": self.layout.shard_size, "balance": balance}
+        return {n: assumed_share(n, stage, self.modalities, ratios[n], **how) for n, stage in self.stages.items()}
+
 
 def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     """Parse a recipe with its overrides, without building its trainer or data.
@@ -71,7 +83,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             """Build nothing."""
 
     found = ParseOnly(parse(argv)).config
-    model, trainer = found["model"].as_dict(), found["trainer"].as_dict()
+    model, trainer, data = (found[key].as_dict() for key in ("model", "trainer", "data"))
     config = read_config(model.get("model"), Init(**(model.get("init") or {})))
     with torch.device("meta"):
         sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
@@ -86,16 +98,18 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         config=config,
         sizes=sizes,
         stages=stages,
-        modalities=_modalities(found["data"].as_dict().get("manifest"), stages),
+        modalities=_modalities(data.get("manifest"), stages),
         layout=Layout(
             shard_size=shard_size,
             bf16=str(trainer.get("precision")).startswith("bf16"),
             checkpointing=model.get("activation_checkpointing", "none"),
             averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
+            keep_gathered=bool(strategy_args(trainer).get("keep_gathered")),
             kernels="triton" if gpu else "eager",
         ),
         devices=count,
+        balance=data.get("balance") or "slots",
         evaluations=_asked_while_training(found["evaluation"]),
     )
 
@@ -121,9 +135,13 @@ def _devices(trainer: Mapping[str, Any]) -> int:
 
 def shard_size_of(trainer: Mapping[str, Any]) -> int | None:
     """Ranks that share one copy of the model, as a recipe's trainer says; None: all."""
+    return strategy_args(trainer).get("shard_size")
+
+
+def strategy_args(trainer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a recipe's trainer gives its strategy."""
     strategy = trainer.get("strategy")
-    given = strategy.get("init_args") if isinstance(strategy, dict) else None
-    return (given or {}).get("shard_size")
+    return (strategy.get("init_args") if isinstance(strategy, dict) else None) or {}
 
 
 def _modalities(manifest: Any, stages: Mapping[str, Stage]) -> dict[str, str]:

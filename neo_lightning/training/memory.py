@@ -50,6 +50,8 @@ class Layout:
     """So many, the first, are under `full`, whatever the others are under."""
     micro_batches: int = 1
     """Rows that a rank works through in a step, one after the other."""
+    keep_gathered: bool = False
+    """Layers stay gathered between a micro-batch's forward and backward pass."""
     kernels: Literal["triton", "eager"] = "triton"
     """Backends of `ops`: they keep different things. `triton` on a GPU, `eager` (attention: `tiled`) on a CPU."""
 
@@ -95,7 +97,7 @@ class StepMemory:
     gathered: int
     """Weights as computed with: the root's (embeddings, head, patch embedding) through the whole step."""
     gathered_layers: int
-    """The layer at work, and beside it the next one where they come from other ranks."""
+    """The layer at work, and beside it the next one where they come from other ranks; all where they stay gathered."""
     activations: int
     """Kept from a row's forward pass for its backward pass; the row itself on a GPU."""
     layer: int
@@ -143,7 +145,8 @@ def step_memory(
     extra = [layer_backward(config, trained, i, row, layout) for i in range(config.num_hidden_layers)]
     loss = loss_buffers(config, head, row, layout) + stream
     root_weights = c * root * sharded
-    layer_weights = c * max(layers, default=0) * (1 + (ranks > 1)) * sharded
+    at_once = sum(layers) if layout.keep_gathered else max(layers, default=0) * (1 + (ranks > 1))
+    layer_weights = c * at_once * sharded
 
     always = FLOAT * sum(sizes.values()) // ranks + root_weights + carried
     moments = 2 * FLOAT * sum(moving.values()) // ranks

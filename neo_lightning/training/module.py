@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.profiler import record_function
 
 from neo_lightning import stopping
 from neo_lightning.answering import Answering
@@ -37,6 +38,7 @@ from neo_lightning.training.step import (
     count,
     modality_losses,
     reason_to_skip,
+    sent,
     sum_over_ranks,
 )
 from neo_lightning.types import MODALITIES, CostRatio, PackedBatch, Stage
@@ -152,6 +154,7 @@ class NeoModule(ScoringModule):
             device=self.trainer.strategy.root_device,
             mesh=mesh() if mesh is not None and (self.trainer.world_size > 1 or precision != "32-true") else None,
             bf16=precision == "bf16-mixed",
+            keep_gathered=getattr(self.trainer.strategy, "keep_gathered", False),
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
         )
@@ -212,7 +215,7 @@ class NeoModule(ScoringModule):
         step = self.trainer.global_step
         gave_up = not batch  # the others have their rows and are in this step, which ends only with us
         batch = batch or self._blank_rows(step)
-        counts = sum_over_ranks(count(batch).to(self.device, non_blocking=True))
+        counts = sum_over_ranks(sent(count(batch), self.device))
         weight = counts[0]
         scale = torch.where(weight > 0, self.trainer.world_size / weight, 0.0).float()
         losses = torch.zeros(len(MODALITIES), device=self.device)
@@ -222,9 +225,10 @@ class NeoModule(ScoringModule):
             loss_sum, nll, index = self.model(on_device)
             self.manual_backward(loss_sum * scale)
             losses += modality_losses(on_device, nll, index)
-        norm = clip_gradients(self.model.parameters(), self.clip)
+        with record_function("clip"):
+            norm = clip_gradients(self.model.parameters(), self.clip)
         votes = torch.tensor(self.votes._replace(stop=float(stopping.asked()), gave_up=float(gave_up)))
-        outcome = sum_over_ranks(torch.cat([losses, votes.to(self.device, non_blocking=True)]))
+        outcome = sum_over_ranks(torch.cat([losses, sent(votes, self.device)]))
         with waiting():
             numbers = torch.cat([outcome.double(), norm.double().reshape(1), counts]).tolist()  # the step's one wait
         report = self._read(step, numbers)

@@ -99,7 +99,9 @@ def compile_layer(block: nn.Module) -> None:
     block.forward = run  # type: ignore[method-assign]
 
 
-def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
+def shard(
+    model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool, keep_gathered: bool = False
+) -> None:
     """FSDP2: each block is gathered alone, the rest (embedding, head) with the root.
 
     Args:
@@ -107,6 +109,7 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf
         blocks: of it.
         mesh: [shard], or [replica, shard] where there are copies.
         bf16: compute in bfloat16.
+        keep_gathered: leave a block's weights gathered from its forward to its backward pass.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # a second, which one CPU does without
 
@@ -116,7 +119,7 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf
         cast_forward_inputs=False,  # rotary angles stay float32; hidden states already have the parameters' type
     )
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
     fully_shard(model, mesh=mesh, mp_policy=policy)  # the root as well: clipping must not meet two kinds of tensors
 
 
@@ -144,6 +147,7 @@ def parallelise(
     activation_checkpointing: ActivationCheckpointing = "none",
     recomputed_layers: int = 0,
     compile_blocks: bool = False,
+    keep_gathered: bool = False,
 ) -> None:
     """Apply recomputation, compilation and sharding to a model in place.
 
@@ -156,6 +160,7 @@ def parallelise(
         recomputed_layers: of so many, the first, everything is repeated (`full`), whatever the mode of the others.
         compile_blocks: compile each block, once for each row length; see `compile_layer`. With selective
             recomputation this needs an attention backend that compiles, else the blocks run as if not compiled.
+        keep_gathered: see `shard`.
     """
     blocks = list(blocks)
     if not 0 <= recomputed_layers <= len(blocks):
@@ -172,6 +177,6 @@ def parallelise(
         if compile_blocks and mode != "full":  # around it: selective recomputation has to see single operations
             compile_layer(block)
     if mesh is not None and (mesh.size() > 1 or bf16):
-        shard(model, blocks, mesh, bf16=bf16)
+        shard(model, blocks, mesh, bf16=bf16, keep_gathered=keep_gathered)
     elif bf16:
         raise ValueError("bfloat16 compute with float32 master weights needs `NeoStrategy`, also on one device")

@@ -103,6 +103,11 @@ def sums_by_kind(values: Tensor, kind: Tensor, kinds: int) -> Tensor:
     return torch.where(of_kind, values, 0.0).sum(1)
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Host values on a device. Only from page-locked memory does the host not wait for what the device is doing."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """The sum over all ranks, in place; nothing to do for one."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

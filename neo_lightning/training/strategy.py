@@ -36,6 +36,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError
@@ -63,6 +64,7 @@ class NeoStrategy(ModelParallelStrategy):
         timeout_minutes: float = 30.0,
         setup_timeout: float = 10.0,
         process_group_backend: str | None = None,
+        keep_gathered: bool = False,
     ) -> None:
         """
         Args:
@@ -71,6 +73,8 @@ class NeoStrategy(ModelParallelStrategy):
                 are lost, and a rank may wait for data.
             setup_timeout: minutes in which all ranks must have come together, and the first step be done.
             process_group_backend: `nccl`, `gloo`; chosen by the device if None.
+            keep_gathered: leave the layers' weights gathered between a micro-batch's forward and backward pass: half
+                the gathers, for memory of a whole copy of the weights as computed with. `plan` says where that fits.
         """
         if shard_size is not None and shard_size < 1:
             raise ValueError(f"strategy: shard_size must be at least 1, got {shard_size}")
@@ -81,6 +85,7 @@ class NeoStrategy(ModelParallelStrategy):
             timeout=timedelta(minutes=timeout_minutes),
         )
         self.shard_size, self.setup_timeout = shard_size, setup_timeout
+        self.keep_gathered = keep_gathered
         self.random_states: dict[str, Tensor] = {}
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
         self.saves = Saves(self)
@@ -173,11 +178,12 @@ class NeoStrategy(ModelParallelStrategy):
         """
         if storage_options not in (None, ASYNCHRONOUS):
             raise TypeError(f"NeoStrategy writes folders itself: storage_options may be {ASYNCHRONOUS} or None")
-        self.saves.finish()
-        final = Path(self.broadcast(str(filepath)))
-        self.saves.begin(final, self._part(checkpoint), checkpoint)
-        if storage_options is None:
+        with record_function("save"):
             self.saves.finish()
+            final = Path(self.broadcast(str(filepath)))
+            self.saves.begin(final, self._part(checkpoint), checkpoint)
+            if storage_options is None:
+                self.saves.finish()
 
     def _part(self, checkpoint: dict[str, Any]) -> Part:
         """This rank's tensors, taken out of a checkpoint: what is left is Lightning's part."""

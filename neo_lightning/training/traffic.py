@@ -4,7 +4,8 @@ In: the parameters, what a stage trains, the layout, seconds of computing. Out: 
 gather or a reduction of B bytes over n ranks moves B (n - 1) / n through each of them, a sum twice that.
 
     forward     gather of each layer        hidden behind the layers before it, but for the root's (embeddings, head)
-    backward    gather of each layer again, reduction of its gradients; the root's gradients come last, behind nothing
+    backward    gather of each layer again, unless it was kept; reduction of its gradients; the root's come last,
+                behind nothing
     once a step sum over copies: layers' behind the last backward pass, the root's behind nothing
 
 Within a machine bytes go at `link`, between machines at `network`; a group of ranks over several machines is as fast as
@@ -78,11 +79,12 @@ def step_traffic(
     reduced, reduced_root = (part * FLOAT * n for n in (moved, moved_root))
     summed, summed_root = (again * FLOAT * n for n in (moved, moved_root))
     there, back = (1 - BACKWARD) * computing / rows, BACKWARD * computing / rows
-    backward = (forward + reduced) / inside
+    again_gathered = 0 if layout.keep_gathered else forward
+    backward = (again_gathered + reduced) / inside
     waiting = (rows - 1) * max(0.0, backward - back) + max(0.0, max(backward, summed / between) - back)
     waiting += rows * (max(0.0, forward / inside - there) + (gathered_root + reduced_root) / inside)
     return StepTraffic(
-        shared=rows * (2 * forward + gathered_root + reduced + reduced_root),
+        shared=rows * (forward + again_gathered + gathered_root + reduced + reduced_root),
         copied=summed + summed_root,
         computing=computing,
         waiting=waiting + summed_root / between,

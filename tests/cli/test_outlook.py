@@ -45,6 +45,22 @@ def test_a_recipes_outlook_is_shown_by_stage(capsys: pytest.CaptureFixture[str])
     assert "no GPU has been measured" in " ".join(shown.split())
 
 
+def test_what_ranks_wait_for_each_other_is_said_for_the_recipes_way(
+    micro: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["plan", str(micro), "--device", "cpu", "--stages.one.packs_per_step=8"]
+    for way in ("steps", "slots", "none"):
+        assert main([*line, "--devices", "2", f"--data.balance={way}"]) == 0
+        shown = capsys.readouterr().out
+        last = shown[shown.index("Time that is work") :]
+        assert ("rows as they come" in last, f"data.balance: {way}" in last) == (True, way != "none")
+        shares = [float(x.strip("%")) for x in rows(last)["one"]]
+        assert len(shares) == 1 + (way != "none")
+        assert 50 < shares[0] < shares[-1] or way == "none"
+    assert main([*line, "--devices", "1"]) == 0
+    assert "Time that is work" not in capsys.readouterr().out, "one device waits for nobody"
+
+
 def test_what_does_not_fit_is_said_with_what_would(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["plan", "finetune", "--model.model=neo_ov_2b", "--devices", "4", "--strict"]
     assert main([*line, "--device", "a100-40g", "--model.activation_checkpointing=none"]) == 1

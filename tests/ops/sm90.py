@@ -31,7 +31,7 @@ from neo_lightning.ops.swiglu import triton as swiglu_launch
 def compile_kernel(
     kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, stages: int, arch: int = 90
 ) -> dict[str, int]:
-    """Registers per thread, bytes of stack (spills), spilling instructions, shared memory, matrix instructions."""
+    """Registers per thread, bytes of stack (spills), shared memory; spilling, matrix and atomic instructions."""
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     # the launcher tells pointers from allocations, and sizes that 16 divides
@@ -52,6 +52,7 @@ def compile_kernel(
         "spills": len(re.findall(r"\b(?:LDL|STL)\b", code)),
         "shared": compiled.metadata.shared,
         "warpgroup_products": code.count("HGMMA"),
+        "atomics": len(re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\b", code)),
     }
 
 

@@ -51,20 +51,20 @@ class Watched(NeoModule):
         return outputs
 
 
-def train(folder: str, ranks: int, shard_size: int | None) -> Watched:
+def train(folder: str, ranks: int, shard_size: int | None, keep_gathered: bool = False) -> Watched:
     """A step with a frozen backbone, and two of everything."""
     run = {name: replace(stage, packs_per_step=PACKS) for name, stage in tiny.stages(1, 2).items()}
     net = Watched(run, model=tiny.CONFIG)  # type: ignore[arg-type]
-    strategy = NeoStrategy(shard_size=shard_size)
+    strategy = NeoStrategy(shard_size=shard_size, keep_gathered=keep_gathered)
     fitter = tiny.trainer(Path(folder), steps=3, save_every=0, devices=ranks, strategy=strategy)
     fitter.fit(net, datamodule=tiny.TinyData(run))
     return net
 
 
-def count_messages(folder: str, ranks: int, shard_size: int) -> None:
+def count_messages(folder: str, ranks: int, shard_size: int, keep_gathered: bool = False) -> None:
     """One of the ranks; writes what it sent."""
     torch.set_num_threads(1)
-    net = train(folder, ranks, shard_size)
+    net = train(folder, ranks, shard_size, keep_gathered)
     found = [
         {"loss": r.loss, "norm": r.grad_norm, "sent": [asdict(m) for m in s]}
         for r, s in zip(net.reports, net.sent, strict=True)
@@ -103,3 +103,20 @@ def test_gradients_are_summed_over_copies_once_a_step(
                 assert len(before) == groups * (micro_batches - 1) + 1, "between the last micro-batch's reductions"
             gathers.append(sum(sums))
         assert gathers[-3] < gathers[-2] == gathers[-1], "what is frozen is not sent"
+
+
+def test_layers_that_stay_gathered_are_gathered_once_a_micro_batch_and_change_no_bit(
+    forks: Server, tmp_path: Path
+) -> None:
+    found = {}
+    for kept in (False, True):
+        (tmp_path / str(kept)).mkdir()
+        call = forks.run("tests.training.test_ranks:count_messages", str(tmp_path / str(kept)), 2, 2, kept, ranks=2)
+        assert call[0] == 0, call[1]
+        found[kept] = json.loads((tmp_path / str(kept) / "0.json").read_text())
+    layers, micro_batches = tiny.CONFIG.num_hidden_layers, PACKS // 2
+    for again, once in zip(found[False], found[True], strict=True):
+        assert (again["loss"], again["norm"]) == (once["loss"], once["norm"])
+        gathers = [elements([Message(**m) for m in step["sent"]], "_allgather_base_") for step in (again, once)]
+        assert len(gathers[0]) - len(gathers[1]) in (layers * micro_batches, (layers - 1) * micro_batches)
+        assert gathers[1]

@@ -36,6 +36,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import torch
+from torch.profiler import record_function
 
 from neo_lightning import stopping
 from neo_lightning.data.facts import RetryError
@@ -103,7 +104,7 @@ class WatchedLoader:
         with closing(items):
             while True:
                 try:
-                    with stopping.waiting():
+                    with stopping.waiting(), record_function("data"):
                         coming = [next(items)]
                 except StopIteration:
                     return

@@ -11,6 +11,7 @@ from neo_lightning.training.callbacks.samples import SampleGenerations
 from neo_lightning.training.callbacks.spikes import SpikeGuard
 from neo_lightning.training.callbacks.throughput import Throughput
 from neo_lightning.training.callbacks.time_limit import TimeLimit
+from neo_lightning.training.callbacks.trace import Trace
 
 __all__ = [
     "BeginFrom",
@@ -24,4 +25,5 @@ __all__ = [
     "SpikeGuard",
     "Throughput",
     "TimeLimit",
+    "Trace",
 ]
