@@ -75,7 +75,7 @@ def _plan(args: argparse.Namespace) -> None:
             )
             work = f", {args.ranks} ranks work {dealt:.1%} of their time (rows as they come: {as_they_come:.1%})"
         console.print(
-            f"{stage.steps:,} steps, {found.packs:,} packs of {stage.context:,}{looked}: fill {found.fill:.2%}, "
+            f"{stage.steps:,} steps, {found.packs:,} packs of {stage.row_tokens:,}{looked}: fill {found.fill:.2%}, "
             f"{million:,.1f} M tokens, {found.supervised:.1%} supervised{work}\n",
             highlight=False,
         )
