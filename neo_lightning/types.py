@@ -99,7 +99,7 @@ class Stage:
     context: int
     """Most tokens of a document, and of a packed row where `row` says nothing else."""
     packs_per_step: int
-    """Global batch, in packed rows: micro-batches per rank x ranks (with `sequence_size`, x groups that share a row)."""
+    """Global batch, in packed rows: micro-batches per rank x ranks (x groups of ranks, where they share rows)."""
     mixture: Mapping[str, float]
     """Source name (from the manifest) -> weight, in `mixture_unit`."""
     lr: float

@@ -241,7 +241,8 @@ class NeoDataModule(pl.LightningDataModule):
         self.plan.skip = self.skip
 
     def steps(self, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
-        """The plan as one rank, or a group that shares rows, sees it, from `next_step` as it stands when iteration begins; endless."""
+        """The plan as one rank sees it, or a group that shares rows, from `next_step` as it stands when iteration
+        begins; endless."""
         walk = self.plan.steps(self.position(), rank, world, self.lockstep)
         if not self.num_workers:  # this thread reads as well, from the sources that planning looks at
             yield from (self._handed_out(*step) for step in walk)

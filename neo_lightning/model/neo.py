@@ -146,12 +146,13 @@ class Neo(nn.Module):
         if not isinstance(inputs, PackedBatch):
             x = self.hidden(self.embed(inputs.input_ids, *(inputs.visual or ())), inputs.row)
             return F.linear(x.index_select(0, inputs.last), self.head_weight)
-        row: Row = self.row(inputs.positions, inputs.start, inputs.limit)
+        whole = self.row(inputs.positions, inputs.start, inputs.limit)
+        row: Row = whole
         cut = 0, 0
         if isinstance(inputs, RowPart):
             if self.share is None:
                 raise ValueError("a part of a row came, and nothing says how to reach the others: set `Neo.share`")
-            row, cut = self.share(row), (inputs.first_row, inputs.before)
+            row, cut = self.share(whole), (inputs.first_row, inputs.before)
         x = self.hidden(self.embed(inputs.input_ids, inputs.visual_index, inputs.patches, inputs.grids, *cut), row)
         places = inputs.places
         loss_sum, nll = linear_cross_entropy(
@@ -170,7 +171,7 @@ class Neo(nn.Module):
         return projection_order(config.num_attention_heads, config.num_key_value_heads, config.head_dim, device)
 
     def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> PackedRow:
-        """Rotations and mask of a packed row: positions [T, 3] (of the tokens that are here), bounds [T] int32 (of all)."""
+        """Rotations and mask of a packed row: positions [T, 3] of the tokens that are here, bounds [T] int32 of all."""
         return PackedRow(
             rope=self.rope(positions),
             order=self.order(positions.device),

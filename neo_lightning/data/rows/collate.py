@@ -30,7 +30,8 @@ class Document:
     modality: str
     sequence: TokenSequence
     patches: Tensor | None
-    """[P, 768] uint8, of a document outside of what is collated not read perhaps; None makes the document a tombstone: same tokens, blank pixels, weight 0."""
+    """[P, 768] uint8, or none of a document outside of the part that is collated; None makes the document a tombstone:
+    same tokens, blank pixels, weight 0."""
     reason: str = ""
     """Why it is a tombstone."""
 
