@@ -92,6 +92,8 @@ class NeoDataModule(pl.LightningDataModule):
         """Stage -> what its documents cost the model that is trained; set before `setup`. Else as the 2B."""
         self.lockstep: int | None = None
         """Ranks that wait for each other in every layer; all of them if None. Those that share rows count as one."""
+        self.parts = 1
+        """Ranks that share each row; set by the strategy where there is one."""
         self.next_step = 0
         """Steps done."""
         self.accept_changes = False
@@ -205,8 +207,9 @@ class NeoDataModule(pl.LightningDataModule):
 
     def _part_and_parts(self) -> tuple[int, int]:
         """Which part of its rows this rank reads."""
-        parts = getattr(self.trainer.strategy, "sequence_size", 1) if self.trainer is not None else 1
-        return self._rank_and_world()[0] % parts, parts
+        if self.trainer is not None:
+            self.parts = getattr(self.trainer.strategy, "sequence_size", 1)
+        return self._rank_and_world()[0] % self.parts, self.parts
 
     def _group_and_groups(self) -> tuple[int, int]:
         """Which of the groups that share rows reads them here."""
