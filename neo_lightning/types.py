@@ -97,9 +97,9 @@ class Stage:
     steps: int
     """Optimiser steps."""
     context: int
-    """Tokens in a packed row; every row of the stage has exactly this length."""
+    """Most tokens of a document, and of a packed row where `row` says nothing else."""
     packs_per_step: int
-    """Global batch, in packed rows: micro-batches per rank x ranks."""
+    """Global batch, in packed rows: micro-batches per rank x ranks (x groups of ranks, where they share rows)."""
     mixture: Mapping[str, float]
     """Source name (from the manifest) -> weight, in `mixture_unit`."""
     lr: float
@@ -120,6 +120,9 @@ class Stage:
     video: VideoBudget = field(default_factory=VideoBudget)
     loss_weighting: Literal["square", "token", "sample"] = "square"
     """Per document of n supervised tokens, each weighs 1/sqrt(n) | 1 | 1/n."""
+    row: int | None = None
+    """Tokens in a packed row, where that is more than `context`: every row of the stage has exactly this length. What
+    documents cost evens out in longer rows, which several ranks may share (`NeoStrategy`'s `sequence_size`)."""
     too_long: Literal["drop", "rescale"] = "drop"
     """A sample longer than the context is left out (and listed), or its images get smaller until it fits."""
 
@@ -127,6 +130,8 @@ class Stage:
         for name in ("steps", "context", "packs_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"stage: {name} must be at least 1, got {getattr(self, name)}")
+        if self.row is not None and self.row < self.context:
+            raise ValueError(f"stage: row must hold a document of {self.context} tokens (context), got {self.row}")
         if not self.lr > 0:
             raise ValueError(f"stage: lr must be positive, got {self.lr}")
         if not (0 <= self.warmup_ratio <= 1 and 0 <= self.min_lr_ratio <= 1):
@@ -139,6 +144,11 @@ class Stage:
         for name, scale in self.lr_scale.items():
             if not (scale > 0 and scale < float("inf")):
                 raise ValueError(f"stage: lr_scale of {name!r} must be positive and finite, got {scale}")
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens in a packed row."""
+        return self.row or self.context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,3 +290,27 @@ class PackedBatch:
             if isinstance(value := getattr(self, f.name), torch.Tensor):
                 object.__setattr__(moved, f.name, fn(value))
         return moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPart(PackedBatch):
+    """One of the equal parts of a packed row that several ranks share. Tokens see those of other parts.
+
+    `start` and `limit` are those of all parts' tokens, `visual_index` and `places` count from the part's first token;
+    every other field of tokens is of the part alone, and so is `info`: a document is counted where it begins. The
+    patches are those of the part's visual tokens and, where a cut goes through a row of an image, of that whole row.
+    """
+
+    part: int
+    """Which of the parts, from 0."""
+    first_row: int = 0
+    """Rows of visual tokens that the first unit has in front of its patches here."""
+    before: int = 0
+    """Visual tokens that the patches hold in front of the part's first."""
+    row_keys: tuple[str, ...] = ()
+    """`source/key` of each document of the whole row, in order."""
+
+    @property
+    def offset(self) -> int:
+        """Place of the part's first token in the row."""
+        return self.part * self.input_ids.numel()

@@ -52,6 +52,7 @@ def _plan(args: argparse.Namespace) -> None:
     if args.ranks < 1:
         raise UserError(f"--ranks must be at least 1, got {args.ranks}")
     data = data_of([args.recipe, *args.overrides])
+    groups = max(1, args.ranks // data.parts)
     sources = data.sources(validation=False)
     ratios = {id(stage): data.costs.get(name, CostRatio()) for name, stage in data.stages.items()}
     lengths = ShardPartLengths(sources, data.tokenizer, lambda *_: None, lambda stage: ratios[id(stage)])
@@ -67,19 +68,19 @@ def _plan(args: argparse.Namespace) -> None:
         million = found.tokens / 1e6
         looked = "" if found.planned == found.packs else f" (looked at {found.planned:,})"
         work = ""
-        if args.ranks > 1:
+        if groups > 1:
             ways: tuple[Balance, Balance] = (data.balance, "none")
             dealt, as_they_come = (
-                share_of_work(plan(way), stage, ranks=args.ranks, lockstep=data.lockstep, most_packs=args.packs)
+                share_of_work(plan(way), stage, ranks=groups, lockstep=data.lockstep, most_packs=args.packs)
                 for way in ways
             )
             work = f", {args.ranks} ranks work {dealt:.1%} of their time (rows as they come: {as_they_come:.1%})"
         console.print(
-            f"{stage.steps:,} steps, {found.packs:,} packs of {stage.context:,}{looked}: fill {found.fill:.2%}, "
+            f"{stage.steps:,} steps, {found.packs:,} packs of {stage.row_tokens:,}{looked}: fill {found.fill:.2%}, "
             f"{million:,.1f} M tokens, {found.supervised:.1%} supervised{work}\n",
             highlight=False,
         )
-        if (idle := args.ranks - stage.packs_per_step) > 0:
+        if (idle := data.parts * (groups - stage.packs_per_step)) > 0:
             console.print(
                 f"{idle} of {args.ranks} ranks have no row in any step of stage {name}: "
                 f"stages.{name}.packs_per_step is {stage.packs_per_step}\n",
@@ -96,7 +97,7 @@ def data_of(argv: list[str]) -> NeoDataModule:
     from .arguments import parse
     from .errors import UserError
     from .parser import NeoCLI, build_stage
-    from .planned import shard_size_of
+    from .planned import strategy_sizes
 
     class DataOnly(NeoCLI):
         def instantiate_classes(self) -> None:
@@ -106,7 +107,9 @@ def data_of(argv: list[str]) -> NeoDataModule:
             if self._datamodule_class is not NeoDataModule:
                 raise UserError("data.class_path: only NeoDataModule has a plan")
             self.datamodule = NeoDataModule(stages=stages, **settings)
-            self.datamodule.lockstep = shard_size_of(self.config["trainer"].as_dict())
+            shard_size, parts = strategy_sizes(self.config["trainer"].as_dict())
+            self.datamodule.lockstep = shard_size and shard_size // parts
+            self.datamodule.parts = parts
 
     cli = DataOnly(parse(argv))
     if isinstance(cli._model_class, type) and issubclass(cli._model_class, NeoModule):

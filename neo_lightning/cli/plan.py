@@ -100,7 +100,8 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
     layout, precision = planned.layout, "bf16-mixed" if planned.layout.bf16 else "32-true"
     console.print(
         f"{sum(planned.sizes.values()):,} parameters on {planned.devices} x {name}: "
-        f"{device.usable:.1f} GiB for tensors, {device.tflops:g} TFLOP/s each; shard size {layout.shard_size}, "
+        f"{device.usable:.1f} GiB for tensors, {device.tflops:g} TFLOP/s each; shard size {layout.shard_size}"
+        f"{f', sequence size {layout.sequence_size}' if layout.sequence_size > 1 else ''}, "
         f"{precision}, activation checkpointing {layout.checkpointing}"
         f"{f', full in {layout.recomputed_layers} layers' if layout.recomputed_layers else ''}\n"
     )
@@ -111,6 +112,13 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
         console.print(_waiting(planned))
         if layout.shard_size > 1:
             console.print(_gathered(planned, device))
+    if layout.sequence_size > 1:
+        amounts = ", ".join(f"{outlook.exchange / 1e6:,.0f} ({name})" for name, outlook in outlooks.items())
+        console.print(
+            f"{layout.sequence_size} devices that share a row exchange q, k, v and attention's output, MB of a "
+            f"device in a layer's forward pass {amounts}; as much backward, and again where the layer is recomputed.\n",
+            markup=False,
+        )
     if layout.sharded or planned.devices > 1:
         console.print(_asking(planned, outlooks, device) + "\n")
     if planned.evaluations:
@@ -226,11 +234,19 @@ def _traffic(outlooks: Mapping[str, StageOutlook], layout: Layout) -> Table:
     from rich.table import Table
 
     table = Table(title="Messages of a device in a step; waits: what no computing hides", title_justify="left")
-    for head in ("stage", f"GB among {layout.shard_size}", "GB between copies", "s computing", "s waiting", "waits"):
+    for head in (
+        "stage",
+        f"GB among {layout.shard_size}",
+        "GB between copies",
+        "GB of shared rows",
+        "s computing",
+        "s waiting",
+        "waits",
+    ):
         table.add_column(head, justify="left" if head == "stage" else "right")
     for name, outlook in outlooks.items():
         found = outlook.traffic
-        amounts = (found.shared / 1e9, found.copied / 1e9, found.computing, found.waiting)
+        amounts = (found.shared / 1e9, found.copied / 1e9, found.exchanged / 1e9, found.computing, found.waiting)
         table.add_row(escape(name), *(f"{amount:,.3g}" for amount in amounts), f"{found.waits:.1%}")
     return table
 

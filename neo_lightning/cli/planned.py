@@ -69,12 +69,14 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
 
     Raises:
         UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
+        ValueError: the strategy's sizes do not fit the devices or the model's heads.
     """
     import torch
 
     from ..model.neo import Neo
     from ..training.build import Init, read_config
     from ..training.memory import Layout
+    from ..training.sequence import check_sizes, key_repeats
     from .arguments import parse
     from .parser import NeoCLI, build_stage
 
@@ -89,11 +91,14 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
     count = _devices(trainer) if devices is None else devices
-    shard_size = shard_size_of(trainer) or count
+    given = strategy_sizes(trainer)
+    shard_size = given[0] or count
     if count < 1:
         raise UserError(f"--devices must be at least 1, got {count}")
     if count % shard_size:
         raise UserError(f"--devices must be a multiple of the strategy's shard_size {shard_size}, got {count}")
+    check_sizes(*given, count)
+    key_repeats(config, given[1])
     return Planned(
         config=config,
         sizes=sizes,
@@ -101,6 +106,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         modalities=_modalities(data.get("manifest"), stages),
         layout=Layout(
             shard_size=shard_size,
+            sequence_size=given[1],
             bf16=str(trainer.get("precision")).startswith("bf16"),
             checkpointing=model.get("activation_checkpointing", "none"),
             averaged=model.get("ema") is not None,
@@ -133,9 +139,10 @@ def _devices(trainer: Mapping[str, Any]) -> int:
     return int(str(here)) * int(nodes)
 
 
-def shard_size_of(trainer: Mapping[str, Any]) -> int | None:
-    """Ranks that share one copy of the model, as a recipe's trainer says; None: all."""
-    return strategy_args(trainer).get("shard_size")
+def strategy_sizes(trainer: Mapping[str, Any]) -> tuple[int | None, int]:
+    """Ranks that share one copy of the model (None: all), and that share a row, as a recipe's trainer says."""
+    given = strategy_args(trainer)
+    return given.get("shard_size"), given.get("sequence_size", 1)
 
 
 def strategy_args(trainer: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -91,7 +91,9 @@ class NeoDataModule(pl.LightningDataModule):
         self.costs: dict[str, CostRatio] = {}
         """Stage -> what its documents cost the model that is trained; set before `setup`. Else as the 2B."""
         self.lockstep: int | None = None
-        """Ranks that wait for each other in every layer; all of them if None."""
+        """Ranks that wait for each other in every layer; all of them if None. Those that share rows count as one."""
+        self.parts = 1
+        """Ranks that share each row; set by the strategy where there is one."""
         self.next_step = 0
         """Steps done."""
         self.accept_changes = False
@@ -203,6 +205,17 @@ class NeoDataModule(pl.LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
+    def _part_and_parts(self) -> tuple[int, int]:
+        """Which part of its rows this rank reads."""
+        if self.trainer is not None:
+            self.parts = getattr(self.trainer.strategy, "sequence_size", 1)
+        return self._rank_and_world()[0] % self.parts, self.parts
+
+    def _group_and_groups(self) -> tuple[int, int]:
+        """Which of the groups that share rows reads them here."""
+        (rank, world), (_, parts) = self._rank_and_world(), self._part_and_parts()
+        return rank // parts, world // parts
+
     def sources(self, *, validation: bool) -> dict[str, Source]:
         """The indexed sources, by name: of the validation, or those that the stages name."""
         self.setup()
@@ -231,7 +244,8 @@ class NeoDataModule(pl.LightningDataModule):
         self.plan.skip = self.skip
 
     def steps(self, rank: int = 0, world: int = 1) -> Iterator[StepSpec]:
-        """The plan as one rank sees it, from `next_step` as it stands when iteration begins; endless."""
+        """The plan as one rank sees it, or a group that shares rows, from `next_step` as it stands when iteration
+        begins; endless."""
         walk = self.plan.steps(self.position(), rank, world, self.lockstep)
         if not self.num_workers:  # this thread reads as well, from the sources that planning looks at
             yield from (self._handed_out(*step) for step in walk)
@@ -264,17 +278,17 @@ class NeoDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> WatchedLoader:
         """Endless; starts at `next_step` as it stands when iteration begins."""
         self.setup()
-        rank, world = self._rank_and_world()
-        if self.trainer is not None:
-            self.lockstep = getattr(self.trainer.strategy, "shard_size", None)
-        return self._loader(StepSampler(lambda: self.steps(rank, world)))
+        group, groups = self._group_and_groups()
+        if self.trainer is not None and (ranks := getattr(self.trainer.strategy, "shard_size", None)):
+            self.lockstep = ranks // self._part_and_parts()[1]
+        return self._loader(StepSampler(lambda: self.steps(group, groups)))
 
     def val_dataloader(self) -> Any:
         """One row an item, one pass over the validation sources; nothing where none is named."""
         if not self.validation:
             return []
         self.setup()
-        return self._loader(self._validation_steps(*self._rank_and_world()))
+        return self._loader(self._validation_steps(*self._group_and_groups()))
 
     def _validation_steps(self, rank: int, world: int) -> list[StepSpec]:
         name, stage = list(self.stages.items())[-1]
@@ -306,7 +320,7 @@ class NeoDataModule(pl.LightningDataModule):
         # the run's device: a run on the CPU of a GPU machine does not touch the GPU
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return WatchedLoader(
-            StepDataset(self._sources, self.stages, self.tokenizer),
+            StepDataset(self._sources, self.stages, self.tokenizer, self._part_and_parts()),
             specs,
             workers=self.num_workers,
             timeout=self.loader_timeout,

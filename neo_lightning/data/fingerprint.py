@@ -50,6 +50,8 @@ def fingerprint(
             if fields["video"][word] == getattr(VideoBudget(), word):
                 del fields["video"][word]
         part = {f: fields[f] for f in PLANNED} | {"mixture": dict(segment.stage.mixture)}
+        if segment.stage.row is None:  # likewise
+            del part["row"]
         if by_cost:
             part["ratio"] = asdict(segment.ratio)
         if segment.end != start + segment.stage.steps:
@@ -87,7 +89,7 @@ def segments_from(
         if name not in stages:
             raise PlanError(f"stage {name!r} was trained, and there is none of that name now: {', '.join(stages)}")
         try:
-            planned = {key: fields[key] for key in PLANNED}
+            planned = {key: fields[key] for key in PLANNED if key != "row"} | {"row": fields.get("row")}
             planned |= {"image": PixelBudget(**fields["image"]), "video": VideoBudget(**fields["video"])}
             end = (found[-1].end if found else 0) + int(fields["steps"])
             ratio = CostRatio(**fields["ratio"]) if "ratio" in fields else costs.get(name, CostRatio())

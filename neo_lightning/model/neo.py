@@ -9,6 +9,7 @@ compilation) sees all of it. Parameter names are those of the released checkpoin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from neo_lightning.ops.interval_attention import choose_backend, prepare_interva
 from neo_lightning.ops.joint_linear import Order
 from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy
 from neo_lightning.ops.qk_norm_rope import Rope, projection_order, rope_table
-from neo_lightning.types import PackedBatch
+from neo_lightning.types import PackedBatch, RowPart
 
 
 class NeoOutput(NamedTuple):
@@ -102,6 +103,9 @@ class Neo(nn.Module):
         if fp8 and any(width % STEP for width in widths.values()):
             raise ValueError(f"fp8 takes widths in multiples of {STEP}, the model's are {widths}")
         self.config, self.attention = config, attention
+        self.share: Callable[[PackedRow], Row] | None = None
+        """From rotations of a part's tokens and the mask of the whole row to a `Row` in which tokens of one part see
+        those of the others: set from outside where ranks share rows (`training.sequence`)."""
         self.vision_model = VisionModel(config)
         self.language_model = LanguageModel(config, fp8)
 
@@ -136,7 +140,7 @@ class Neo(nn.Module):
         """Train on a packed row, or predict.
 
         Args:
-            inputs: a micro-batch, or a generation step.
+            inputs: a micro-batch, a part of one where `share` is set, or a generation step.
 
         Returns:
             NeoOutput for a batch; [B, V] logits for a step.
@@ -144,8 +148,14 @@ class Neo(nn.Module):
         if not isinstance(inputs, PackedBatch):
             x = self.hidden(self.embed(inputs.input_ids, *(inputs.visual or ())), inputs.row)
             return F.linear(x.index_select(0, inputs.last), self.head_weight)
-        row = self.row(inputs.positions, inputs.start, inputs.limit)
-        x = self.hidden(self.embed(inputs.input_ids, inputs.visual_index, inputs.patches, inputs.grids), row)
+        whole = self.row(inputs.positions, inputs.start, inputs.limit)
+        row: Row = whole
+        cut = 0, 0
+        if isinstance(inputs, RowPart):
+            if self.share is None:
+                raise ValueError("a part of a row came, and nothing says how to reach the others: set `Neo.share`")
+            row, cut = self.share(whole), (inputs.first_row, inputs.before)
+        x = self.hidden(self.embed(inputs.input_ids, inputs.visual_index, inputs.patches, inputs.grids, *cut), row)
         places = inputs.places
         loss_sum, nll = linear_cross_entropy(
             x.index_select(0, places), self.head_weight, inputs.targets[places], inputs.weights[places]
@@ -163,7 +173,7 @@ class Neo(nn.Module):
         return projection_order(config.num_attention_heads, config.num_key_value_heads, config.head_dim, device)
 
     def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> PackedRow:
-        """Rotations and mask of a packed row: positions [T, 3], bounds [T] int32."""
+        """Rotations and mask of a packed row: positions [T, 3] of the tokens that are here, bounds [T] int32 of all."""
         return PackedRow(
             rope=self.rope(positions),
             order=self.order(positions.device),
@@ -179,8 +189,10 @@ class Neo(nn.Module):
         visual_index: Tensor | None = None,
         patches: Tensor | None = None,
         grids: Tensor | None = None,
+        first_row: int = 0,
+        before: int = 0,
     ) -> Tensor:
-        """Token embeddings [T, E] with the visual tokens in their places.
+        """Token embeddings [T, E] with the visual tokens in their places; see `RowPart` for `first_row` and `before`.
 
         Units behind the last place (the blank one of a row without pixels) are embedded and left out: the patch
         embedding then runs, and has a gradient of zero, on every rank.
@@ -188,8 +200,8 @@ class Neo(nn.Module):
         x = self.language_model.model.embed_tokens(input_ids)
         if visual_index is None or patches is None or grids is None:
             return x
-        visual = self.embeddings(patches, grids)
-        return x.index_copy(0, visual_index, visual[: visual_index.numel()].to(x.dtype))
+        visual = self.embeddings(patches, grids, 2 * first_row)
+        return x.index_copy(0, visual_index, visual[before : before + visual_index.numel()].to(x.dtype))
 
     def hidden(self, x: Tensor, row: Row) -> Tensor:
         """[T, E] embeddings through all layers and the final norm."""

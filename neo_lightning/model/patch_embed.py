@@ -32,16 +32,17 @@ def normalise(patches: Tensor) -> Tensor:
     return torch.addcmul(-mean / deviation, patches.float(), 1 / (255 * deviation))
 
 
-def merged_places(grids: Tensor, patches: int) -> tuple[Tensor, Tensor]:
+def merged_places(grids: Tensor, patches: int, first_row: int = 0) -> tuple[Tensor, Tensor]:
     """Where the patches of each visual token lie.
 
     Args:
         grids: [I, 2] rows and columns of each image in patches, both even.
         patches: their total P (given, so that nothing waits for the device).
+        first_row: rows of patches that the first image has in front of those that are here.
 
     Returns:
         index [P] into the patches, so that four in a row make a visual token (top left, top right, bottom left,
-        bottom right), and (row, column) [P, 2] of each patch in that order, on its image's patch grid.
+        bottom right), and (row, column) [P, 2] of each patch in that order, on its whole image's patch grid.
     """
     sizes = grids.long().prod(-1)
     first = sizes.cumsum(0) - sizes
@@ -51,7 +52,7 @@ def merged_places(grids: Tensor, patches: int) -> tuple[Tensor, Tensor]:
     columns = grids.long()[:, 1][unit]
     row = token // (columns // 2) * 2 + corner // 2
     column = token % (columns // 2) * 2 + corner % 2
-    return first[unit] + row * columns + column, torch.stack([row, column], -1)
+    return first[unit] + row * columns + column, torch.stack([row + first_row * (unit == 0), column], -1)
 
 
 def rotate_2d(x: Tensor, places: Tensor, theta: float) -> Tensor:
@@ -83,17 +84,18 @@ class PatchEmbedding(nn.Module):
         self.patch_embedding = nn.Conv2d(3, config.patch_hidden_size, 16, 16)
         self.dense_embedding = nn.Conv2d(config.patch_hidden_size, config.hidden_size, 2, 2)
 
-    def forward(self, patches: Tensor, grids: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, grids: Tensor, first_row: int = 0) -> Tensor:
         """Embed.
 
         Args:
             patches: [P, 768] uint8, or already normalised floats; image after image, row-major on the patch grid.
             grids: [I, 2] rows and columns of each image in patches.
+            first_row: rows of patches that the first image has in front of those that are here.
 
         Returns:
             [P / 4, E] visual tokens, image after image, row-major.
         """
-        index, places = merged_places(grids, patches.shape[0])
+        index, places = merged_places(grids, patches.shape[0], first_row)
         pixels = patches.index_select(0, index)
         if pixels.dtype == torch.uint8:
             pixels = normalise(pixels)

@@ -7,7 +7,7 @@ each rank makes or reads one tensor after the other and keeps its own rows, so n
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from neo_lightning.checkpoint.qwen3 import qwen3_config, qwen3_state
 from neo_lightning.checkpoint.shards import is_distributed, shard_rows
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, InitRule, initial_state
+from neo_lightning.model.layers import PackedRow, Row
 from neo_lightning.model.neo import Neo
 from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, parallelise
@@ -123,6 +124,7 @@ def build_model(
     attention: str = "auto",
     fp8: bool = False,
     fill: bool = True,
+    share: Callable[[PackedRow], Row] | None = None,
 ) -> Neo:
     """A model on `device`, sharded over `mesh`, with its first weights.
 
@@ -140,6 +142,7 @@ def build_model(
         attention: backend of `ops.interval_attention`.
         fp8: multiply with the layers' projections in 8-bit floats (`ops.fp8`).
         fill: False leaves the weights undefined, for a checkpoint that brings them.
+        share: how ranks share rows (`training.sequence.sharing`); None where each has its own.
 
     Raises:
         ValueError: stages, options or first weights that do not fit the model or the device.
@@ -148,6 +151,7 @@ def build_model(
         raise ValueError(f"fp8: {reason}")
     with torch.device("meta"):
         model = Neo(config, attention=attention, fp8=fp8)
+    model.share = share
     check_stages(model, stages, config.extra_num_layers)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     parallelise(

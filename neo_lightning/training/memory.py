@@ -25,6 +25,7 @@ from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
 from neo_lightning.ops.interval_attention.tiled import KEPT_BIAS, KEPT_SCORES, ROWS
 from neo_lightning.ops.linear_cross_entropy import CHUNK
 from neo_lightning.training.parallel import ActivationCheckpointing
+from neo_lightning.training.sequence import key_repeats
 
 FLOAT = 4
 """Bytes of float32: masters, moments, reduced gradients, statistics of norms."""
@@ -39,6 +40,8 @@ class Layout:
 
     shard_size: int = 1
     """Ranks that share one copy of the parameters."""
+    sequence_size: int = 1
+    """Ranks that share each row, of those that share a copy."""
     copies: int = 1
     """Copies of the parameters."""
     bf16: bool = True
@@ -72,7 +75,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class RowCounts:
-    """A packed row."""
+    """A packed row, or what a rank has of one: a part of the tokens, all tokens' pairs under a part of the heads."""
 
     tokens: int
     visual: int
@@ -80,6 +83,13 @@ class RowCounts:
     supervised: int
     pairs: int
     """Query-key pairs that the mask lets through."""
+
+    def part(self, parts: int) -> RowCounts:
+        """The average part of a row that so many ranks share."""
+        tokens, visual, supervised, pairs = (
+            -(-n // parts) for n in (self.tokens, self.visual, self.supervised, self.pairs)
+        )
+        return RowCounts(tokens=tokens, visual=visual, supervised=supervised, pairs=pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +136,7 @@ def step_memory(
         config: the network.
         sizes: elements of each parameter, by name.
         trained: whether the parameter of a name is trained.
-        row: a row of the stage.
+        row: a row of the stage, or the part of it that a rank has.
         layout: devices, precision, recomputation.
     """
     c, ranks, sharded = layout.width, layout.shard_size, layout.sharded
@@ -236,6 +246,11 @@ def _whole_layer(config: NeoConfig, trained: Callable[[str], bool], layer: int, 
     numbers += (2 * w.q + 2 * w.kv) * (1 + (eager and not layout.bf16))  # QK norm's inputs; v holds the product as well
     numbers += 2 * w.q + 3 * w.kv  # q, k and v
     numbers += w.q * (not eager or on("self_attn.o_proj"))  # attention's output, which the kernel keeps for itself too
+    if (
+        layout.sequence_size > 1
+    ):  # v as it was made, repeated keys and values, and on a GPU the output before its exchange
+        repeated = key_repeats(config, layout.sequence_size) - 1
+        numbers += w.kv + 3 * w.kv * repeated + w.q * (not eager and on("self_attn.o_proj"))
     numbers += w.stream + w.stream * on("mlp.gate_proj", "mlp.up_proj")  # the second norm's input and output
     numbers += w.mlp * (2 + eager)  # gate, up; torch keeps silu(gate) too
     numbers += w.mlp * on("mlp.down_proj")
@@ -278,10 +293,11 @@ def shared_activations(config: NeoConfig, row: RowCounts, layout: Layout) -> int
     """Bytes that all layers share: rotations, the mask, and on a GPU the row itself."""
     rotations = row.tokens * 2 * config.head_dim * FLOAT
     if layout.kernels == "triton":
-        ids = 8 + 12 + 4 + 4 + 8 + 4 + 8  # a token's fields in PackedBatch
-        return rotations + row.tokens * (ids + 2 * FLOAT) + row.visual * (8 + 4 * PATCH_CHANNELS) + row.supervised * 8
+        ids = 8 + 12 + 8 + 4 + 8  # a token's fields in PackedBatch but for the mask, which is the whole row's
+        mask = 4 * FLOAT * layout.sequence_size
+        return rotations + row.tokens * (ids + mask) + row.visual * (8 + 4 * PATCH_CHANNELS) + row.supervised * 8
     group = config.num_attention_heads // config.num_key_value_heads
-    masks = row.pairs + row.tokens * ROWS // 2
+    masks = layout.sequence_size * (row.pairs + row.tokens * ROWS // 2)
     return rotations + FLOAT * group * masks * (masks <= KEPT_BIAS)
 
 

@@ -29,6 +29,7 @@ from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded,
 from neo_lightning.training.phases import DATA, begin, waiting
 from neo_lightning.training.random_state import set_random_state
 from neo_lightning.training.scoring import ScoringModule
+from neo_lightning.training.sequence import sharing
 from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, stage_at
 from neo_lightning.training.step import (
     COUNTS,
@@ -157,6 +158,7 @@ class NeoModule(ScoringModule):
             keep_gathered=getattr(self.trainer.strategy, "keep_gathered", False),
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
+            share=sharing(self.config, group) if (group := self.sequence_group()) else None,
         )
 
     def document_costs(self) -> dict[str, CostRatio]:
@@ -251,8 +253,10 @@ class NeoModule(ScoringModule):
     def _blank_rows(self, step: int) -> list[PackedBatch]:
         """As many rows as this rank has in a step, with nothing in them."""
         stage = stage_at(self.stages, step)[1]
-        row = collate([], context=stage.context, pad_id=0, weighting=stage.loss_weighting)
-        return [row] * -(-stage.packs_per_step // self.trainer.world_size)
+        parts = getattr(self.trainer.strategy, "sequence_size", 1)
+        share = self.trainer.global_rank % parts, parts
+        row = collate([], context=stage.row_tokens, pad_id=0, weighting=stage.loss_weighting, share=share)
+        return [row] * -(-stage.packs_per_step // (self.trainer.world_size // parts))
 
     def _read(self, step: int, numbers: list[float]) -> StepReport:
         """Name the numbers of a step."""

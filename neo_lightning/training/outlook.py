@@ -13,7 +13,7 @@ from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.flops import flops_per_step, layer_flops
 from neo_lightning.training.devices import Device
 from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
-from neo_lightning.training.traffic import NETWORK, StepTraffic, step_traffic
+from neo_lightning.training.traffic import NETWORK, StepTraffic, layer_exchange, step_traffic
 from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Stage
 
 TEXT = {"text": 600, "image": 100, "multi_image": 100, "video": 100}
@@ -75,9 +75,9 @@ def rows_of(stage: Stage, modalities: Mapping[str, str]) -> tuple[RowCounts, Row
     shares = {source: amount / sum(amounts.values()) for source, amount in amounts.items()}
 
     def counts(share: Mapping[str, float]) -> RowCounts:
-        a_token = {source: stage.context * part / documents[source].tokens for source, part in share.items()}
+        a_token = {source: stage.row_tokens * part / documents[source].tokens for source, part in share.items()}
         return RowCounts(
-            tokens=stage.context,
+            tokens=stage.row_tokens,
             visual=round(sum(a_token[s] * documents[s].units * documents[s].unit for s in share)),
             supervised=round(sum(a_token[s] * documents[s].text / 2 for s in share)),
             pairs=round(sum(a_token[s] * documents[s].pairs for s in share)),
@@ -85,7 +85,7 @@ def rows_of(stage: Stage, modalities: Mapping[str, str]) -> tuple[RowCounts, Row
 
     alone = [counts({source: 1.0}) for source in stage.mixture]
     fullest = RowCounts(
-        tokens=stage.context,
+        tokens=stage.row_tokens,
         visual=max(row.visual for row in alone),
         supervised=max(row.supervised for row in alone),
         pairs=max(row.pairs for row in alone),
@@ -107,13 +107,15 @@ class StageOutlook:
     row: RowCounts
     """The average row."""
     memory: StepMemory
-    """Of the fullest row."""
+    """Of the fullest row, or a part of it."""
     needed: int
     """Bytes of a device: the most at one time, and on a CPU, whose memory is the host's, a save's copy beside it."""
     tokens_per_second: float
     """All devices, at the device's assumed efficiency, which knows nothing of what is repeated or waited for."""
     traffic: StepTraffic
     """Of a device, in a step of average rows."""
+    exchange: float
+    """Bytes that a device sends in one layer's forward pass to those that share its row."""
     tokens: int
     """Of the whole stage, padding included."""
 
@@ -144,12 +146,14 @@ def stage_outlook(
         stage: of a recipe.
         modalities: source -> modality, for the sources of the stage's mixture.
         device: one of the devices.
-        devices: how many there are; every one works through rows of its own.
+        devices: how many there are; each, or each group that shares rows, works through rows of its own.
         layout: of a step; `micro_batches` follows from the stage, `copies` from the devices.
         network: GB/s of a device between machines.
     """
     average, fullest = rows_of(stage, modalities)
-    micro_batches = -(-stage.packs_per_step // devices)
+    parts = layout.sequence_size
+    groups = devices // parts
+    micro_batches = -(-stage.packs_per_step // groups)
     layout = replace(layout, micro_batches=micro_batches, copies=devices // layout.shard_size)
     flops = flops_per_step(
         config,
@@ -162,17 +166,20 @@ def stage_outlook(
     again = sum(layout.mode(i) == "full" for i in range(config.num_hidden_layers))
     again *= layer_flops(config, tokens=average.tokens, pairs=average.pairs)
     per_token = flops / average.tokens
-    busy = stage.packs_per_step / (layout.micro_batches * devices)  # devices without a row wait
+    busy = stage.packs_per_step / (layout.micro_batches * groups)  # devices without a row wait
+    exchange = layer_exchange(config, average.part(parts).tokens, layout)
+    modes = [layout.mode(i) for i in range(config.num_hidden_layers)]
     rate = device.tflops * 1e12 * device.mfu
     traffic = step_traffic(
         sizes,
         trained.__contains__,
         layout,
-        computing=micro_batches * flops * (1 + again / flops) / rate,
+        exchanged=exchange * sum(2 + (mode != "none") for mode in modes),
+        computing=micro_batches * flops / parts * (1 + again / flops) / rate,
         link=device.link,
         network=network,
     )
-    memory = step_memory(config, sizes, trained.__contains__, fullest, layout)
+    memory = step_memory(config, sizes, trained.__contains__, fullest.part(parts), layout)
     return StageOutlook(
         trained=sum(size for name, size in sizes.items() if name in trained),
         flops_per_token=per_token,
@@ -182,5 +189,6 @@ def stage_outlook(
         needed=memory.peak if device.name else memory.peak + memory.snapshot,
         tokens_per_second=devices * busy * rate / per_token,
         traffic=traffic,
-        tokens=stage.steps * stage.packs_per_step * stage.context,
+        exchange=exchange,
+        tokens=stage.steps * stage.packs_per_step * stage.row_tokens,
     )

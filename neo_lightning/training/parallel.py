@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from neo_lightning.model.layers import PackedRow, Row
+from neo_lightning.training.sequence import SharedRow
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
@@ -94,7 +95,7 @@ def compile_layer(block: nn.Module) -> None:
     compiled = torch.compile(forward, dynamic=False)
 
     def run(x: Tensor, row: Row) -> Tensor:
-        return (compiled if type(row) is PackedRow else forward)(x, row)
+        return (compiled if type(row) in (PackedRow, SharedRow) else forward)(x, row)
 
     block.forward = run  # type: ignore[method-assign]
 

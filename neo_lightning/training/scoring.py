@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor, distributed
 
 from neo_lightning import stopping
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.step import sum_over_ranks, sums_by_kind
 from neo_lightning.training.stopping import ranks_store, take_over_signals
-from neo_lightning.types import PackedBatch
+from neo_lightning.types import PackedBatch, RowPart
 
 # at every start Lightning would say twice that there is no validation data, and once what torch renames;
 # and `validate` needs no logger for its table
@@ -72,6 +73,10 @@ class ScoringModule(LightningModule):
         rows = len(self._validation_sources()) + 1
         self._validation = torch.zeros(rows, 2, dtype=torch.float64, device=self.device)
 
+    def sequence_group(self) -> distributed.ProcessGroup | None:
+        """The ranks that share this one's rows; None where it has rows of its own."""
+        return getattr(self.trainer.strategy, "sequence_group", None)
+
     def _validation_sources(self) -> list[str]:
         return list(getattr(self.trainer.datamodule, "validation", ()))  # type: ignore[attr-defined]
 
@@ -90,10 +95,10 @@ class ScoringModule(LightningModule):
             self._validation[-1, 0] += loss_sum.double()
             self._validation[-1, 1] += on_device.weights.sum()
             if sources and micro_batch.info:
-                starts, owner = on_device.start.unique(return_inverse=True)
-                named = [sources.index(_source_of(key, sources)) for key in micro_batch.info.keys]
-                padding = [0] * (len(starts) - len(named))  # nothing of it is supervised
-                source = torch.tensor(named + padding, device=self.device)[owner[places]]
+                keys, count, owner = _documents(on_device, places)
+                named = [sources.index(_source_of(key, sources)) for key in keys]
+                padding = [0] * (count - len(named))  # nothing of it is supervised
+                source = torch.tensor(named + padding, device=self.device)[owner]
                 weights = on_device.weights[places]
                 for column, values in enumerate((weights * nll.float(), weights)):
                     self._validation[:-1, column] += sums_by_kind(values.double(), source, len(sources))
@@ -122,21 +127,35 @@ class ScoringModule(LightningModule):
         self._log_validation("test_loss")
 
     def predict_step(self, batch: list[PackedBatch], batch_idx: int) -> list[dict[str, Any]]:
-        """Score documents: `key`, number of `supervised` tokens, and their mean `nll` in nats (nan without any)."""
+        """Score documents: `key`, number of `supervised` tokens, and their mean `nll` in nats (nan without any).
+
+        Of a row that ranks share, the first of them gives the scores.
+        """
         assert self.model is not None
         self._stop_if_asked()
         scores: list[dict[str, Any]] = []
         for micro_batch in batch:
             on_device = micro_batch.to(self.device, non_blocking=True)
             nll = self.model(on_device).nll.float().cpu()  # added up here: a device's order is not always the same
-            starts, owner = micro_batch.start.unique(return_inverse=True)
-            owner = owner[micro_batch.places]
-            counts = torch.bincount(owner, minlength=starts.numel())
-            sums = torch.zeros(starts.numel()).index_add_(0, owner, nll)
-            keys = micro_batch.info.keys if micro_batch.info else ()
+            keys, documents, owner = _documents(micro_batch, micro_batch.places)
+            counts = torch.bincount(owner, minlength=documents)
+            sums = torch.zeros(documents).index_add_(0, owner, nll)
+            if isinstance(micro_batch, RowPart):
+                both = torch.stack([counts.double(), sums.double()]).to(self.device)
+                distributed.all_reduce(both, group=self.sequence_group())
+                counts, sums = both[0].long().cpu(), both[1].float().cpu()
+                keys = () if micro_batch.part else keys
             means = zip(keys, counts.tolist(), (sums / counts).tolist(), strict=False)  # the last may be padding
             scores += [{"key": key, "supervised": count, "nll": mean} for key, count, mean in means]
         return scores
+
+
+def _documents(batch: PackedBatch, places: Tensor) -> tuple[tuple[str, ...], int, Tensor]:
+    """Keys of a row's documents, their number with padding, and which of them the tokens at `places` [n] are of [n]."""
+    starts, owner = batch.start.unique(return_inverse=True)
+    if isinstance(batch, RowPart):
+        return batch.row_keys, starts.numel(), owner[batch.offset + places]
+    return batch.info.keys if batch.info else (), starts.numel(), owner[places]
 
 
 def _source_of(key: str, sources: list[str]) -> str:

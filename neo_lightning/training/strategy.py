@@ -8,6 +8,8 @@ micro-batch; copies cost one sum of the gradients a step, which FSDP2 hides behi
     replica 0   rank 0    rank 1      replicas x shard_size = ranks; every rank reads other data
     replica 1   rank 2    rank 3
 
+With a `sequence_size` of S, S neighbours of a line read the same rows and share each of them (`training.sequence`).
+
 Checkpoints have this layout, are committed by one rename (`checkpoint.commit`), readable by any number of ranks, with a
 checksum of every byte and nothing in them that is unpickled into code:
 
@@ -45,6 +47,7 @@ from neo_lightning.training.launcher import Launcher
 from neo_lightning.training.meeting import meet
 from neo_lightning.training.random_state import random_state
 from neo_lightning.training.saving import CheckpointSaveError, Saves, first_said
+from neo_lightning.training.sequence import check_sizes
 
 __all__ = ["ASYNCHRONOUS", "CheckpointSaveError", "NeoStrategy"]
 
@@ -61,6 +64,7 @@ class NeoStrategy(ModelParallelStrategy):
     def __init__(
         self,
         shard_size: int | None = None,
+        sequence_size: int = 1,
         timeout_minutes: float = 30.0,
         setup_timeout: float = 10.0,
         process_group_backend: str | None = None,
@@ -69,6 +73,7 @@ class NeoStrategy(ModelParallelStrategy):
         """
         Args:
             shard_size: ranks that share one copy of the model; all of them if None. 1 gives every rank a whole copy.
+            sequence_size: ranks that share each packed row, a part of as many tokens each; of those of a copy.
             timeout_minutes: a collective that waits longer ends the run. It may be long: `Pulse` ends a run whose ranks
                 are lost, and a rank may wait for data.
             setup_timeout: minutes in which all ranks must have come together, and the first step be done.
@@ -76,16 +81,17 @@ class NeoStrategy(ModelParallelStrategy):
             keep_gathered: leave the layers' weights gathered between a micro-batch's forward and backward pass: half
                 the gathers, for memory of a whole copy of the weights as computed with. `plan` says where that fits.
         """
-        if shard_size is not None and shard_size < 1:
-            raise ValueError(f"strategy: shard_size must be at least 1, got {shard_size}")
+        check_sizes(shard_size, sequence_size)
         super().__init__(
             data_parallel_size=1,
             tensor_parallel_size=1,
             process_group_backend=process_group_backend,
             timeout=timedelta(minutes=timeout_minutes),
         )
-        self.shard_size, self.setup_timeout = shard_size, setup_timeout
+        self.shard_size, self.sequence_size, self.setup_timeout = shard_size, sequence_size, setup_timeout
         self.keep_gathered = keep_gathered
+        self.sequence_group: dist.ProcessGroup | None = None
+        """The ranks that share this one's rows; None where it has rows of its own."""
         self.random_states: dict[str, Tensor] = {}
         """Random states of this rank in the checkpoint last loaded; `NeoModule` sets them before the first step."""
         self.saves = Saves(self)
@@ -97,7 +103,7 @@ class NeoStrategy(ModelParallelStrategy):
             self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_environment(self) -> None:
-        """Join the process group; every rank holds other data."""
+        """Join the process group; every rank, or group that shares rows, holds other data."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         if self._data_parallel_size == 1 and not dist.is_initialized():
             # one process talks to nobody: no port to listen on, no host name to resolve
@@ -107,9 +113,12 @@ class NeoStrategy(ModelParallelStrategy):
             self.set_world_ranks()
             self._store = meet(self, self.setup_timeout)  # so that the process group need not wait for anybody
         super().setup_environment()
-        world, size = self.world_size, self.shard_size or self.world_size
-        if world % size:
-            raise ValueError(f"strategy: shard_size {size} does not divide the number of ranks, {world}")
+        world, parts = self.world_size, self.sequence_size
+        check_sizes(self.shard_size, parts, world)
+        if parts > 1:
+            names = ("row", "part")
+            rows = init_device_mesh(self.root_device.type, (world // parts, parts), mesh_dim_names=names)
+            self.sequence_group = rows.get_group("part")
 
     def mesh(self) -> DeviceMesh:
         """[replica, shard], or [shard] where there is one copy. On all ranks together, in their process group."""

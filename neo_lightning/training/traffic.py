@@ -8,6 +8,8 @@ gather or a reduction of B bytes over n ranks moves B (n - 1) / n through each o
                 behind nothing
     once a step sum over copies: layers' behind the last backward pass, the root's behind nothing
 
+Ranks that share rows (`training.sequence`) exchange heads twice a layer, in both directions: there the layer waits.
+
 Within a machine bytes go at `link`, between machines at `network`; a group of ranks over several machines is as fast as
 the network. Left out: latency, messages that slow each other down, gathers that slow kernels down.
 """
@@ -17,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from neo_lightning.model.config import NeoConfig
 from neo_lightning.training.memory import FLOAT, Layout
+from neo_lightning.training.sequence import key_repeats
 
 PER_MACHINE = 8
 """Devices that a machine holds."""
@@ -36,6 +40,8 @@ class StepTraffic:
     """Bytes of gathers and reductions among the ranks that share a copy."""
     copied: float
     """Bytes of the sum over copies."""
+    exchanged: float
+    """Bytes among the ranks that share rows."""
     computing: float
     """Seconds of it."""
     waiting: float
@@ -52,6 +58,7 @@ def step_traffic(
     trained: Callable[[str], bool],
     layout: Layout,
     *,
+    exchanged: float = 0.0,
     computing: float,
     link: float,
     network: float,
@@ -62,6 +69,7 @@ def step_traffic(
         sizes: elements of each parameter, by name.
         trained: whether the parameter of a name is trained.
         layout: ranks, copies, precision, micro-batches.
+        exchanged: bytes of a micro-batch among the ranks that share its row.
         computing: seconds of the whole step's computing.
         link: GB/s of a device within a machine.
         network: GB/s of a device between machines.
@@ -83,9 +91,20 @@ def step_traffic(
     backward = (again_gathered + reduced) / inside
     waiting = (rows - 1) * max(0.0, backward - back) + max(0.0, max(backward, summed / between) - back)
     waiting += rows * (max(0.0, forward / inside - there) + (gathered_root + reduced_root) / inside)
+    waiting += rows * exchanged / (1e9 * (link if layout.sequence_size <= PER_MACHINE else network))
     return StepTraffic(
+        exchanged=rows * exchanged,
         shared=rows * (forward + again_gathered + gathered_root + reduced + reduced_root),
         copied=summed + summed_root,
         computing=computing,
         waiting=waiting + summed_root / between,
     )
+
+
+def layer_exchange(config: NeoConfig, tokens: int, layout: Layout) -> float:
+    """Bytes that a rank sends in one layer's forward pass to those that share its row, of which it has so many tokens:
+    q, k and v there, the output back. The backward pass sends as much, and a recomputed layer once more.
+    """
+    parts = layout.sequence_size
+    q, kv = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+    return (parts - 1) / parts * tokens * layout.width * (3 * q + 3 * kv * key_repeats(config, parts))

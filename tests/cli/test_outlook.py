@@ -113,6 +113,28 @@ def test_sources_without_a_manifest_are_guessed(micro: Path, capsys: pytest.Capt
     assert found["two"][3] != "96", "with images by the name of their source"
 
 
+def test_rows_that_are_shared_are_planned_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same tokens on as many devices: half of the activations of each, as much work, and heads exchanged."""
+    recipe = tmp_path / "shared.yaml"
+    text = shipped("recipes")["neo_ov_9b"].read_text()
+    assert "sequence_size: 2" in text
+    found = {}
+    for parts in (1, 2, 4):
+        recipe.write_text(text.replace("sequence_size: 2", f"sequence_size: {parts}"))
+        assert main(["plan", str(recipe)]) == 0
+        found[parts] = rows(shown := capsys.readouterr().out)
+        assert ("devices that share a row exchange" in " ".join(shown.split())) == (parts > 1)
+    kept = {parts: float(lines["activations of a row"][2]) for parts, lines in found.items()}
+    assert kept[1] / kept[2] == pytest.approx(2, rel=0.1)
+    assert kept[2] / kept[4] == pytest.approx(2, rel=0.1)
+    assert found[1]["mid_36k"][:6] == found[2]["mid_36k"][:6], "the work of a token, and all tokens"
+    recipe.write_text(text.replace("sequence_size: 2", "sequence_size: 3"))
+    assert main(["plan", str(recipe), "--devices", "126"]) == 2
+    assert "sequence_size 3 does not deal 32 heads and 8 key heads evenly" in capsys.readouterr().err
+    assert main(["plan", str(recipe), "--devices", "128"]) == 2
+    assert "sequence_size 3 does not divide the number of ranks, 128" in capsys.readouterr().err
+
+
 HARDWARE = {
     "demo": ("cpu", 1),
     "finetune": ("h100", 8),

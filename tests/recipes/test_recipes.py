@@ -78,7 +78,7 @@ def test_neo_ov_trains_as_its_paper_says(name: str) -> None:
     assert stages["sft"].video.max_frames == 128
     assert list(stages["mid_16k"].mixture.values()) == [2, 4, 1, 1]
     assert stages["mid_36k"].mixture == stages["mid_16k"].mixture
-    rows = {name: stage.steps * stage.packs_per_step * stage.context for name, stage in stages.items()}
+    rows = {name: stage.steps * stage.packs_per_step * stage.row_tokens for name, stage in stages.items()}
     # samples x tokens a sample, by the recipe's own arithmetic, within 1%
     assert rows["pretrain"] == pytest.approx(20e6 * 700, rel=0.01)
     half = 7.5e6 * 600 + 15e6 * 1500 + 3.75e6 * 3000 + 3.75e6 * 8000
@@ -94,7 +94,7 @@ def test_neo_trains_as_its_paper_says(name: str) -> None:
     assert [stage.steps for stage in stages] == [190_000, 50_000, 6_000]
     assert [stage.lr for stage in stages] == [8e-4, 4e-5, 5e-5]
     assert all(0.05 <= stage.min_lr_ratio <= 0.2 for stage in stages)
-    per_step = [stage.packs_per_step * stage.context for stage in stages]
+    per_step = [stage.packs_per_step * stage.row_tokens for stage in stages]
     samples = [tokens / each for tokens, each in zip(per_step, (410, 1750, 3200), strict=True)]
     assert samples == pytest.approx([2560, 1200, 650], rel=0.01)
 

@@ -20,7 +20,9 @@ from lightning.pytorch import Callback
 from neo_lightning.checkpoint.commit import latest
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.text.tokenizer import Tokenizer
+from neo_lightning.model.neo import Neo
 from neo_lightning.training.module import NeoModule
+from neo_lightning.training.strategy import NeoStrategy
 from neo_lightning.types import PackedBatch, PixelBudget, Stage
 from tests.training import tiny
 
@@ -74,21 +76,34 @@ def train(
     steps: int = 9,
     resume: bool = False,
     validation: Sequence[str] = (),
-) -> None:
-    """Train to step `steps`, from the folder's last checkpoint if `resume`; validate sources after every third step."""
+    run_stages: dict[str, Stage] | None = None,
+    strategy: NeoStrategy | None = None,
+    **fields: int,
+) -> Neo:
+    """Train to step `steps`, from the folder's last checkpoint if `resume`; validate sources after every third step.
+
+    `fields` are others of the network; returns it.
+    """
+    run_stages = run_stages or stages()
     tokenizer = Tokenizer.load(data)
     config = replace(
         tiny.CONFIG,
         vocab_size=tokenizer.vocab_size,
         image_token_id=tokenizer.context_id,
         image_start_token_id=tokenizer.img_start_id,
+        **fields,
     )
-    rows = NeoDataModule(f"{data}/m.yaml", stages(), data, num_workers=workers, lanes=2, validation=[*validation])
+    rows = NeoDataModule(f"{data}/m.yaml", run_stages, data, num_workers=workers, lanes=2, validation=[*validation])
     Path(folder).mkdir(parents=True, exist_ok=True)
-    trainer = tiny.trainer(Path(folder), Record(), steps=steps, devices=ranks, val_check_interval=3)
+    trainer = tiny.trainer(
+        Path(folder), Record(), steps=steps, devices=ranks, val_check_interval=3, strategy=strategy or NeoStrategy()
+    )
     last = latest(Path(folder) / "checkpoints") if resume else None
-    trainer.fit(NeoModule(stages(), model=config), datamodule=rows, ckpt_path=last)  # type: ignore[arg-type]
+    net = NeoModule(run_stages, model=config)  # type: ignore[arg-type]
+    trainer.fit(net, datamodule=rows, ckpt_path=last)
     assert not multiprocessing.active_children(), "workers outlive the fit"
+    assert net.model is not None
+    return net.model
 
 
 def run(ranks: int, jobs: list[dict[str, Any]]) -> None:

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
@@ -28,6 +30,7 @@ from neo_lightning.training.memory import (
     shared_activations,
     step_memory,
 )
+from neo_lightning.training.sequence import sharing
 from neo_lightning.training.stages import trained_names
 
 from .tiny import CONFIG, make_row
@@ -166,3 +169,33 @@ def test_a_2b_step_on_eight_devices_adds_up() -> None:
     assert more.peak > eighth.peak, "gradients stay between micro-batches"
     frozen = step_memory(TWO_B, sizes, lambda name: "vision_model" in name, ROW, Layout(shard_size=8))
     assert frozen.moments < eighth.moments / 100
+
+
+@pytest.mark.parametrize("parts", [2, 16])
+def test_a_layer_of_a_shared_row_keeps_what_is_reckoned(parts: int) -> None:
+    """As above, of half of a row, and of a sixteenth, for which key heads are repeated. Nothing is sent."""
+    config = replace(TWO_B, num_hidden_layers=2, extra_num_layers=1)
+    layout = Layout(checkpointing="none", kernels="triton", sequence_size=parts)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=parts)
+    part = ROW.part(parts)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            with torch.device("cuda"):
+                model = Neo(config)
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
+            batch = fake_row(part)
+            whole = fake_row(replace(ROW, tokens=parts * part.tokens))
+            row = sharing(config, dist.group.WORLD)(model.row(batch.positions, whole.start, whole.limit))
+            x = model.embed(batch.input_ids, batch.visual_index, batch.patches, batch.grids)
+            kept = []
+            for layer in model.layers:
+                with saved_bytes(model.parameters()) as found:
+                    y = layer(x, row)
+                shared = row.rope.turn.untyped_storage().nbytes() + 4 * 4 * parts * part.tokens
+                kept.append(found[0] - shared)
+                x = y.detach().requires_grad_()
+    finally:
+        dist.destroy_process_group()
+    for i, measured in enumerate(kept):
+        assert layer_activations(config, lambda name: True, i, part, layout) == pytest.approx(measured, rel=0.002)

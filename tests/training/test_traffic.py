@@ -11,13 +11,13 @@ SIZES = {"language_model.model.layers.0.a": 600, "language_model.model.layers.1.
 """1,000 elements in layers, and 200 at the root."""
 
 
-def reckon(layout: Layout, computing: float = 1.0, frozen: str = "-", **bandwidth: float) -> StepTraffic:
+def reckon(layout: Layout, computing: float = 1.0, frozen: str = "-", **more: float) -> StepTraffic:
     return step_traffic(
         SIZES,
         lambda name: frozen not in name,
         layout,
         computing=computing,
-        **{"link": 10.0, "network": 1.0, **bandwidth},
+        **{"link": 10.0, "network": 1.0, **more},
     )
 
 
@@ -53,3 +53,12 @@ def test_a_group_over_several_machines_is_as_fast_as_the_network() -> None:
     assert across / inside == pytest.approx(10 * (8 / 9) / (7 / 8), rel=1e-3)
     near, far = (reckon(Layout(shard_size=1, copies=n, bf16=False), computing=1e-12).waiting for n in (8, 9))
     assert far / near == pytest.approx(10 * (8 / 9) / (7 / 8), rel=1e-3)
+
+
+def test_what_is_exchanged_of_rows_is_waited_for_at_the_bandwidth_of_those_who_share_them() -> None:
+    near, far = (
+        reckon(Layout(shard_size=16, sequence_size=n, micro_batches=3), exchanged=6e9).waiting
+        - reckon(Layout(shard_size=16, sequence_size=n, micro_batches=3)).waiting
+        for n in (8, 16)
+    )
+    assert (near, far) == pytest.approx((3 * 6 / 10, 3 * 6 / 1))

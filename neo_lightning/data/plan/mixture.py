@@ -46,10 +46,10 @@ class Mixture:
         ratio = {source: weight / per_slice[source] for source, weight in stage.mixture.items()}
         lanes = next(iter(streams.values())).lanes
         once = sum(tokens[source] * streams[source].shard_parts * SLICES for source in stage.mixture)
-        most = min(once // stage.context, stage.steps * stage.packs_per_step) // lanes
+        most = min(once // stage.row_tokens, stage.steps * stage.packs_per_step) // lanes
         self.rows = int(min(max(most, MIN_ROWS), max(MAX_ROWS, steps * stage.packs_per_step)))
         """Rows' worth of tokens in a bundle: no more than the data hold once or the stage lasts, but at least 64."""
-        scale = self.rows * stage.context / sum(ratio[source] * tokens[source] for source in ratio)
+        scale = self.rows * stage.row_tokens / sum(ratio[source] * tokens[source] for source in ratio)
         self._rates = {source: max(1, round(r * scale * _ONE)) for source, r in ratio.items()}
         self._lanes = lanes
 

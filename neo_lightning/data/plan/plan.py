@@ -117,7 +117,7 @@ class Plan:
                     group.append((pack, samples))
                 pack += 1
             group += [(-1, _NONE)] * (-len(group) % world)
-            costs = [stage.context + int(samples[:, COST].sum()) for _, samples in group]
+            costs = [stage.row_tokens + int(samples[:, COST].sum()) for _, samples in group]
             dealt = (
                 [list(range(r, len(group), world)) for r in range(world)]
                 if self._balance == "none"
@@ -167,7 +167,7 @@ class Plan:
         now = self._stages[stage][1]
         step = now.packs_per_step if self._balance == "steps" else 0
         begun = int(lanes[stage, BEGUN, lane])
-        bundle = Bundle(np.concatenate(samples), now.context, random, step=step, begun=begun)
+        bundle = Bundle(np.concatenate(samples), now.row_tokens, random, step=step, begun=begun)
         self._bundles[lane] = (stage, number, bundle)
         return bundle
 
@@ -243,7 +243,7 @@ def one_pass(
                 lengths,
             )
             parts.append(table)
-    bundle = Bundle(np.concatenate(parts), stage.context, random_state(0, "pass"))
+    bundle = Bundle(np.concatenate(parts), stage.row_tokens, random_state(0, "pass"))
     rows = [bundle.pack(i).tolist() for i in range(bundle.packs)]
     packs = [
         PackSpec(

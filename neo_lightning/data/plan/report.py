@@ -110,7 +110,7 @@ def look_at_stage(plan: Plan, stage: Stage, measures_of: MeasuresOf, *, most_pac
     return StageReport(
         packs=stage.steps * stage.packs_per_step,
         planned=planned,
-        fill=tokens.total() / (planned * stage.context),
+        fill=tokens.total() / (planned * stage.row_tokens),
         tokens=round(tokens.total() * scale),
         supervised=supervised.total() / tokens.total(),
         sources=sources,

@@ -20,6 +20,7 @@ from neo_lightning.types import CostRatio, Stage
 PLANNED = (
     "steps",
     "context",
+    "row",
     "packs_per_step",
     "mixture",
     "mixture_unit",

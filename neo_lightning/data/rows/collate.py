@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from neo_lightning.data.media.image import BLANK
+from neo_lightning.data.rows.share import UNIT_PATCHES, blank_unit, part_of
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.types import IGNORE, MODALITIES, PackedBatch, PackInfo, TokenSequence
-
-_UNIT_PATCHES = 4
-"""Patches of the smallest image: 2 x 2, one visual token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +30,30 @@ class Document:
     modality: str
     sequence: TokenSequence
     patches: Tensor | None
-    """[P, 768] uint8; None makes the document a tombstone: same tokens, blank pixels, weight 0."""
+    """[P, 768] uint8, or none of a document outside of the part that is collated; None makes the document a tombstone:
+    same tokens, blank pixels, weight 0."""
     reason: str = ""
     """Why it is a tombstone."""
 
 
-def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighting: str, index: int = 0) -> PackedBatch:
-    """Pack documents into one row (see types.PackedBatch for the fields).
+def collate(
+    documents: Sequence[Document],
+    *,
+    context: int,
+    pad_id: int,
+    weighting: str,
+    index: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> PackedBatch:
+    """Pack documents into one row (see types.PackedBatch for the fields), or one part of it.
+
+    Args:
+        documents: of the whole row.
+        context: tokens of the row.
+        pad_id: token of the padding.
+        weighting: see `Stage.loss_weighting`.
+        index: of the pack, for its PackInfo.
+        share: which part, and of how many (see `rows.share`).
 
     Raises:
         ValueError: the documents have more tokens than the context, or pixels do not match their grids.
@@ -69,7 +84,8 @@ def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighti
     weights = torch.where(targets != IGNORE, _document_weights(counts, weighting)[owner], torch.zeros(()))
 
     kinds = torch.tensor([MODALITIES.index(d.modality) for d in documents] + [0])
-    return PackedBatch(
+    part, parts = share
+    row = PackedBatch(
         input_ids=input_ids,
         positions=positions,
         start=start.int(),
@@ -78,8 +94,8 @@ def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighti
         weights=weights,
         modality=kinds[owner],
         visual_index=visual.nonzero().squeeze(-1),
-        patches=_patches(documents),
-        grids=_patch_grids(grids),
+        patches=_patches(documents) if parts == 1 else torch.empty(0, 768, dtype=torch.uint8),
+        grids=grids * 2 if grids.shape[0] else blank_unit()[1],
         info=PackInfo(
             index=index,
             tokens=used,
@@ -89,6 +105,7 @@ def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighti
             tombstones=tuple((d.key, d.reason) for d in documents if d.patches is None),
         ),
     )
+    return row if parts == 1 else part_of(row, part, parts, lambda first, last: _patches(documents, first, last))
 
 
 def _document_weights(counts: Tensor, weighting: str) -> Tensor:
@@ -103,22 +120,21 @@ def _document_weights(counts: Tensor, weighting: str) -> Tensor:
     raise ValueError(f"loss weighting {weighting!r} is not one of square, token, sample")
 
 
-def _patches(documents: Sequence[Document]) -> Tensor:
-    """[P, 768] uint8 of all documents; one blank unit where there is none."""
-    parts = []
+def _patches(documents: Sequence[Document], first: int = 0, last: int | None = None) -> Tensor:
+    """[P, 768] uint8: patches [first, last) of all documents; one blank unit where there is none."""
+    parts = [blank_unit()[0][:0]]
+    end = 0
     for document in documents:
-        wanted = sum(rows * columns for rows, columns in document.sequence.grids.tolist()) * _UNIT_PATCHES
+        wanted = sum(rows * columns for rows, columns in document.sequence.grids.tolist()) * UNIT_PATCHES
+        begin, end = end, end + wanted
+        own = slice(max(0, first - begin), wanted if last is None else max(0, min(wanted, last - begin)))
+        if own.start >= own.stop:
+            continue
         if document.patches is None:
-            parts.append(torch.full((wanted, 768), BLANK, dtype=torch.uint8))
+            parts.append(torch.full((own.stop - own.start, 768), BLANK, dtype=torch.uint8))
             continue
         if document.patches.shape[0] != wanted:
             raise ValueError(f"{document.key}: {document.patches.shape[0]} patches for grids that hold {wanted}")
-        parts.append(document.patches)
-    if not sum(part.shape[0] for part in parts):
-        return torch.full((_UNIT_PATCHES, 768), BLANK, dtype=torch.uint8)
-    return torch.cat(parts)
-
-
-def _patch_grids(grids: Tensor) -> Tensor:
-    """[I, 2] int32 in patches; a blank unit of 2 x 2 where there is none."""
-    return grids * 2 if grids.shape[0] else torch.full((1, 2), 2, dtype=torch.int32)
+        parts.append(document.patches[own])
+    patches = torch.cat(parts)
+    return patches if patches.shape[0] else blank_unit()[0]

@@ -46,7 +46,7 @@ def _tiles(found: Inspected) -> str:
     tokens = sum(row.info.tokens for row in rows if row.info)
     size = sum(row.input_ids.numel() for row in rows)
     tiles = (
-        (f"{len(rows)} × {found.stage.context:,}", "tokens"),
+        (f"{len(rows)} × {found.stage.row_tokens:,}", "tokens"),
         (f"{tokens / size:.1%}", "filled"),
         (f"{sum(len(row.info.keys) for row in rows if row.info):,}", "documents"),
         (f"{sum(row.visual_index.numel() for row in rows) / max(1, tokens):.0%}", "visual tokens"),

@@ -28,7 +28,7 @@ def row_tokens(stages: Mapping[str, Stage], step: int) -> int:
     tokens = 0
     for stage in stages.values():
         steps = min(step, stage.steps)
-        tokens += steps * stage.context * stage.packs_per_step
+        tokens += steps * stage.row_tokens * stage.packs_per_step
         step -= steps
     return tokens
 
