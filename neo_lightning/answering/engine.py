@@ -17,7 +17,8 @@ from ..data.rows.collate import Document, collate
 from ..data.text.answers import ANSWER_TOKENS, mark_answers
 from ..data.text.serialize import make_outlines, prompt_from_messages
 from ..data.text.tokenizer import Tokenizer
-from ..model.generate import Prompt, generate, stream
+from ..model.generate import generate, stream
+from ..model.prompt import Prompt
 from ..model.neo import Neo
 from ..model.sampling import Sampling
 from ..types import Message, TokenSequence

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ..answering import Engine, Ranks
 from ..data.facts import SampleError
-from ..model.generate import Prompt
+from ..model.prompt import Prompt
 from ..types import Message
 from .benchmarks import LIKELIEST, find_benchmark, of_conversations
 from .benchmarks.words import messages_of

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neo_lightning.model.generate import Prompt, generate, stream
+from neo_lightning.model.generate import generate, stream
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.model.sampling import Sampling, choose
 from tests.model.support import GOLDEN, golden_config, golden_model, pack, random_document, random_patches, small_model
 

@@ -30,7 +30,7 @@ from neo_lightning.data.facts import SampleError
 from neo_lightning.data.index import ShardSource, Source, sample_ids
 from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.media.image import unpatchify
-from neo_lightning.model.generate import Prompt
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.asking import asked
 from neo_lightning.training.loggers import RunTensorBoardLogger
 from neo_lightning.training.phases import phase
