@@ -38,13 +38,13 @@ class Ranks:
             batch = list(mine[at : at + size])
             yield (batch, True) if batch else (list(items[:1]), False)
 
-    def all_ended(self, ended: list[bool]) -> bool:
-        """Whether every answer on every rank has ended.
+    def all_ended(self, ended: bool) -> bool:
+        """Whether the answers have `ended` on every rank.
 
         Raises:
             StoppedTogether: on all ranks, where one of them was asked to stop.
         """
-        over, goes_on = all(ended), not stopping.asked()
+        over, goes_on = ended, not stopping.asked()
         if self.count > 1:
             here = torch.tensor([over, goes_on], dtype=torch.int32, device=self.device)
             distributed.all_reduce(here, op=distributed.ReduceOp.MIN)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain, islice
 
+from neo_lightning.model.batch import RunningBatch
 from neo_lightning.model.neo import Neo
 from neo_lightning.model.prompt import Prompt
-from neo_lightning.model.running import Chosen, Running, RunningBatch
+from neo_lightning.model.running import Chosen, Running
 from neo_lightning.model.sampling import Sampling
 
 

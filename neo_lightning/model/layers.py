@@ -142,7 +142,7 @@ class Attention(nn.Module):
         qk = few_norm_rope(joint_TF[:, :width].view(tokens, -1, 2 * self.head_dim), w, row.rope, self.eps)
         v = joint_TF[:, width:].view(tokens, kv_heads, self.head_dim)
         o = row.attend(self.layer, qk[:, :heads], qk[:, heads:], v)
-        return _alone(self.o_proj, o.view(tokens, -1), self.fp8)
+        return _alone(self.o_proj, o.reshape(tokens, -1), self.fp8)
 
     def lay_together(self) -> None:
         """Make the projections of q, k and v neighbours in memory: one product without a copy for few tokens."""

@@ -114,6 +114,11 @@ class Neo(nn.Module):
         for name, value in initial_state(shapes, self.config, seed, std=std, closed_hw=closed_hw):
             parameters[name].copy_(value)
 
+    def lay_together(self) -> None:
+        """Make weights that share an input neighbours in memory, for a model that answers: see `ops.joint_linear`."""
+        for layer in self.layers:
+            layer.lay_together()
+
     @property
     def embeddings(self) -> PatchEmbedding:
         """The patch embedding."""

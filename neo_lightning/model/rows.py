@@ -99,9 +99,7 @@ def prefill_step(model: Neo, cache: Cache, parts: Sequence[Part], whole: Sequenc
     row: Row
     if any(part.start for part in parts):
         rope, order = model.rope(positions), model.order(device)
-        row = ContinuedRow(
-            rope=rope, order=order, cache=cache, place=place, parts=tuple(parts), limit=limit.to(device)
-        )
+        row = ContinuedRow(rope=rope, order=order, cache=cache, place=place, parts=tuple(parts), limit=limit.to(device))
     else:
         start = torch.repeat_interleave(ends - sizes, sizes)
         packed = model.row(positions, start.int().to(device), (limit + start).int().to(device))

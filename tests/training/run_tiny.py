@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor
 from neo_lightning.answering import Ranks
 from neo_lightning.checkpoint.commit import latest
 from neo_lightning.model.generate import generate
-from neo_lightning.model.prompt import Prompt
 from neo_lightning.model.neo import Neo
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.strategy import NeoStrategy
 from tests.training import tiny
 

@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.generate import generate
-from neo_lightning.model.prompt import Prompt
 from neo_lightning.model.neo import Neo
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.asking import asked, cache_bytes
 from neo_lightning.training.build import Init
 from neo_lightning.training.callbacks import SampleGenerations
