@@ -213,7 +213,8 @@ class Batching:
             self._counts["made_tokens"] += 1
             if finish is not None:
                 del self._running[sequence]
-        self._tell(ticket, Piece(text=text, tokens=tokens, finish=finish, **self._place(ticket)))
+        made, cached = len(sequence.tokens), sequence.cached
+        self._tell(ticket, Piece(text=text, tokens=tokens, finish=finish, made=made, cached=cached))
 
     def _fail(self) -> None:
         """Every running answer ends, or else the one that could not begin; the cache is made anew."""
@@ -229,12 +230,9 @@ class Batching:
             self._end(ticket, "failed")
 
     def _end(self, ticket: Ticket, finish: Literal["cancelled", "failed"]) -> None:
-        self._tell(ticket, Piece(text="", finish=finish, **self._place(ticket)))
-
-    @staticmethod
-    def _place(ticket: Ticket) -> dict[str, int]:
         sequence = ticket.sequence
-        return {"made": len(sequence.tokens), "cached": sequence.cached} if sequence else {"made": 0, "cached": 0}
+        made, cached = (len(sequence.tokens), sequence.cached) if sequence else (0, 0)
+        self._tell(ticket, Piece(text="", finish=finish, made=made, cached=cached))
 
     @staticmethod
     def _tell(ticket: Ticket, piece: Piece) -> None:

@@ -137,13 +137,16 @@ class RunningBatch:
 
     def _places(self, prompt: Prompt, size: int, adapter: str | None) -> tuple[Range, int] | None:
         """Room for a sequence, and how many of its first tokens are in it."""
-        best, source = 0, None
-        others = [(k.keys, k.places, k) for k in self.kept if k.adapter == adapter]
+        best = 0
+        source: tuple[Range, Kept | None, int] | None = None
+        others: list[tuple[Tensor, Range, Kept | None]] = [
+            (k.keys, k.places, k) for k in self.kept if k.adapter == adapter
+        ]
         if self._keep:
             others += [(s.prompt.keys[: s.fed], s.places, None) for s in self.running if s.adapter == adapter]
-        for keys, places, kept in others:
+        for keys, there, kept in others:
             if (count := prompt.common(keys)) > best:
-                best, source = count, (places, kept, keys.numel())
+                best, source = count, (there, kept, keys.numel())
         if source is not None and source[1] is not None and source[2] == best and self.cache.extend(source[0], size):
             self.kept.remove(source[1])  # the next turn of a conversation
             return source[0], best
@@ -227,7 +230,7 @@ class RunningBatch:
         return self._choose(decoding, logits)
 
     def _turned(self, t: Tensor, longest: int) -> Rope:
-        """Rotations of text tokens at times t [B], from a table that grows: making them anew costs as much as a layer."""
+        """Rotations of text tokens at times t [B], from a table that grows: to make them costs as much as a layer."""
         if longest >= self._rope.turn.shape[0]:
             times = torch.arange(-(-(longest + 1) // TABLE) * TABLE, device=t.device)
             self._rope = self._model.rope(torch.stack([times, times * 0, times * 0], -1))

@@ -117,6 +117,7 @@ class Neo(nn.Module):
     def lay_together(self) -> None:
         """Make weights that share an input neighbours in memory, for a model that answers: see `ops.joint_linear`."""
         for layer in self.layers:
+            assert isinstance(layer, Layer)
             layer.lay_together()
 
     @property

@@ -64,7 +64,7 @@ def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = Non
     return _product(x, weights, order, fp8)  # a compiler leaves its graph at a Function that needs no gradient
 
 
-def lay_together(weights: Sequence[nn.Parameter]) -> None:
+def lay_together(weights: Sequence[Tensor]) -> None:
     """Make the parameters neighbours in memory. They stay what they are: each has its values, and can be changed."""
     parts = torch.cat([weight.detach() for weight in weights]).split([weight.shape[0] for weight in weights])
     for weight, part in zip(weights, parts, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -204,9 +205,9 @@ def test_adapters_do_not_share_and_take_turns() -> None:
     assert len({tuple(sequence.tokens) for sequence in sequences}) == 1
     assert joined(batch, prompt, adapter="c").cached == 0
     assert joined(batch, prompt, adapter="b").cached == 5
+    other = RunningBatch(small_model(seed=3))
+    joined(other, prompt, adapter="a")
     with pytest.raises(ValueError, match="'a' is not loaded"):
-        other = RunningBatch(small_model(seed=3))
-        joined(other, prompt, adapter="a")
         other.step()
 
 
@@ -215,18 +216,15 @@ def test_the_bound_holds_and_a_sequence_waits_until_there_is_room() -> None:
     batch = RunningBatch(model, cache_tokens=40, keep=40)
     prompts = [prompt_of([], 10, seed=i) for i in range(6)]
     sequences: list[Running] = []
-    for step in range(200):
+    while len(sequences) < 6 or batch.running:
         if len(sequences) < 6 and (found := batch.join(prompts[len(sequences)], **asked(0))):
             sequences.append(found)
             assert len(batch.running) <= 2, "17 places each"
         batch.step()
         assert batch.cache.places <= 40
         taken = sorted((r.start, r.end) for r in batch.cache.ranges)
-        assert all(a[1] <= b[0] for a, b in zip(taken, taken[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in pairwise(taken))
         assert taken[-1][1] <= 40 if taken else True
-        if len(sequences) == 6 and not batch.running:
-            break
-    assert step < 199
     assert [sequence.tokens for sequence in sequences] == [alone(model, prompt) for prompt in prompts]
     assert batch.kept[-1].keys.numel() == 17
     with pytest.raises(ValueError, match="the prompt has 34 tokens and the answer up to 8: more than the 40"):

@@ -180,11 +180,11 @@ def test_weights_are_gathered_once_and_not_for_every_token(found: dict[str, Any]
         short, long = sorted(each["lengths"])
         assert short < long, "the ranks' answers end at different tokens"
         assert (gathered["before"], gathered["while"]) == (GROUPS, 0)
-        assert gathered["messages"] == long + 1, "the ranks agree whether to stop, and send nothing else"
+        assert gathered["messages"] == long + 2, "the ranks agree whether to stop, and send nothing else"
         assert each["before"] == 0
         layers = GROUPS - 1
         assert each["while"] == layers * (long + 1) + 1, "every layer for every token, the root once"
-        assert each["messages"] == each["while"] + long + 1, "and the ranks agree whether to stop"
+        assert each["messages"] == each["while"] + long + 2, "and the ranks agree whether to stop"
 
 
 def test_samples_that_cannot_be_read_end_every_rank(forks: Server, data: Path, tmp_path: Path) -> None:
