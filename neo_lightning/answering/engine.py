@@ -1,61 +1,32 @@
 """The engine: conversations in, text out, one at a time or many together.
 
-A batch goes through the model as one packed row (`model.generate`), in which documents do not see each other, so many
-conversations get the answers that each gets alone.
+Many conversations share the running batch (`model.batch`), where each gets the answer that it gets alone, and whoever
+has ended makes room for the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypedDict, Unpack, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Unpack, overload
 
-import torch
-
-from ..data.facts import SampleError, Turn
-from ..data.rows.collate import Document, collate
-from ..data.text.answers import ANSWER_TOKENS, mark_answers
-from ..data.text.serialize import make_outlines, prompt_from_messages
+from ..data.facts import SampleError
+from ..data.text.answers import mark_answers
+from ..data.text.serialize import prompt_from_messages
 from ..data.text.tokenizer import Tokenizer
-from ..model.generate import Prompt, generate, stream
+from ..model.batch import RunningBatch
+from ..model.generate import stream
 from ..model.neo import Neo
+from ..model.prompt import Prompt
 from ..model.sampling import Sampling
-from ..types import Message, TokenSequence
+from ..types import Message
 from .conversation import Conversation, is_one, read_conversation
-from .settings import Answering, built
-
-_MARKED = tuple(ANSWER_TOKENS)
-"""In what a model has said before, `<think>` or `<box>` is the token again that it was."""
+from .decoding import Decoding, how, whole
+from .pieces import Pieces
+from .score import MARKED, Score, scores
+from .settings import Answering
 
 BATCH = 16
 """Conversations that go through the model together, where nothing else is said."""
-
-
-class Decoding(TypedDict, total=False):
-    """What a call may say about decoding, in place of the folder's values; see `Sampling`."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    repetition_penalty: float
-    seed: int
-    """Conversation number i draws from a generator of its own, seeded by this (default 0) + i."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """How likely a model finds an answer."""
-
-    log_probability: float
-    """Sum over the answer's tokens, in nats; the mark that ends the turn is not among them."""
-    tokens: int
-    """Tokens of the answer."""
-
-    @property
-    def per_token(self) -> float:
-        """Mean log-probability of a token; 0 for an empty answer."""
-        return self.log_probability / self.tokens if self.tokens else 0.0
 
 
 class Engine:
@@ -67,16 +38,29 @@ class Engine:
         tokenizer: Tokenizer,
         answering: Answering,
         *,
-        all_ended: Callable[[list[bool]], bool] = all,
+        all_ended: Callable[[bool], bool] = bool,
+        keep: int = 0,
     ) -> None:
-        """`all_ended` is that of `Ranks` where several answer together; see `model.generate`."""
+        """
+        Args:
+            model: its weights must stay as they are while something is kept.
+            tokenizer: the model's.
+            answering: how it is asked.
+            all_ended: that of `Ranks` where several answer together; see `model.generate`.
+            keep: tokens whose keys and values stay from call to call, for prompts that begin alike.
+        """
         self.model, self.tokenizer, self.answering = model, tokenizer, answering
+        self.stop_ids = (tokenizer.im_end_id, tokenizer.pad_id)
         self._all_ended = all_ended
-        self._stop = (tokenizer.im_end_id, tokenizer.pad_id)
+        self._batch = RunningBatch(model, keep=keep) if keep else None
 
     def asked(self, answering: Answering) -> Engine:
         """The same model, asked otherwise."""
         return Engine(self.model, self.tokenizer, answering, all_ended=self._all_ended)
+
+    def keeping(self, tokens: int) -> Engine:
+        """The same model, which keeps the keys and values of so many tokens; see `keep`."""
+        return Engine(self.model, self.tokenizer, self.answering, all_ended=self._all_ended, keep=tokens)
 
     # ---- conversations
 
@@ -117,19 +101,15 @@ class Engine:
             conversations: a question, a list of messages, or a list of such conversations.
             images: of a question: paths, bytes, PIL images or tensors [3, H, W] uint8.
             videos: of a question: paths or bytes.
-            batch_size: conversations that go through the model together; it changes no answer.
+            batch_size: most conversations that are answered at the same time; it changes no answer.
             decoding: see `Decoding`.
 
         Raises:
             ValueError: a conversation or setting that cannot be used; names the message, part or file.
         """
         one, read = self._read(conversations, images, videos)
-        answers: list[str] = []
-        whole("batch_size", batch_size, least=1)
-        most, sampling, seed = self._how(decoding)
-        for at in range(0, len(read), batch_size):
-            prompts = [self._prompt_of(*item) for item in read[at : at + batch_size]]
-            answers += self._texts(prompts, most, sampling, seed + at)
+        prompts = (self._prompt_of(*item) for item in read)
+        answers = self.texts(prompts, at_once=whole("batch_size", batch_size, least=1), **decoding)
         return answers[0] if one else answers
 
     @overload
@@ -165,7 +145,7 @@ class Engine:
         Joined, the pieces are what `answer` returns. Arguments and errors: see there; errors come at once.
         """
         one, read = self._read(conversations, images, videos)
-        found = self._pieces([self._prompt_of(*item) for item in read], *self._how(decoding))
+        found = self._pieces([self._prompt_of(*item) for item in read], *how(self.answering, decoding))
         return (piece for _, piece in found) if one else found
 
     @overload
@@ -224,11 +204,11 @@ class Engine:
             read = read * len(said)
         elif len(said) != len(read) or isinstance(answers, str):
             raise ValueError(f"score: {len(read)} conversations and {len(said)} answers; give one answer to each")
-        scores: list[Score] = []
+        found: list[Score] = []
         for at in range(0, len(read), batch_size):
             prompts = [self._prompt_of(*item) for item in read[at : at + batch_size]]
-            scores += self._scores(prompts, said[at : at + batch_size])
-        return scores[0] if isinstance(answers, str) else scores
+            found += scores(self.model, self.tokenizer, prompts, said[at : at + batch_size])
+        return found[0] if isinstance(answers, str) else found
 
     # ---- prompts: what evaluation and samples, which have serialised samples, call
 
@@ -241,23 +221,35 @@ class Engine:
         sequence, patches = prompt_from_messages(messages, self.tokenizer, self.answering.image, self.answering.video)
         return Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
 
-    def texts(self, prompts: Sequence[Prompt], **decoding: Unpack[Decoding]) -> list[str]:
-        """The answers to prompts, which go through the model together."""
-        return self._texts(prompts, *self._how(decoding))
+    def texts(self, prompts: Iterable[Prompt], *, at_once: int = BATCH, **decoding: Unpack[Decoding]) -> list[str]:
+        """The answers to prompts, of which up to `at_once` are being answered at a time."""
+        found = dict(self.answered(prompts, at_once=at_once, **decoding))
+        return [found[number] for number in range(len(found))]
+
+    def answered(
+        self, prompts: Iterable[Prompt], *, at_once: int = BATCH, **decoding: Unpack[Decoding]
+    ) -> Iterator[tuple[int, str]]:
+        """Number and answer of each prompt, as they end; a prompt is taken when there is a place for it."""
+        most, sampling, seed = how(self.answering, decoding)
+        steps = stream(
+            self._running(),
+            prompts,
+            max_new_tokens=most,
+            sampling=sampling,
+            stop_ids=self.stop_ids,
+            seed=seed,
+            at_once=at_once,
+            all_ended=self._all_ended,
+        )
+        for number, sequence, _ in steps:
+            if sequence.finish is not None:
+                yield number, self.tokenizer.decode(sequence.tokens)
 
     # ---- inside
 
-    def _texts(self, prompts: Sequence[Prompt], most: int, sampling: Sampling, seed: int) -> list[str]:
-        found = generate(
-            self.model,
-            prompts,
-            max_new_tokens=most,
-            stop_ids=self._stop,
-            seed=seed,
-            all_ended=self._all_ended,
-            **asdict(sampling),
-        )
-        return [self.tokenizer.decode(ids) for ids in found]
+    def _running(self) -> RunningBatch:
+        """The batch that keeps, unless another call is using it."""
+        return RunningBatch(self.model) if self._batch is None or self._batch.running else self._batch
 
     def _read(
         self, conversations: Any, images: Sequence[Any], videos: Sequence[Any]
@@ -281,93 +273,21 @@ class Engine:
         except SampleError as error:
             raise ValueError(f"{name}{error}") from error
 
-    def _how(self, decoding: Decoding) -> tuple[int, Sampling, int]:
-        """Longest answer, sampling and seed."""
-        changes: dict[str, Any] = dict(decoding)
-        if unknown := [name for name in changes if name not in Decoding.__annotations__]:
-            raise ValueError(f"decoding: there is no {unknown[0]!r}; known: {', '.join(Decoding.__annotations__)}")
-        most = whole("max_new_tokens", changes.pop("max_new_tokens", self.answering.max_new_tokens), least=1)
-        seed = whole("seed", changes.pop("seed", 0), least=0)
-        return most, built(Sampling, asdict(self.answering.sampling) | changes, "decoding"), seed
-
     def _pieces(self, prompts: list[Prompt], most: int, sampling: Sampling, seed: int) -> Iterator[tuple[int, str]]:
         texts = [Pieces(self.tokenizer.decode) for _ in prompts]
-        steps = stream(self.model, prompts, max_new_tokens=most, sampling=sampling, stop_ids=self._stop, seed=seed)
-        for tokens in steps:
-            for number, token in enumerate(tokens):
-                if token is not None and (piece := texts[number].add(token)):
-                    yield number, piece
-        for number, text in enumerate(texts):
-            if rest := text.rest():
-                yield number, rest
-
-    def _scores(self, prompts: list[Prompt], answers: list[str]) -> list[Score]:
-        """Through the training's own path: the loss of a packed row, of which only the answers are supervised."""
-        turns = [mark_answers([Turn(role="assistant", parts=(text,))], _MARKED) for text in answers]
-        documents = []
-        for prompt, outline in zip(prompts, make_outlines(turns, self.tokenizer), strict=True):
-            ids = torch.from_numpy(outline.ids[outline.supervised]).long()
-            ids = ids[: len(ids) - 1 - len(self.tokenizer.newline_ids)]  # without the end of the turn
-            learnt = torch.ones(len(ids), dtype=torch.bool)
-            sequence = TokenSequence(
-                input_ids=torch.cat([prompt.input_ids, ids]),
-                supervised=torch.cat([torch.zeros_like(prompt.visual), learnt]),
-                visual=torch.cat([prompt.visual, ~learnt]),
-                grids=prompt.grids,
-            )
-            documents.append(Document(key="", modality="text", sequence=sequence, patches=prompt.patches))
-        total = sum(d.sequence.input_ids.numel() for d in documents)
-        row = collate(documents, context=total, pad_id=self.tokenizer.pad_id, weighting="token")
-        with torch.no_grad():
-            output = self.model(row.to(self.model.head_weight.device))
-        nll, places = output.nll.double().cpu(), output.places.cpu()
-        counts = [int(d.sequence.supervised.sum()) for d in documents]
-        assert len(places) == sum(counts)
-        sums = [-float(part.sum()) for part in nll.split(counts)]
-        return [Score(log_probability=s + 0.0, tokens=n) for s, n in zip(sums, counts, strict=True)]
-
-
-def whole(name: str, value: Any, *, least: int) -> int:
-    """A whole number of a call.
-
-    Raises:
-        ValueError: it is none, or less than `least`.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, found {value!r}")
-    return value
-
-
-class Pieces:
-    """Text of a stream of tokens, piece by piece; a character is held back until all of its bytes are there.
-
-    Only the tokens since the last pieces are decoded again, so that the work grows with the answer and not with its
-    square; the tokens of one piece in front of them are decoded with them, as a decoder may treat its first token
-    otherwise than the others.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
-        self._decode = decode
-        self._ids: list[int] = []
-        """Tokens of the last piece, and behind them those that are not shown yet."""
-        self._shown = 0
-        """How many of them are."""
-
-    def add(self, token: int) -> str:
-        """The text that the next token completes; often empty."""
-        self._ids.append(token)
-        piece = self.rest()
-        if not piece or piece.endswith("\ufffd"):
-            return ""
-        self._ids, self._shown = self._ids[self._shown :], len(self._ids) - self._shown
-        return piece
-
-    def rest(self) -> str:
-        """What is left at the end: an unfinished character is shown as such."""
-        return self._decode(self._ids)[len(self._decode(self._ids[: self._shown])) :]
+        steps = stream(
+            self._running(), prompts, max_new_tokens=most, sampling=sampling, stop_ids=self.stop_ids, seed=seed
+        )
+        for number, sequence, chosen in steps:
+            text = texts[number]
+            piece = "" if sequence.finish == "stop" else text.add(chosen.token)
+            if sequence.finish is not None:
+                piece += text.rest()
+            if piece:
+                yield number, piece
 
 
 def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if not messages or messages[-1].role != "user":
         raise ValueError("the last message must be the user's; an answer to be scored is given as `answers`")
-    return mark_answers(messages, _MARKED)
+    return mark_answers(messages, MARKED)

@@ -49,6 +49,7 @@ def load(
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, dtype=dtype, device=device).eval()
+    model.lay_together()
     answering = Answering.read(folder, model.config)
     changed = answering.changed(min_pixels=min_pixels, max_pixels=max_pixels, fps=fps, max_frames=max_frames)
     return Engine(model, tokenizer, changed)

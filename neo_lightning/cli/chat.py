@@ -3,8 +3,8 @@
 The model is asked as its folder says (pixel budgets, frames, decoding). Pictures and clips named on the command line
 come with the first question; `/image FILE` and `/video FILE` add some to the next one. `<image>` and `<video>` in a
 question say where each goes; without them several images stand in front of it as `Image-1: `, `Image-2: `, ..., and one
-image or clip as it is. Each question is asked with the whole conversation before it, read anew: simple, and as the
-model was trained.
+image or clip as it is. Each question is asked with the whole conversation before it, of which the model computes only
+what is new.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Chat:
         from ..answering import load
         from ..types import Message
 
-        self.engine = load(args.model, device=args.device)
+        engine = load(args.model, device=args.device)
+        self.engine = engine.keeping(engine.model.config.max_position_embeddings)
         budgets = {name: getattr(args, name) for name in BUDGETS}
         changed = self.engine.answering.changed(**budgets)
         if differences := self.engine.answering.differences(changed):

@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 from ..answering import Engine, Ranks
 from ..data.facts import SampleError
-from ..model.generate import Prompt
-from ..types import Message
+from ..model.prompt import Prompt
 from .benchmarks import LIKELIEST, find_benchmark, of_conversations
 from .benchmarks.words import messages_of
 from .context import Evaluation, EvaluationContext
@@ -39,7 +38,7 @@ class BenchmarkEvaluation(Evaluation):
         metric: of a source; see `evaluation.metrics`.
         name: key of the result; by default the benchmark's or source's name.
         limit: only so many rows, from the first on.
-        batch_size: questions that a rank answers together.
+        batch_size: most questions that a rank answers at the same time.
         max_new_tokens: longest answer; tokens are the likeliest ones, also where the benchmark draws them.
         every_n_steps: steps between two askings while training; 0: none.
         at: `stage_end` asks at the end of each stage as well.
@@ -155,19 +154,16 @@ class BenchmarkEvaluation(Evaluation):
         """Place and answer of this rank's questions; of one whose media cannot be read there is none."""
         decoding = {**LIKELIEST, "max_new_tokens": self.max_new_tokens}
         asked = engine.asked(asked_as(engine.answering, self.benchmark, decoding))
-        empty = asked.prompt((Message(role="user", parts=("",)),))
-        found: list[tuple[int, str]] = []
-        stream = enumerate(self._items())
-        for places, counts in ranks.deal(range(self.size()), self.batch_size):
-            # places rise, so that one passage through the file meets them all
-            batch = [next(item for place, item in stream if place == wanted) for wanted in places] if counts else []
-            prompts = [self._prompt(asked, item) for item in batch] or [None]
-            # a rank answers something in each step, whatever it could read
-            texts = asked.texts([empty if prompt is None else prompt for prompt in prompts])
-            if counts:
-                rows = zip(places, prompts, texts, strict=True)
-                found += [(place, text) for place, prompt, text in rows if prompt is not None]
-        return found
+        places: list[int] = []
+        mine = set(ranks.share(range(self.size())))
+
+        def prompts() -> Iterator[Prompt]:
+            for place, item in enumerate(self._items()):
+                if place in mine and (prompt := self._prompt(asked, item)) is not None:
+                    places.append(place)
+                    yield prompt
+
+        return [(places[number], text) for number, text in asked.answered(prompts(), at_once=self.batch_size)]
 
     def _prompt(self, engine: Engine, item: Item) -> Prompt | None:
         try:

@@ -20,7 +20,7 @@ from ..data.facts import SampleError
 from ..data.index import ShardSource
 from ..data.index.scan import modality_of
 from ..data.manifest import expand_pattern
-from ..model.generate import Prompt
+from ..model.prompt import Prompt
 from ..types import Media, Message, Sample
 
 

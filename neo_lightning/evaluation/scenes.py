@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,10 @@ from typing import Any, Literal
 from rich.progress import track
 
 from ..answering import Engine, Ranks
+from ..answering.decoding import Decoding
 from ..data.index import sample_ids
 from ..data.manifest import expand_pattern
+from ..model.prompt import Prompt
 from ..types import Sample
 from .context import Evaluation, EvaluationContext
 from .examples import EXAMPLES_RULE, Example, Gallery
@@ -93,11 +95,16 @@ class SceneEvaluation(Evaluation):
         """Exact match (0-1) over all questions, as `exact_match`, and of each type."""
         chosen = self._choose()
         metric = ExactMatch([kind for kind, _ in chosen]).to(ranks.device)
-        for batch, counts in ranks.deal(chosen, self.batch_size):
-            asked = [question(read(), engine) for _, read in batch]
-            said = self._answers(engine, asked)
-            if counts:
-                metric.update(said, [item.truth for item in asked], [item.kind for item in asked])
+        asked: list[Question] = []
+
+        def prompts() -> Iterator[Prompt]:
+            for _, read in ranks.share(chosen):
+                asked.append(question(read(), engine))
+                yield asked[-1].prompt
+
+        for number, said in self._answered(engine, prompts()):
+            item = asked[number]
+            metric.update([said], [item.truth], [item.kind])
         found = metric.compute()
         overall = Score(sum(score.correct for score in found.values()), sum(score.total for score in found.values()))
         return {"exact_match": overall.accuracy, **{kind: score.accuracy for kind, score in found.items()}}
@@ -148,9 +155,14 @@ class SceneEvaluation(Evaluation):
 
     def _answers(self, engine: Engine, asked: list[Question]) -> list[str]:
         """Greedy answers of one batch, up to the end of the turn."""
-        prompts = [item.prompt for item in asked]
-        found = engine.texts(prompts, max_new_tokens=self.max_new_tokens, temperature=0.0, repetition_penalty=1.0)
-        return [text.strip() for text in found]
+        found = dict(self._answered(engine, (item.prompt for item in asked)))
+        return [found[number] for number in range(len(asked))]
+
+    def _answered(self, engine: Engine, prompts: Iterable[Prompt]) -> Iterator[tuple[int, str]]:
+        """Number and greedy answer of each prompt, as they end."""
+        decoding: Decoding = {"max_new_tokens": self.max_new_tokens, "temperature": 0.0, "repetition_penalty": 1.0}
+        for number, text in engine.answered(prompts, at_once=self.batch_size, **decoding):
+            yield number, text.strip()
 
     def _result(self, tally: Tally) -> dict[str, Any]:
         scores = tally.scores.compute()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.ops.interval_attention import interval_attention
-from neo_lightning.ops.joint_linear import Order, joint_linear
-from neo_lightning.ops.qk_norm_rope import Rope, qk_norm_rope
+from neo_lightning.ops.joint_linear import Order, joint_linear, lay_together
+from neo_lightning.ops.qk_norm_rope import Rope, few_norm_rope, paired_weights, qk_norm_rope
 from neo_lightning.ops.rms_norm import add_rms_norm, rms_norm
 from neo_lightning.ops.swiglu import swiglu
 
@@ -30,6 +30,8 @@ class Row(ABC):
     """Rotations of q and k."""
     order: Order
     """How the projections of q, k and v lie in their one product."""
+    memo: dict[int, Tensor] | None = None
+    """Layer -> its norms' weights, kept from row to row while a batch runs; None where the weights may change."""
 
     @abstractmethod
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
@@ -85,11 +87,12 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _alone(projection: nn.Linear, x: Tensor, fp8: bool) -> Tensor:
-    """A projection that shares its input with no other: torch's own product but for 8 bits.
+    """A projection that shares its input with no other: torch's own product but for 8 bits, or without gradients.
 
     Recomputation of a layer ends in front of torch's last product, and behind that of a Python function.
     """
-    return joint_linear(x, (projection.weight,), fp8=True) if fp8 else projection(x)
+    joint = fp8 or not torch.is_grad_enabled()
+    return joint_linear(x, (projection.weight,), fp8=fp8) if joint else projection(x)
 
 
 class Attention(nn.Module):
@@ -115,7 +118,10 @@ class Attention(nn.Module):
         projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
         weights = [projection.weight for projection in projections]
         q_width, _, k_width, _, v_width = (weight.shape[0] for weight in weights)
-        parts = joint_linear(x_TE, weights, row.order, fp8=self.fp8).split([2 * q_width, 2 * k_width, v_width], 1)
+        joint_TF = joint_linear(x_TE, weights, row.order, fp8=self.fp8)
+        if row.memo is not None:
+            return self._few(joint_TF, q_width // self.head_dim, row, row.memo)
+        parts = joint_TF.split([2 * q_width, 2 * k_width, v_width], 1)
         q, k = (part.unflatten(1, (-1, 2 * self.head_dim)) for part in parts[:2])
         q_weights = (self.q_norm.weight, self.q_norm_h.weight, self.q_norm_w.weight)
         k_weights = (self.k_norm.weight, self.k_norm_h.weight, self.k_norm_w.weight)
@@ -123,6 +129,25 @@ class Attention(nn.Module):
         k = qk_norm_rope(k, k_weights, row.rope, self.eps)
         o = row.attend(self.layer, q, k, parts[2].unflatten(1, (-1, self.head_dim)))
         return _alone(self.o_proj, o.flatten(1), self.fp8)
+
+    def _few(self, joint_TF: Tensor, heads: int, row: Row, memo: dict[int, Tensor]) -> Tensor:
+        """The same for few tokens and without gradients, from the joint product on: queries and keys in one piece."""
+        tokens, kv_heads = joint_TF.shape[0], self.v_proj.weight.shape[0] // self.head_dim
+        if (w := memo.get(self.layer)) is None:
+            q = paired_weights((self.q_norm.weight, self.q_norm_h.weight, self.q_norm_w.weight))
+            k = paired_weights((self.k_norm.weight, self.k_norm_h.weight, self.k_norm_w.weight))
+            w = torch.cat([q.expand(heads, -1), k.expand(kv_heads, -1)])
+            w = memo[self.layer] = w.to(torch.promote_types(w.dtype, torch.float32))
+        width = 2 * (heads + kv_heads) * self.head_dim
+        qk = few_norm_rope(joint_TF[:, :width].view(tokens, -1, 2 * self.head_dim), w, row.rope, self.eps)
+        v = joint_TF[:, width:].view(tokens, kv_heads, self.head_dim)
+        o = row.attend(self.layer, qk[:, :heads], qk[:, heads:], v)
+        return _alone(self.o_proj, o.reshape(tokens, -1), self.fp8)
+
+    def lay_together(self) -> None:
+        """Make the projections of q, k and v neighbours in memory: one product without a copy for few tokens."""
+        projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
+        lay_together([projection.weight for projection in projections])
 
 
 class MLP(nn.Module):
@@ -156,3 +181,8 @@ class Layer(nn.Module):
         attended_TE = self.self_attn(self.input_layernorm(x_TE), row)
         x_TE, normed_TE = self.post_attention_layernorm.after(x_TE, attended_TE)
         return x_TE + self.mlp(normed_TE)
+
+    def lay_together(self) -> None:
+        """See `Attention.lay_together`; the MLP's two as well."""
+        self.self_attn.lay_together()
+        lay_together([self.mlp.gate_proj.weight, self.mlp.up_proj.weight])

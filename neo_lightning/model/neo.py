@@ -23,7 +23,7 @@ from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
 from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.fp8 import STEP
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
-from neo_lightning.ops.joint_linear import Order
+from neo_lightning.ops.joint_linear import Order, joint_linear
 from neo_lightning.ops.linear_cross_entropy import linear_cross_entropy
 from neo_lightning.ops.qk_norm_rope import Rope, projection_order, rope_table
 from neo_lightning.types import PackedBatch, RowPart
@@ -48,8 +48,8 @@ class DecodeStep:
     """[T] int64."""
     row: Row
     """Rotations, and attention with a cache behind it."""
-    last: Tensor
-    """[B] int64, places whose next token is wanted."""
+    last: Tensor | None
+    """[B] int64, places whose next token is wanted; None: of all."""
     visual: tuple[Tensor, Tensor, Tensor] | None = None
     """(visual_index, patches, grids) as in PackedBatch, or None without images."""
 
@@ -120,6 +120,12 @@ class Neo(nn.Module):
         for name, value in initial_state(shapes, self.config, seed, std=std, closed_hw=closed_hw):
             parameters[name].copy_(value)
 
+    def lay_together(self) -> None:
+        """Make weights that share an input neighbours in memory, for a model that answers: see `ops.joint_linear`."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.lay_together()
+
     @property
     def embeddings(self) -> PatchEmbedding:
         """The patch embedding."""
@@ -147,7 +153,8 @@ class Neo(nn.Module):
         """
         if not isinstance(inputs, PackedBatch):
             x = self.hidden(self.embed(inputs.input_ids, *(inputs.visual or ())), inputs.row)
-            return F.linear(x.index_select(0, inputs.last), self.head_weight)
+            x = x if inputs.last is None else x.index_select(0, inputs.last)
+            return joint_linear(x, (self.head_weight,))
         whole = self.row(inputs.positions, inputs.start, inputs.limit)
         row: Row = whole
         cut = 0, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,11 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 def default_backend(device: torch.device, otherwise: str) -> str:
     """`triton` for a CUDA device where Triton is installed, else `otherwise`."""
     return "triton" if device.type == "cuda" and HAS_TRITON else otherwise
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off. Where it is off already nothing is done, which counts where there are few rows."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def choose(backends: Mapping[str, Choice], name: str, x: Tensor) -> Choice:

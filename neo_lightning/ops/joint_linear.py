@@ -8,6 +8,10 @@ weight once per pass (nothing beside a product over thousands of rows), and shar
 than before. On that occasion their rows can be put into any order, which spares whoever uses the outputs to rearrange
 those. Frozen weights cost no gradient; where all are, x is not kept either.
 
+Without gradients and for few rows nothing is copied: the outputs are put together, or nothing at all where the weights
+are neighbours in memory (`lay_together`), which makes them one matrix. On a CPU a large matrix then stands on the left,
+W x^T: its library is up to four times as fast that way round.
+
 In 8-bit floats (`ops.fp8`) go the product above and its gradient to x. The weights' gradients stay in x's dtype: they
 are what an optimiser gathers over many steps, and one of them alone would want scales along the tokens.
 """
@@ -19,9 +23,15 @@ from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from neo_lightning.ops.fp8 import mm_fp8
+
+FEW = 256
+"""Rows up to which weights are not put together."""
+LARGE = 1 << 20
+"""Elements from which on a matrix stands on the left of its product with few rows."""
 
 
 class Order(NamedTuple):
@@ -49,7 +59,43 @@ def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = Non
         x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
         return _JointLinear.apply(x, order, fp8, *weights)
+    if x.shape[0] <= FEW and not fp8 and not torch.compiler.is_compiling():
+        return _few(x, weights, order)
     return _product(x, weights, order, fp8)  # a compiler leaves its graph at a Function that needs no gradient
+
+
+def lay_together(weights: Sequence[Tensor]) -> None:
+    """Make the parameters neighbours in memory. They stay what they are: each has its values, and can be changed."""
+    parts = torch.cat([weight.detach() for weight in weights]).split([weight.shape[0] for weight in weights])
+    for weight, part in zip(weights, parts, strict=True):
+        weight.data = part
+
+
+def _few(x: Tensor, weights: Sequence[Tensor], order: Order | None) -> Tensor:
+    """The product of few rows, [T, sum of F_i]."""
+    together = weights[0] if len(weights) == 1 else _neighbours(weights)
+    y = torch.cat([_few_rows(x, weight) for weight in weights], 1) if together is None else _few_rows(x, together)
+    return y if order is None else y.index_select(1, order.rows)
+
+
+def _few_rows(x: Tensor, weight: Tensor) -> Tensor:
+    if x.device.type == "cpu" and weight.numel() >= LARGE:
+        return weight.mm(x.t()).t().contiguous()
+    return F.linear(x, weight)
+
+
+def _neighbours(weights: Sequence[Tensor]) -> Tensor | None:
+    """The one matrix that the weights are parts of, in order and without gaps; None where they are not."""
+    first, rows = weights[0], 0
+    for weight in weights:
+        if type(weight) not in (Tensor, nn.Parameter) or not weight.is_contiguous():
+            return None
+        if weight.data_ptr() != first.data_ptr() + rows * first.shape[1] * first.element_size():
+            return None
+        rows += weight.shape[0]
+    if first.untyped_storage().nbytes() < (first.storage_offset() + rows * first.shape[1]) * first.element_size():
+        return None  # neighbours by chance, each with memory of its own
+    return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
 
 
 class _JointLinear(torch.autograd.Function):

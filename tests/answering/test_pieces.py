@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neo_lightning.answering.engine import Pieces
+from neo_lightning.answering.pieces import Pieces
 from neo_lightning.data.text.tokenizer import Tokenizer
 from tests.data.data_helpers import make_tokenizer
 

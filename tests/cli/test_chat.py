@@ -13,7 +13,8 @@ from neo_lightning.cli.chat import printable
 from neo_lightning.cli.main import main
 from neo_lightning.data.text.serialize import prompt_from_messages
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.model.generate import generate
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.types import Media, Message, PixelBudget, VideoBudget
 from tests.tiny_models import tiny_config
 

@@ -11,8 +11,8 @@ from transformers import BatchFeature
 
 from neo_lightning.hf.configuration_neo_chat import NEOChatConfig
 from neo_lightning.hf.modeling_neo_chat import NEOChatModel
-from neo_lightning.model.generate import Prompt
 from neo_lightning.model.neo import Neo
+from neo_lightning.model.prompt import Prompt
 from tests.model.support import GOLDEN, random_document, random_patches, small_model
 
 Document = tuple[Tensor, Tensor]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neo_lightning.model.generate import Prompt, generate, stream
+from neo_lightning.model.batch import RunningBatch
+from neo_lightning.model.generate import generate, stream
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.model.sampling import Sampling, choose
 from tests.model.support import GOLDEN, golden_config, golden_model, pack, random_document, random_patches, small_model
 
@@ -93,11 +95,12 @@ def test_an_answer_ends_before_its_stop_token_and_others_go_on():
 def test_streaming_gives_the_same_tokens_one_at_a_time():
     model = small_model(seed=3)
     prompts = random_prompts(model.config, SHAPES)
+    answers = generate(model, prompts, max_new_tokens=5)
     heard = [[] for _ in prompts]
-    answers = generate(model, prompts, max_new_tokens=5, on_token=lambda i, token: heard[i].append(token))
+    for number, _, chosen in stream(RunningBatch(model), prompts, max_new_tokens=5, sampling=Sampling()):
+        heard[number].append(chosen.token)
+        assert max(map(len, heard)) - min(map(len, heard)) <= 1, "all sequences together"
     assert heard == answers
-    first = next(iter(stream(model, prompts, max_new_tokens=5)))
-    assert first == [answer[0] for answer in answers]
 
 
 def test_prompts_that_cannot_be_continued_are_named():

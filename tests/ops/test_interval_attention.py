@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from neo_lightning.ops.interval_attention import BACKENDS, cached_attention, interval_attention, prepare_intervals
+from neo_lightning.ops.interval_attention import (
+    BACKENDS,
+    cached,
+    cached_attention,
+    interval_attention,
+    prepare_intervals,
+    prepare_spans,
+)
 from neo_lightning.ops.interval_attention import tiled as tiled_backend
 
 from .support import DEVICE, INTERPRETED, skip_unless_it_runs
@@ -223,17 +230,23 @@ def test_an_unknown_backend_is_refused_with_the_known_ones():
         interval_attention(q, k, v, *bounds, scale=1.0, backend="flesh")
 
 
-def test_cached_attention_sees_exactly_the_visible_places():
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_cached_attention_sees_exactly_the_places_of_its_sequence(joint, dtype, monkeypatch):
+    monkeypatch.setattr(cached, "JOINT", 1 << 20 if joint else 0)
     generator = torch.Generator().manual_seed(0)
-    q = torch.randn(3, HEADS, WIDTH, generator=generator)
-    k = torch.randn(3, KV_HEADS, 20, WIDTH, generator=generator)
-    v = torch.randn(3, KV_HEADS, 20, VALUE, generator=generator)
-    lengths = [1, 7, 20]
-    visible = torch.arange(20) < torch.tensor(lengths)[:, None]
-    o = cached_attention(q, k, v, visible, scale=SCALE)
-    for i, n in enumerate(lengths):
-        rows = k[i, :, :n].transpose(0, 1), v[i, :, :n].transpose(0, 1)
-        query = torch.zeros(n, HEADS, WIDTH)
+    q = torch.randn(3, HEADS, WIDTH, generator=generator).to(dtype)
+    k = torch.randn(KV_HEADS, 60, WIDTH, generator=generator).to(dtype)
+    v = torch.randn(KV_HEADS, VALUE, 60, generator=generator).to(dtype)
+    ranges = [(40, 41), (3, 10), (15, 35)]
+    for free in (0, 12, 59):
+        k[:, free], v[:, :, free] = float("nan"), float("nan")
+    spans = prepare_spans(ranges, HEADS * (WIDTH + VALUE), q.device)
+    assert (spans.bias is not None) == joint
+    o = cached_attention(q, k, v, spans, scale=SCALE)
+    for i, (a, b) in enumerate(ranges):
+        query = torch.zeros(b - a, HEADS, WIDTH, dtype=dtype)
         query[-1] = q[i]
-        expected = by_definition(query, *rows, torch.zeros(n), torch.full((n,), n))[-1]
-        assert torch.allclose(o[i], expected, atol=1e-6)
+        bounds = torch.zeros(b - a), torch.full((b - a,), b - a)
+        expected = by_definition(query, k[:, a:b].transpose(0, 1), v[:, :, a:b].permute(2, 0, 1), *bounds)[-1]
+        assert torch.allclose(o[i], expected.to(dtype), atol=1e-10 if dtype == torch.float64 else 3e-2)

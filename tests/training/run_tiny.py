@@ -23,8 +23,9 @@ from torch.distributed.tensor import DTensor
 
 from neo_lightning.answering import Ranks
 from neo_lightning.checkpoint.commit import latest
-from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.model.generate import generate
 from neo_lightning.model.neo import Neo
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.strategy import NeoStrategy
 from tests.training import tiny
 
@@ -80,10 +81,8 @@ def ask_together(model: Neo, whole: Neo, ranks: Ranks) -> None:
     ends = {answer[2 + place] for place, answer in enumerate(free)}
     alone = generate(whole, prompts, max_new_tokens=12, stop_ids=ends)
     assert len({len(answer) for answer in alone}) > 1, "all answers have the same length: nothing to agree about"
-    said: list[list[int]] = []
-    for batch, counts in ranks.deal(prompts, 2):
-        found = generate(model, batch, max_new_tokens=12, stop_ids=ends, all_ended=ranks.all_ended)
-        said += found if counts else []
+    mine = ranks.share(prompts)
+    said = generate(model, mine, max_new_tokens=12, stop_ids=ends, at_once=2, all_ended=ranks.all_ended)
     assert said == alone[ranks.rank :: ranks.count], f"rank {ranks.rank} of {ranks.count}: {said} and alone {alone}"
 
 

@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.model.generate import generate
 from neo_lightning.model.neo import Neo
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.asking import asked, cache_bytes
 from neo_lightning.training.build import Init
 from neo_lightning.training.callbacks import SampleGenerations
@@ -179,11 +180,11 @@ def test_weights_are_gathered_once_and_not_for_every_token(found: dict[str, Any]
         short, long = sorted(each["lengths"])
         assert short < long, "the ranks' answers end at different tokens"
         assert (gathered["before"], gathered["while"]) == (GROUPS, 0)
-        assert gathered["messages"] == long + 1, "the ranks agree whether to stop, and send nothing else"
+        assert gathered["messages"] == long + 2, "the ranks agree whether to stop, and send nothing else"
         assert each["before"] == 0
         layers = GROUPS - 1
         assert each["while"] == layers * (long + 1) + 1, "every layer for every token, the root once"
-        assert each["messages"] == each["while"] + long + 1, "and the ranks agree whether to stop"
+        assert each["messages"] == each["while"] + long + 2, "and the ranks agree whether to stop"
 
 
 def test_samples_that_cannot_be_read_end_every_rank(forks: Server, data: Path, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from torch._dynamo import lookup_backend
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
-from neo_lightning.model.generate import Prompt, generate
+from neo_lightning.model.generate import generate
 from neo_lightning.model.neo import Neo
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.optim import build_adamw
 from neo_lightning.training.stages import apply_stage

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ...answering import Answering, Engine
 from ...answering.settings import built
 from ...data.facts import SampleError, reason_kind
-from ...model.generate import Prompt
+from ...model.prompt import Prompt
 from ...model.sampling import Sampling
 from ..benchmarks import Benchmark
 from ..benchmarks.words import messages_of

@@ -20,10 +20,10 @@ from torch import Tensor
 from neo_lightning.ops.backends import default_backend
 from neo_lightning.ops.interval_attention import flash, flex, reference, tiled
 from neo_lightning.ops.interval_attention import triton as triton_backend
-from neo_lightning.ops.interval_attention.cached import cached_attention
+from neo_lightning.ops.interval_attention.cached import cached_attention, continued_attention, prepare_spans
 
 __all__ = ["BACKENDS", "Backend", "choose_backend", "interval_attention", "prepare_intervals"]
-__all__ += ["cached_attention"]
+__all__ += ["cached_attention", "continued_attention", "prepare_spans"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,10 @@ axes that NEO defines (NEO paper, native RoPE).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from neo_lightning.ops.backends import choose
-from neo_lightning.ops.qk_norm_rope.eager import qk_norm_rope_eager
+from neo_lightning.ops.backends import choose, without_autocast
+from neo_lightning.ops.qk_norm_rope.eager import few_norm_rope, qk_norm_rope_eager
 from neo_lightning.ops.qk_norm_rope.reference import (
     Rope,
     paired_weights,
@@ -22,7 +21,7 @@ from neo_lightning.ops.qk_norm_rope.reference import (
 )
 from neo_lightning.ops.qk_norm_rope.triton import qk_norm_rope_triton
 
-__all__ = ["BACKENDS", "Rope", "paired_weights", "projection_order", "qk_norm_rope", "rope_table"]
+__all__ = ["BACKENDS", "Rope", "few_norm_rope", "paired_weights", "projection_order", "qk_norm_rope", "rope_table"]
 
 BACKENDS = {"reference": qk_norm_rope_reference, "eager": qk_norm_rope_eager, "triton": qk_norm_rope_triton}
 
@@ -43,5 +42,5 @@ def qk_norm_rope(
     Returns:
         [T, N, 2 * head_dim] in the dtype of `x`; computed in float32 (float64 for float64 inputs).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return choose(BACKENDS, backend, x)(x, weights, rope, eps)

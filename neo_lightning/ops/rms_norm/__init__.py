@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from neo_lightning.ops.backends import choose
+from neo_lightning.ops.backends import choose, without_autocast
 from neo_lightning.ops.rms_norm.eager import add_rms_norm_eager, rms_norm_eager
 from neo_lightning.ops.rms_norm.reference import add_rms_norm_reference, rms_norm_reference
 from neo_lightning.ops.rms_norm.triton import add_rms_norm_triton, rms_norm_triton
@@ -26,7 +25,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str = "auto") ->
     Returns:
         [..., E] in the dtype of `x`; computed in float32 (float64 for float64 inputs).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return choose(BACKENDS, backend, x)(x, weight, eps)
 
 
@@ -41,5 +40,5 @@ def add_rms_norm(
     Returns:
         x + delta and its norm, [..., E] each in the dtype of `x`.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return choose(_ADDING, backend, x)(x, delta, weight, eps)

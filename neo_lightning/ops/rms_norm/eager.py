@@ -18,11 +18,16 @@ from torch import Tensor
 
 def rms_norm_eager(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `rms_norm`."""
+    if not torch.is_grad_enabled():
+        return _normed(x, weight, eps)[0]
     return EagerRMSNorm.apply(x.reshape(-1, x.shape[-1]), weight, eps).view(x.shape)
 
 
 def add_rms_norm_eager(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See `add_rms_norm`."""
+    if not torch.is_grad_enabled():
+        total = x + delta
+        return total, _normed(total, weight, eps)[0]
     width = x.shape[-1]
     total, y = EagerAddRMSNorm.apply(x.reshape(-1, width), delta.reshape(-1, width), weight, eps)
     return total.view(x.shape), y.view(x.shape)
@@ -57,11 +62,17 @@ class EagerAddRMSNorm(torch.autograd.Function):
 
 
 def _forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    y, r = _normed(x, weight, eps)
+    ctx.save_for_backward(x, weight, r)
+    return y
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of x and r; without a gradient nothing else is done, which is what counts for few rows."""
     high = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=high)
     r = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    ctx.save_for_backward(x, weight, r)
-    return (x * r).mul_(weight).to(x.dtype)
+    return (x * r).mul_(weight).to(x.dtype), r
 
 
 def _backward(ctx: Any, dy: Tensor, needs_dw: bool) -> tuple[Tensor, Tensor | None]:

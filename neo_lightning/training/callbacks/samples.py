@@ -6,7 +6,7 @@ side). Greedy, so two runs can be compared.
 
     rank 0   samples -> prompts --broadcast--> all ranks, each its share --> answers --gathered--> rank 0 logs
 
-One rank reads, so no two disagree about what is asked. A batch holds up to a context's worth of tokens.
+One rank reads, so no two disagree about what is asked. Up to a context's worth of tokens is asked at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from neo_lightning.data.facts import SampleError
 from neo_lightning.data.index import ShardSource, Source, sample_ids
 from neo_lightning.data.manifest import expand_pattern
 from neo_lightning.data.media.image import unpatchify
-from neo_lightning.model.generate import Prompt
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.asking import asked
 from neo_lightning.training.loggers import RunTensorBoardLogger
 from neo_lightning.training.phases import phase
@@ -183,12 +183,10 @@ class SampleGenerations(Callback):
             prompts = trainer.strategy.broadcast(prompts)
             if not prompts:
                 return
-            size = max(1, context // max(prompt.input_ids.numel() for prompt in prompts))
-            said: list[tuple[int, str]] = []
-            for places, counts in ranks.deal(range(len(prompts)), size):
-                texts = engine.texts([prompts[i] for i in places], max_new_tokens=self.max_new_tokens)
-                said += zip(places, texts, strict=True) if counts else ()
-            answers = dict(ranks.gather(said))
+            size = max(1, context // max(len(prompt) for prompt in prompts))
+            places = ranks.share(range(len(prompts)))
+            said = engine.texts((prompts[i] for i in places), at_once=size, max_new_tokens=self.max_new_tokens)
+            answers = dict(ranks.gather(list(zip(places, said, strict=True))))
         if trainer.is_global_zero:
             self._log(trainer, shown, prompts, [answers[i] for i in range(len(prompts))])
 
