@@ -15,7 +15,8 @@ import torch
 from ..data.facts import SampleError, Turn
 from ..data.rows.collate import Document, collate
 from ..data.text.answers import ANSWER_TOKENS, mark_answers
-from ..data.text.serialize import make_outlines, prompt_from_messages
+from ..data.text.prompt import prompt_from_messages
+from ..data.text.serialize import make_outlines
 from ..data.text.tokenizer import Tokenizer
 from ..model.generate import Prompt, generate, stream
 from ..model.neo import Neo

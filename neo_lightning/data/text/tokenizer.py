@@ -105,13 +105,14 @@ class Tokenizer:
 
         Short texts are remembered, since they recur: role lines, stock questions, one-word answers.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        known = self._known  # threads may share it: it grows, and is then replaced by another, never emptied
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         items = self._bare.encode_batch_fast(new, add_special_tokens=False)
         table = {text: item.ids for text, item in zip(new, items, strict=True)}
-        found = [table[text] if text in table else self._known[text] for text in texts]
-        if len(self._known) >= _KNOWN_TEXTS:
-            self._known.clear()
-        self._known.update((text, ids) for text, ids in table.items() if len(text) <= _SHORT_TEXT)
+        found = [table[text] if text in table else known[text] for text in texts]
+        if len(known) >= _KNOWN_TEXTS:
+            known = self._known = {}
+        known.update((text, ids) for text, ids in table.items() if len(text) <= _SHORT_TEXT)
         return found
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
