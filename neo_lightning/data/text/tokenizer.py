@@ -46,6 +46,11 @@ _MAKE = (
 _KNOWN_TEXTS, _SHORT_TEXT = 4096, 128
 """Texts whose ids are remembered, and characters of the longest: a few megabytes."""
 
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTES = {chr(byte): byte for byte in _PRINTABLE}
+_BYTES |= {chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))}
+"""Letter -> byte, as byte-level vocabularies write bytes (GPT-2): printable ones as they are, others from 256 on."""
+
 
 class TokenizerError(ValueError):
     """The tokenizer cannot be used; the message says what is missing."""
@@ -122,6 +127,11 @@ class Tokenizer:
         """
         shown = [number for number in ids if not (skip_special_tokens and number in self._hidden)]
         return self.backend.decode(shown, skip_special_tokens=False)
+
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes that a token stands for, which need not be whole characters; none of an id without a token."""
+        token = self.backend.id_to_token(number) or ""
+        return token.encode() if token in self.special else bytes(_BYTES[letter] for letter in token)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and the `tokenizer_config.json` that transformers' AutoTokenizer reads."""
