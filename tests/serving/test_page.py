@@ -96,8 +96,11 @@ def test_a_conversation(
     page.locator(".word").first.click()
     expect(page.locator(".assistant .looking")).to_contain_text("of its attention is on what was shown")
     expect(page.locator(".assistant .looking canvas.heat")).to_have_count(4)
+    before = page.locator(".assistant .looking").inner_text()
     page.get_by_label("Layer").select_option("1")
-    expect(page.locator(".assistant .looking canvas.heat")).to_have_count(4)
+    expect(page.locator(".assistant .looking")).not_to_have_text(before, use_inner_text=True)
+    expect(page.locator(".assistant .looking")).to_contain_text("of its attention is on what was shown")
+    page.locator(".assistant .looking").scroll_into_view_if_needed()
     tab.snap("looked")
 
     page.reload()
