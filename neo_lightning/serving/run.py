@@ -68,6 +68,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ValueError: it cannot be had; says why.
     """
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"cannot listen on port {port}: ports are from 0 to 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind)
@@ -77,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             found.close()
             raise
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"cannot listen on {host}, port {port}: {reason}") from error
     return found

@@ -95,24 +95,13 @@ def test_hosts_that_lead_back_here() -> None:
         fetch("http://host@other/", {"host"})
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "10.0.0.1",
-        "127.0.0.1",
-        "169.254.169.254",
-        "100.64.0.1",
-        "0.0.0.0",
-        "224.0.0.1",
-        "::",
-        "::1",
-        "::ffff:127.0.0.1",
-        "fe80::1%eth0",
-        "fd00::1",
-        "64:ff9b::7f00:1",
-        "2002:7f00:1::",
-    ],
+PRIVATE = (
+    *("10.0.0.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
+    *("::", "::1", "::ffff:127.0.0.1", "fe80::1%eth0", "fd00::1", "64:ff9b::7f00:1", "2002:7f00:1::"),
 )
+
+
+@pytest.mark.parametrize("address", PRIVATE)
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not public(address)
     assert public("93.184.216.34")

@@ -23,7 +23,9 @@ from tests.serving.conftest import picture, shown
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Server]:
-    server = Server("neo_lightning.cli.main", "neo_lightning.answering", "neo_lightning.serving.run")
+    server = Server(
+        "neo_lightning.cli.serve", "neo_lightning.serving.app", "neo_lightning.serving.run", "tests.serving.test_serve"
+    )
     yield server
     server.close()
 
@@ -98,7 +100,7 @@ def _answers(tree: object) -> list[object]:
         ("--model {tmp} --adapter x", "NAME=DIR"),
         ("--model {tmp} --name a --adapter a=b", "the model itself is called that"),
         ("--model {tmp} --media-root {tmp}/none", "no such folder"),
-        ("--model {tmp} --port 99999999", "cannot listen on 127.0.0.1, port 99999999"),
+        ("--model {tmp} --port 99999999", "ports are from 0 to 65535"),
         ("--model {tmp} --prot 1", "Did you mean '--port'"),
     ],
 )
