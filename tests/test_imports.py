@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"console", "exits", "data", "model", "checkpoint", "answering"},
     "evaluation": {"data", "model", "answering"},
     "report": {"data", "evaluation"},
+    "serving": {"stopping", "answering"},
     "harness": {"hf"},
     "cli": {
         "console",
@@ -40,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
         "training",
         "evaluation",
         "report",
+        "serving",
         "harness",
     },
     "__main__": {"cli"},

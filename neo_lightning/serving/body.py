@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -31,7 +31,7 @@ class Bodies:
         self.requests = self.bytes = 0
 
     @asynccontextmanager
-    async def taken(self, request: Request) -> AsyncIterator[bytes]:
+    async def taken(self, request: Request) -> AsyncIterator[bytearray]:
         """The request's body, which counts as held within.
 
         Raises:
@@ -59,7 +59,7 @@ class Bodies:
                 raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s", code="timeout") from error
             except ClientDisconnect as error:
                 raise Refused(400, "the client went away", code="disconnected") from error
-            yield bytes(data)
+            yield data
         finally:
             self.requests -= 1
             self.bytes -= held
@@ -71,7 +71,7 @@ def _too_large() -> Refused:
     )
 
 
-def parse(data: bytes) -> dict[str, Any]:
+def parse(data: bytes | bytearray) -> dict[str, Any]:
     """The JSON object of a body; for a thread, as it may take a tenth of a second.
 
     Raises:
@@ -90,5 +90,5 @@ def parse(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _no_number(name: str) -> Callable[[], None]:
+def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..answering.batching import Chosen
 from ..data.text.tokenizer import Tokenizer
-from .answers import Answers, Gone, submitted
+from .answers import Answers, submitted
 from .body import parse
 from .errors import Refused
 from .fields import Asked, read_asked
@@ -25,7 +25,7 @@ async def complete(service: Service, scope: Scope, receive: Receive, send: Send)
 
     Raises:
         Refused: before anything is sent.
-        Gone: the client went away.
+        answers.Gone: the client went away.
     """
     async with service.bodies.taken(Request(scope, receive)) as data:
         asked = await service.in_thread(lambda: read_asked(parse(data)))
@@ -150,6 +150,3 @@ async def _send_json(send: Send, value: Mapping[str, Any]) -> None:
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": head})
     await send({"type": "http.response.body", "body": body})
-
-
-__all__ = ["Gone", "Writer", "complete"]

@@ -43,7 +43,7 @@ class Metrics:
         self.gone = 0
         """Clients that went away before their answer was there."""
         self.first_token = Histogram()
-        """From a whole request to the first token of its answer."""
+        """From the queue's end to the first token of the answer."""
         self.token = Histogram()
         """Between two tokens of one answer, the mean of each answer."""
 

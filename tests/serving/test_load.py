@@ -127,7 +127,7 @@ def test_the_worst_media(engine: Engine, tmp_path: Path) -> None:
         assert more < 3072, f"{more} MB more: two pictures of 81 Mpixels are decoded at a time"
         waited, last = sorted(seconds for _, seconds in others), max(seconds for _, seconds in worst)
         tell(
-            f"6 pictures of 81 Mpixels ({len(pictures) >> 10} KB) and 2 clips of 5 hours: {last:.1f} s for all, {more} MB "
-            f"more; {len(others)} questions about text meanwhile, median {waited[len(waited) // 2]:.2f} s, longest "
-            f"{waited[-1]:.2f} s"
+            f"6 pictures of 81 Mpixels ({len(pictures) >> 10} KB) and 2 clips of 5 hours: {last:.1f} s for all, "
+            f"{more} MB more; {len(others)} questions about text meanwhile, "
+            f"median {waited[len(waited) // 2]:.2f} s, longest {waited[-1]:.2f} s"
         )
