@@ -11,5 +11,6 @@ setup(
         **{package: ["*.yaml"] for package in DATA},
         "neo_lightning.evaluation": ["*.json"],
         "neo_lightning.hf": ["*.jinja"],
+        "neo_lightning.serving": ["*.html"],
     },
 )

@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"data", "model", "answering"},
     "sweep": {"data"},
     "report": {"data", "evaluation", "sweep"},
+    "serving": {"stopping", "answering"},
     "harness": {"hf"},
     "cli": {
         "console",
@@ -41,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
         "training",
         "evaluation",
         "report",
+        "serving",
         "harness",
     },
     "__main__": {"cli"},

@@ -11,7 +11,7 @@ from typing import Any, Unpack, overload
 
 from ..data.facts import SampleError
 from ..data.text.answers import mark_answers
-from ..data.text.serialize import prompt_from_messages
+from ..data.text.prompt import prompt_from_messages
 from ..data.text.tokenizer import Tokenizer
 from ..model.batch import RunningBatch
 from ..model.generate import stream

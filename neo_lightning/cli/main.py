@@ -28,10 +28,11 @@ COMMANDS = {
     "model": ("model", "init | import | export | info | publish: make, convert and describe model folders"),
     "data": ("data", "scenes | import | index | check | plan | stats | inspect: make shards, look at them"),
     "chat": ("chat", "talk to a model folder about text, images and clips"),
+    "serve": ("serve", "a model behind OpenAI's chat completions, with a chat page"),
     "eval": ("eval", "score a model on the papers' benchmarks, or on held-out conversations"),
 }
 
-TRAINS = ("run", "fit")
+STOPPABLE = ("run", "fit", "serve")
 """Commands in which the first Ctrl-C asks to stop, as SIGTERM does."""
 
 
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"neo_lightning {__version__}")
         return 0
     # from here on: a signal that comes while Python imports must not kill the process in the middle of nowhere
-    with stopping.listening(interrupts=args[0] in TRAINS):
+    with stopping.listening(interrupts=args[0] in STOPPABLE):
         return _run(args, traceback)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from neo_lightning.checkpoint.load import load_model
 from neo_lightning.cli.chat import printable
 from neo_lightning.cli.main import main
-from neo_lightning.data.text.serialize import prompt_from_messages
+from neo_lightning.data.text.prompt import prompt_from_messages
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.model.generate import generate
 from neo_lightning.model.prompt import Prompt

@@ -7,11 +7,11 @@ from data_helpers import clip, encoded, picture
 from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
 from neo_lightning.data.media.image import fit, image_facts, smart_resize
 from neo_lightning.data.media.video import decode_frames, video_facts
+from neo_lightning.data.text.prompt import prompt_from_messages
 from neo_lightning.data.text.serialize import (
     build_sequence,
     make_layout,
     make_outlines,
-    prompt_from_messages,
     read_patches,
     text_runs,
     time_label,

@@ -70,3 +70,10 @@ def test_missing_or_broken_folder(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(TokenizerError, match="not a tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+def test_bytes_of_tokens_are_those_of_the_text(tokenizer: Tokenizer) -> None:
+    for text in ("Ünïcödé 漢字 🙂\n\t x", "plain"):
+        assert b"".join(map(tokenizer.token_bytes, tokenizer.encode_text(text))) == text.encode()
+    assert tokenizer.token_bytes(tokenizer.im_end_id) == b"<|im_end|>"
+    assert tokenizer.token_bytes(tokenizer.vocab_size + 5) == b"", "an id of a head that is wider than the vocabulary"

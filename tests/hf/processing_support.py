@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from neo_lightning.answering.conversation import read_conversation
 from neo_lightning.data.text.answers import ANSWER_TOKENS, mark_answers
-from neo_lightning.data.text.serialize import prompt_from_messages
+from neo_lightning.data.text.prompt import prompt_from_messages
 from neo_lightning.data.text.tokenizer import Tokenizer, train_tokenizer
 from neo_lightning.hf.image_processing_neo_chat import NEOChatImageProcessor
 from neo_lightning.hf.positions_neo_chat import positions_and_units

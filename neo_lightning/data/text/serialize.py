@@ -15,7 +15,6 @@ units say what to decode.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neo_lightning.data.facts import MediaError, MediaFacts, SampleError, SampleFacts, Turn
-from neo_lightning.data.media.image import decode_image, image_facts, patchify, smart_resize
-from neo_lightning.data.media.video import choose_moments, decode_frames, in_section, video_facts
+from neo_lightning.data.facts import MediaError, MediaFacts, SampleFacts, Turn
+from neo_lightning.data.media.image import decode_image, patchify, smart_resize
+from neo_lightning.data.media.video import choose_moments, decode_frames
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Mark, Media, Message, PixelBudget, TokenSequence, VideoBudget
+from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Mark, Media, PixelBudget, TokenSequence, VideoBudget
 
 _HOLE = -1
 """In an outline, medium k stands as _HOLE - k."""
@@ -157,21 +156,6 @@ def text_runs(facts: SampleFacts, video: VideoBudget) -> Iterator[str]:
             yield from (time_label(second, video) for second in seconds.tolist())
 
 
-def prompt_outline(turns: Sequence[Turn], tokenizer: Tokenizer, *, opened: bool = False) -> Outline:
-    """Outline that ends with the assistant's line, for the model to go on. Nothing is supervised.
-
-    With `opened` the last turn is what the answer opens with (a caption's picture).
-    """
-    outline = make_outlines([turns], tokenizer)[0]
-    tail = [tokenizer.im_start_id, *tokenizer.encode_text("assistant\n")]
-    if opened:  # take the end mark off again
-        ids, tail = outline.ids[: -1 - len(tokenizer.newline_ids)], []
-    else:
-        ids = outline.ids
-    ids = np.concatenate([ids, np.array(tail, dtype=np.int32)])
-    return Outline(ids, np.zeros(len(ids), dtype=bool))
-
-
 def make_layout(
     outline: Outline, media: Sequence[MediaFacts], tokenizer: Tokenizer, image: PixelBudget, video: VideoBudget
 ) -> Layout:
@@ -268,11 +252,11 @@ def read_patches(layout: Layout, media: Sequence[Media], facts: Sequence[MediaFa
         raise MediaError(f"{len(media)} media were read, {len(facts)} were planned")
     patches: list[Tensor] = []
     for medium, fact, segment in zip(media, facts, layout.segments, strict=True):
-        patches += _read_medium(medium, fact, segment)
-    return _together(patches)
+        patches += read_medium(medium, fact, segment)
+    return together(patches)
 
 
-def _read_medium(medium: Media, fact: MediaFacts, segment: Segment) -> Iterator[Tensor]:
+def read_medium(medium: Media, fact: MediaFacts, segment: Segment) -> Iterator[Tensor]:
     """Patches [P, 768] uint8 of each of a medium's units."""
     units = [piece for piece in segment if isinstance(piece, Unit)]
     if medium.kind != fact.kind:
@@ -283,62 +267,7 @@ def _read_medium(medium: Media, fact: MediaFacts, segment: Segment) -> Iterator[
     return map(patchify, decode_frames(medium.data, fact, [unit.frame for unit in units], size))
 
 
-def _together(patches: list[Tensor]) -> Tensor:
+def together(patches: list[Tensor]) -> Tensor:
     if len(patches) == 1:  # most often; one picture need not be copied
         return patches[0]
     return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)
-
-
-def prompt_from_messages(
-    messages: Sequence[Message], tokenizer: Tokenizer, image_budget: PixelBudget, video_budget: VideoBudget
-) -> tuple[TokenSequence, Tensor]:
-    """Tokens that end in `<|im_start|>assistant\\n`, and patches [P, 768] uint8.
-
-    A trailing assistant message is the answer to be found: it is left out, except for media it opens with (a caption's
-    picture stands there).
-
-    Raises:
-        SampleError: no message, or a medium that cannot be read.
-    """
-    turns: list[Turn] = []
-    media: list[Media] = []
-    opened = False
-    for number, message in enumerate(messages):
-        answer = number == len(messages) - 1 and message.role == "assistant"
-        parts: list[str | int] = []
-        for part in message.parts:
-            if isinstance(part, Media):
-                parts.append(len(media))
-                media.append(part)
-            elif answer:
-                break
-            else:
-                parts.append(part)
-        if parts or not answer:
-            opened = answer
-            turns.append(Turn(role=message.role, parts=tuple(parts)))
-    if not turns:
-        raise SampleError("nothing to answer: the conversation has no message before the answer")
-    facts = []
-    for medium in media:
-        with _named(medium):
-            if medium.kind == "image":
-                facts.append(image_facts(medium.data))
-            else:
-                facts.append(in_section(video_facts(medium.data), medium.section))
-            smart_resize(facts[-1].height, facts[-1].width, image_budget)  # an aspect ratio that is refused, by name
-    layout = make_layout(prompt_outline(turns, tokenizer, opened=opened), facts, tokenizer, image_budget, video_budget)
-    patches: list[Tensor] = []
-    for medium, fact, segment in zip(media, facts, layout.segments, strict=True):
-        with _named(medium):
-            patches += _read_medium(medium, fact, segment)
-    return build_sequence(layout, tokenizer), _together(patches)
-
-
-@contextmanager
-def _named(medium: Media) -> Iterator[None]:
-    """Errors say which medium it is: a prompt may show many."""
-    try:
-        yield
-    except MediaError as error:
-        raise MediaError(f"{medium.name}: {error}" if medium.name else str(error)) from error

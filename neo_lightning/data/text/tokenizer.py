@@ -46,6 +46,11 @@ _MAKE = (
 _KNOWN_TEXTS, _SHORT_TEXT = 4096, 128
 """Texts whose ids are remembered, and characters of the longest: a few megabytes."""
 
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTES = {chr(byte): byte for byte in _PRINTABLE}
+_BYTES |= {chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))}
+"""Letter -> byte, as byte-level vocabularies write bytes (GPT-2): printable ones as they are, others from 256 on."""
+
 
 class TokenizerError(ValueError):
     """The tokenizer cannot be used; the message says what is missing."""
@@ -105,13 +110,14 @@ class Tokenizer:
 
         Short texts are remembered, since they recur: role lines, stock questions, one-word answers.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        known = self._known  # threads may share it: it grows, and is then replaced by another, never emptied
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         items = self._bare.encode_batch_fast(new, add_special_tokens=False)
         table = {text: item.ids for text, item in zip(new, items, strict=True)}
-        found = [table[text] if text in table else self._known[text] for text in texts]
-        if len(self._known) >= _KNOWN_TEXTS:
-            self._known.clear()
-        self._known.update((text, ids) for text, ids in table.items() if len(text) <= _SHORT_TEXT)
+        found = [table[text] if text in table else known[text] for text in texts]
+        if len(known) >= _KNOWN_TEXTS:
+            known = self._known = {}
+        known.update((text, ids) for text, ids in table.items() if len(text) <= _SHORT_TEXT)
         return found
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
@@ -121,6 +127,11 @@ class Tokenizer:
         """
         shown = [number for number in ids if not (skip_special_tokens and number in self._hidden)]
         return self.backend.decode(shown, skip_special_tokens=False)
+
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes that a token stands for, which need not be whole characters; none of an id without a token."""
+        token = self.backend.id_to_token(number) or ""
+        return token.encode() if token in self.special else bytes(_BYTES[letter] for letter in token)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and the `tokenizer_config.json` that transformers' AutoTokenizer reads."""

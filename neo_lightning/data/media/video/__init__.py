@@ -106,6 +106,11 @@ def decode_frames(
     return [torch.from_numpy(found[tick]).permute(2, 0, 1) for tick in ticks]
 
 
+def limit_decoder(*, cpu_seconds: float, wall_seconds: float, memory: int) -> None:
+    """Bound what one clip may take in this thread, from now on; see `process.ClipDecoder`. Memory in bytes."""
+    _thread.decoder = ClipDecoder(cpu_seconds, wall_seconds, memory)
+
+
 def _decoder() -> ClipDecoder:
     if not hasattr(_thread, "decoder"):
         _thread.decoder = ClipDecoder()

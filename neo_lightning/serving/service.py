@@ -1,0 +1,208 @@
+"""The model and its threads: turns with addresses -> a prompt, and the tickets of its answers.
+
+Media are read and decoded by a few threads, text is tokenised by others, so that clips that take long keep nobody from
+asking about text. Before anything is decoded its headers tell how many tokens and pixels it will be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from typing import TypeVar
+
+from ..answering import Engine
+from ..answering.attention import Attention, attention
+from ..answering.batching import Batching
+from ..answering.seen import SeenMedium, plan, read, seen
+from ..data.facts import SampleError
+from ..data.media.video import limit_decoder
+from ..data.text.prompt import PromptPlan
+from ..model.generate import Prompt
+from ..model.sampling import Sampling
+from ..types import Media, Message
+from .body import Bodies
+from .errors import Refused, busy, too_long
+from .media import Sources
+from .messages import Address, Turn
+from .metrics import Metrics
+
+T = TypeVar("T")
+
+MEDIA_THREADS = 2
+CLIP_CPU_SECONDS, CLIP_WALL_SECONDS = 20.0, 60.0
+CLIP_MEMORY = 2 << 30
+"""Address space of the process that decodes a clip."""
+MOST_PIXELS = 200_000_000
+"""Of all images of a request, as their files hold them."""
+MOST_CLIPS = 8
+BESIDES = 64
+"""Requests under way beside those that wait: read, decoded, answered, sent."""
+
+
+class Service:
+    """What the endpoints share. `close` ends it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        name: str,
+        adapters: Sequence[str] = (),
+        sources: Sources | None = None,
+        cache_tokens: int,
+        waiting: int,
+    ) -> None:
+        """
+        Args:
+            engine: the model; adapters are loaded.
+            name: of the model in requests.
+            adapters: names of loaded adapters, which are model names too.
+            sources: where media may come from.
+            cache_tokens, waiting: see `Batching`.
+        """
+        self.engine, self.name, self.adapters = engine, name, tuple(adapters)
+        self.batching = Batching(engine, cache_tokens=cache_tokens, waiting=waiting)
+        self.room = min(cache_tokens, engine.model.config.max_position_embeddings)
+        """Tokens of a prompt and its answer."""
+        self.waiting = waiting
+        self.sources = sources or Sources()
+        self.bodies, self.metrics = Bodies(waiting + BESIDES), Metrics()
+        self.started = int(time.time())
+        self.stopping = False
+        self._longest_token = max(len(token) for token in engine.tokenizer.backend.get_vocab())
+        self._text = ThreadPoolExecutor(2, "text")
+        self._media = ThreadPoolExecutor(MEDIA_THREADS, "media", initializer=_media_thread)
+        self._looking = asyncio.Semaphore(1)
+
+    def close(self) -> None:
+        """End every answer and all threads; takes as long as what they are in the middle of."""
+        self.batching.close()
+        for pool in (self._text, self._media):
+            pool.shutdown(cancel_futures=True)
+
+    def adapter(self, model: str) -> str | None:
+        """The adapter behind a model's name; None for the base.
+
+        Raises:
+            Refused: there is no such model.
+        """
+        if model == self.name:
+            return None
+        if model not in self.adapters:
+            known = ", ".join((self.name, *self.adapters))
+            raise Refused(
+                404, f"there is no model {model[:80]!r}; there is {known}", param="model", code="model_not_found"
+            )
+        return model
+
+    def sampling(self, changes: Mapping[str, float]) -> Sampling:
+        """The folder's, changed."""
+        return Sampling(**{**asdict(self.engine.answering.sampling), **changes})
+
+    async def in_thread(self, what: Callable[[], T]) -> T:
+        """Run what needs no medium."""
+        return await asyncio.get_running_loop().run_in_executor(self._text, what)
+
+    async def plan(self, turns: Sequence[Turn]) -> PromptPlan:
+        """The conversation's prompt, of which nothing is decoded yet.
+
+        Raises:
+            Refused: a medium that cannot be used, or more than there is room for.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool(turns), partial(self._plan, turns))
+
+    async def prompt(self, turns: Sequence[Turn], longest: int | None) -> tuple[Prompt, int]:
+        """The conversation's prompt, and how many tokens its answer may have.
+
+        Raises:
+            Refused: see `plan`; or a medium is damaged.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool(turns), partial(self._prompt, turns, longest)
+        )
+
+    def seen(self, planned: PromptPlan) -> list[SeenMedium]:
+        """What the model is shown."""
+        return seen(self.engine, planned)
+
+    async def attention(
+        self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None
+    ) -> tuple[PromptPlan, Attention]:
+        """Where the model looked for a word of its answer; one at a time.
+
+        Raises:
+            Refused: see `plan`; or no such word or layer, or adapters, between which only the batching may switch.
+        """
+        if self.adapters:
+            raise Refused(400, "attention is shown by a server without adapters", code="unsupported")
+        if self._looking.locked():
+            raise busy("attention is being computed for somebody")
+        async with self._looking:
+            pool = self._pool(turns)
+            return await asyncio.get_running_loop().run_in_executor(
+                pool, partial(self._attention, turns, answer, start, end, layer)
+            )
+
+    # ---- in threads
+
+    def _pool(self, turns: Sequence[Turn]) -> ThreadPoolExecutor:
+        return self._media if any(isinstance(part, Address) for turn in turns for part in turn.parts) else self._text
+
+    def _plan(self, turns: Sequence[Turn]) -> PromptPlan:
+        letters = sum(len(part.encode()) for turn in turns for part in turn.parts if isinstance(part, str))
+        if letters > self.room * self._longest_token:  # whatever the words are; tokenising them takes memory
+            raise too_long(f"{letters} bytes of text cannot fit into {self.room} tokens")
+        clips = sum(isinstance(part, Address) and part.kind == "video" for turn in turns for part in turn.parts)
+        if clips > MOST_CLIPS:
+            raise Refused(400, f"{clips} clips are more than {MOST_CLIPS}", param="messages")
+        messages = [Message(role=turn.role, parts=tuple(map(self._read, turn.parts))) for turn in turns]
+        try:
+            planned = plan(self.engine, messages)
+        except SampleError as error:
+            raise Refused(400, str(error), param="messages", code="invalid_media") from error
+        if planned.layout.length >= self.room:
+            length = planned.layout.length
+            raise too_long(f"the conversation has {length} tokens, and there is room for {self.room} with the answer")
+        pixels = sum(facts.width * facts.height for facts in planned.facts if facts.kind == "image")
+        if pixels > MOST_PIXELS:
+            raise Refused(400, f"images of {pixels} pixels together are more than {MOST_PIXELS}", param="messages")
+        return planned
+
+    def _read(self, part: str | Address) -> str | Media:
+        return self.sources.read(part) if isinstance(part, Address) else part
+
+    def _prompt(self, turns: Sequence[Turn], longest: int | None) -> tuple[Prompt, int]:
+        planned = self._plan(turns)
+        left = self.room - planned.layout.length
+        if longest is not None and longest > left:
+            raise too_long(
+                f"the conversation has {planned.layout.length} tokens and the answer may have {longest}: there is room "
+                f"for {self.room}"
+            )
+        try:
+            return read(planned), longest or min(self.engine.answering.max_new_tokens, left)
+        except SampleError as error:
+            raise Refused(400, str(error), param="messages", code="invalid_media") from error
+
+    def _attention(
+        self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None
+    ) -> tuple[PromptPlan, Attention]:
+        planned = self._plan(turns)
+        try:
+            if len(answer) > self.room * self._longest_token:
+                raise too_long("the answer is longer than any answer can be")
+            if (length := planned.layout.length + len(self.engine.tokenizer.encode_text(answer))) > self.room:
+                raise too_long(f"conversation and answer have {length} tokens, and there is room for {self.room}")
+            return planned, attention(self.engine, read(planned), answer, start, end, layer=layer)
+        except SampleError as error:
+            raise Refused(400, str(error), param="messages", code="invalid_media") from error
+        except ValueError as error:
+            raise Refused(400, str(error)) from error
+
+
+def _media_thread() -> None:
+    limit_decoder(cpu_seconds=CLIP_CPU_SECONDS, wall_seconds=CLIP_WALL_SECONDS, memory=CLIP_MEMORY)
