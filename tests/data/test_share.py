@@ -43,6 +43,7 @@ def test_parts_joined_are_the_row(parts: int) -> None:
         assert torch.equal(joined[:CONTEXT], getattr(row, name)), name
         assert joined.dtype == getattr(row, name).dtype
     assert (torch.cat([part.targets for part in cut])[CONTEXT:] == IGNORE).all()
+    assert not torch.cat([part.weights for part in cut])[CONTEXT:].any()
     assert torch.equal(torch.cat([part.visual_index + part.offset for part in cut]), row.visual_index)
     assert torch.equal(torch.cat([part.places + part.offset for part in cut]), row.places)
     for part in cut:
