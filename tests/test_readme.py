@@ -22,10 +22,12 @@ import pytest
 from tests import elsewhere
 from tests.forks import Server
 from tests.readme import stand_ins
+from tests.readme.served import ask_the_server
 from tests.readme.steps import Step, read
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 
 
@@ -84,6 +86,7 @@ PROMISES = {
     r"eval .*PETS": exists("runs/demo-0/scores/scores.html", "runs/demo-0/scores/pets/graded.jsonl"),
     r"eval .*colour-": says("exact match", "colour"),
     r"eval .*--source cats": says("ANLS", "cats"),
+    r"serve --model": says("demo-0: http://", "/v1"),
     r"model publish": exists("runs/demo-0/export/README.md"),
     r"model info": says("parameters"),
     r"data tokenizer --from": exists("runs/tokenizer/tokenizer.json"),
@@ -131,6 +134,9 @@ def execute(step: Step, folder: Path, environment: dict[str, str], forks: Server
         except subprocess.CalledProcessError as error:
             return error.returncode, error.output
     words = shlex.split(text, comments=True) if step.kind == "command" else []
+    if words[1:2] == ["serve"]:
+        program = next(step.text for step in read(SERVING) if step.kind == "python")
+        return ask_the_server(words[1:], program, folder, environment, forks)
     if (
         words and words[0] in ("neo-lightning", "lightning") and "&&" not in words
     ):  # at once, where a shell adds nothing
