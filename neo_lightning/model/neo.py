@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, initial_state
 from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
+from neo_lightning.model.low_rank import Adapters
 from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.fp8 import STEP
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
@@ -100,6 +101,8 @@ class Neo(nn.Module):
         if fp8 and any(width % STEP for width in widths.values()):
             raise ValueError(f"fp8 takes widths in multiples of {STEP}, the model's are {widths}")
         self.config, self.attention = config, attention
+        self.adapters = Adapters()
+        """Low-rank terms that lie beside the weights (`model.lora`); none at first."""
         self.vision_model = VisionModel(config)
         self.language_model = LanguageModel(config, fp8)
 
