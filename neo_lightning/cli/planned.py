@@ -11,6 +11,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from ..evaluation.context import Evaluation
     from ..model.config import NeoConfig
+    from ..model.lora import Lora
     from ..training.devices import Device
     from ..training.memory import Layout
     from ..training.outlook import StageOutlook
@@ -22,6 +23,7 @@ class Planned:
     """What a recipe says, as far as an outlook needs it."""
 
     config: NeoConfig
+    lora: Lora | None
     sizes: Mapping[str, int]
     """Elements of each parameter."""
     stages: Mapping[str, Stage]
@@ -48,6 +50,7 @@ class Planned:
             device=device,
             devices=changes.get("devices", self.devices),
             layout=changes.get("layout", self.layout),
+            lora=self.lora,
             network=changes.get("network", NETWORK),
         )
 
@@ -58,11 +61,10 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     Raises:
         UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
     """
-    import torch
-
-    from ..model.neo import Neo
-    from ..training.build import Init, read_config
+    from ..model.lora import Lora
+    from ..training.build import Init, network, read_config
     from ..training.memory import Layout
+    from ..training.stages import check_stages, never_trained
     from .arguments import parse
     from .parser import NeoCLI, build_stage
 
@@ -73,9 +75,12 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     found = ParseOnly(parse(argv)).config
     model, trainer = found["model"].as_dict(), found["trainer"].as_dict()
     config = read_config(model.get("model"), Init(**(model.get("init") or {})))
-    with torch.device("meta"):
-        sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
+    lora = Lora(**model["lora"]) if model.get("lora") else None
+    built = network(config, lora)
+    sizes = {name: p.numel() for name, p in built.named_parameters()}
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
+    if lora is not None:
+        check_stages(built, stages, config.extra_num_layers)
     count = _devices(trainer) if devices is None else devices
     shard_size = shard_size_of(trainer) or count
     if count < 1:
@@ -84,6 +89,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         raise UserError(f"--devices must be a multiple of the strategy's shard_size {shard_size}, got {count}")
     return Planned(
         config=config,
+        lora=lora,
         sizes=sizes,
         stages=stages,
         modalities=_modalities(found["data"].as_dict().get("manifest"), stages),
@@ -94,6 +100,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
             kernels="triton" if gpu else "eager",
+            halved=frozenset() if lora is None else frozenset(never_trained(sizes, stages, config.extra_num_layers)),
         ),
         devices=count,
         evaluations=_asked_while_training(found["evaluation"]),

@@ -1,11 +1,11 @@
 """LoRA (arXiv 2106.09685): which weights have low-rank terms, and several named adapters in one model.
 
-    q k v o hw mlp patch     projections of all layers, and the two convolutions of the patch embedding
-    backbone                 q k v o mlp of the layers behind the pre-buffer
-    vision                   the pre-buffer's layers whole, hw of all layers, patch
-    all                      both
+q k v o hw mlp patch     projections of all layers, and the two convolutions of the patch embedding
+backbone                 q k v o mlp of the layers behind the pre-buffer
+vision                   the pre-buffer's layers whole, hw of all layers, patch
+all                      both
 
-    add_adapter(model, "cats", modules, ...); use(model, "cats"); use(model, None)
+add_adapter(model, "cats", modules, ...); use(model, "cats"); use(model, None)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,11 @@ def is_term(name: str) -> bool:
     return _MARK in name
 
 
+def term_name(module: str, factor: str) -> str:
+    """Name of A or B of the only adapter of a model, beside a module's weight."""
+    return f"{module}{_MARK}0.{factor}"
+
+
 def weight_of(name: str) -> str:
     """A term's parameter -> the weight that it lies beside."""
     return f"{name.partition(_MARK)[0]}.weight"
@@ -160,7 +166,7 @@ def add_adapter(
         term = LowRank(weight, rank=rank, scale=scale, dropout=dropout, dtype=dtype or weight.dtype)
         if not hasattr(module, "lora"):
             module.lora = Terms(adapters)
-        module.lora[slot] = terms[path] = term.train(model.training)  # type: ignore[index,operator]
+        cast(Terms, module.lora)[slot] = terms[path] = term.train(model.training)
     adapters.slots[name] = slot
     return terms
 
@@ -189,7 +195,9 @@ def remove_adapter(model: Neo, name: str) -> None:
     use(model, name)
     slot = adapters.slots.pop(name)
     for module in _with_terms(model):
-        module.lora.pop(slot) if slot in module.lora else None  # type: ignore[operator,union-attr]
+        terms = cast(Terms, module.lora)
+        if slot in terms:
+            del terms[slot]
     use(model, None if before == name else before)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -44,9 +45,9 @@ class LowRank(nn.Module):
             dtype: of the parameters.
         """
         super().__init__()
-        how = {"dtype": dtype, "device": weight.device}
-        self.A = nn.Parameter(torch.empty(rank, *weight.shape[1:], **how))
-        self.B = nn.Parameter(torch.empty(weight.shape[0], rank, *(1 for _ in weight.shape[2:]), **how))
+        self.A = nn.Parameter(torch.empty((rank, *weight.shape[1:]), dtype=dtype, device=weight.device))
+        shape = (weight.shape[0], rank, *(1 for _ in weight.shape[2:]))
+        self.B = nn.Parameter(torch.empty(shape, dtype=dtype, device=weight.device))
         self.scale, self.dropout = scale, dropout
 
     def delta(self) -> Tensor:
@@ -66,9 +67,9 @@ class Terms(nn.ModuleDict):
 def active_term(module: nn.Module) -> LowRank | None:
     """The term of a module's weight that is in use."""
     terms: Terms | None = getattr(module, "lora", None)
-    if terms is None or terms.adapters.active not in terms:
+    if terms is None or (slot := terms.adapters.active) is None or slot not in terms:
         return None
-    return terms[terms.adapters.active]  # type: ignore[return-value]
+    return cast(LowRank, terms[slot])
 
 
 def as_matrix(weight: Tensor) -> Tensor:
@@ -77,7 +78,10 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 
 def low_rank(
-    x: Tensor, modules: Sequence[nn.Module], order: Order | None = None, rows: Callable[[Tensor], Tensor] = as_matrix
+    x: Tensor,
+    modules: Sequence[nn.Linear | nn.Conv2d],
+    order: Order | None = None,
+    rows: Callable[[Tensor], Tensor] = as_matrix,
 ) -> Tensor | None:
     """What the active adapter adds to the joint product of the modules' weights.
 
