@@ -90,9 +90,10 @@ def backward_flops(
     pairs: int,
     supervised: int,
     trained: Callable[[str], bool],
-    ranks: Mapping[str, int],
+    ranks: Mapping[str, int] | None = None,
 ) -> int:
     """Operations of one backward pass, those in low-rank terms left out; see `flops_per_step`."""
+    ranks = ranks or {}
     conv1, conv2 = _vision_products(config, patches)
     conv1_on, conv2_on = (
         trained(name + "weight") or trained(name + "bias") or name + "weight" in ranks for name in (_CONV1, _CONV2)
