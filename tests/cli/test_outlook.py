@@ -40,7 +40,7 @@ def test_a_recipes_outlook_is_shown_by_stage(capsys: pytest.CaptureFixture[str])
     assert float(days) == pytest.approx(7200 * 128 * 36864 / rate / 86400, rel=0.01)
     assert float(pairs.replace(",", "")) > 1000
     assert found["pretrain"][0] == "864.9 M"
-    assert found["weights, float32"] == [f"{2.585453568e9 * 4 / 8 / 2**30:.2f}"] * 4
+    assert found["weights as kept"] == [f"{2.585453568e9 * 4 / 8 / 2**30:.2f}"] * 4
     assert float(found["most at one time"][3]) < 60
     assert "no GPU has been measured" in " ".join(shown.split())
 
@@ -94,7 +94,9 @@ HARDWARE = {
 """Shipped recipe -> what its head says it runs on."""
 
 
-@pytest.mark.parametrize("name", sorted(shipped("recipes").keys() - {"photos", "photos_lora"}))  # whose model is a run's
+@pytest.mark.parametrize(
+    "name", sorted(shipped("recipes").keys() - {"photos", "photos_lora"})
+)  # whose model is a run's
 def test_a_shipped_recipe_fits_its_hardware(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     device, count = HARDWARE[name]
     preset = ["--model.model=neo_ov_2b"] if name.startswith("finetune") else []  # theirs is a folder of the user's
