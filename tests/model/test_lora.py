@@ -153,7 +153,9 @@ def test_several_adapters_do_not_meet() -> None:
     remove_adapter(model, "v1.2")
     assert torch.equal(losses(model), alone["items"])
     adapted(None, "again", 0, model)
-    assert torch.equal(losses(model), alone["v1.2"]), "a new adapter does not take the place of one that is there"
+    assert torch.equal(losses(model), alone["v1.2"])
+    use(model, "items")
+    assert torch.equal(losses(model), alone["items"]), "a new adapter does not take the place of one that is there"
 
 
 def test_frozen_weights_cost_no_gradient() -> None:
