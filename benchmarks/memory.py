@@ -19,7 +19,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,23 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader, IterableDataset
 
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.lora import Lora
 from neo_lightning.model.neo import Neo
+from neo_lightning.training import build
 from neo_lightning.training.callbacks import Curriculum
 from neo_lightning.training.memory import Layout, RowCounts, layer_backward, step_memory
 from neo_lightning.training.module import NeoModule
 from neo_lightning.training.parallel import ActivationCheckpointing
 from neo_lightning.training.stages import trained_names
 from neo_lightning.training.strategy import NeoStrategy
+from neo_lightning.training.term_memory import TermsOfRun
 from neo_lightning.types import PackedBatch, Stage
 
 SIZES = {"small": (256, 3, 4096, 512), "medium": (512, 12, 16384, 4096)}
 """Name -> width, layers, vocabulary, tokens: 4 and 45 M parameters."""
-TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",)}
+TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",), 3: ("lora",)}
+"""3: low-rank terms beside everything."""
+LORA = Lora(rank=8)
 MODES: dict[str, tuple[ActivationCheckpointing, int]] = {
     "none": ("none", 0),
     "selective": ("selective", 0),
@@ -135,7 +140,8 @@ def train(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode:
     first = packed_row(config, 64, "text")
     tokens = row.input_ids.numel()
     plan = Stage(steps=2, context=tokens, packs_per_step=1, mixture={"x": 1.0}, lr=1e-4, trains=TRAINS[stage])
-    how = {"activation_checkpointing": MODES[mode][0], "recomputed_layers": MODES[mode][1]}
+    how: dict[str, Any] = {"activation_checkpointing": MODES[mode][0], "recomputed_layers": MODES[mode][1]}
+    how["lora"] = LORA if stage == 3 else None
     module, marks = NeoModule({"one": plan}, model=config, **how), Marks()  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -196,8 +202,9 @@ def measure(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mod
 def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode: str) -> dict[str, int]:
     """Part -> bytes, by the formula; `layer` is the last one, as measured."""
     assert row.info is not None
-    with torch.device("meta"):
-        sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
+    lora = LORA if stage == 3 else None
+    terms = TermsOfRun.of(lora, config)
+    sizes = {name: p.numel() for name, p in build.network(config, lora).named_parameters()}
     counts = RowCounts(
         tokens=row.input_ids.numel(),
         visual=row.visual_index.numel(),
@@ -211,8 +218,10 @@ def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode
         kernels="eager",
     )
     trained = trained_names(sizes, TRAINS[stage], config.extra_num_layers)
-    found = asdict(step_memory(config, sizes, trained.__contains__, counts, layout))
-    last = layer_backward(config, trained.__contains__, config.num_hidden_layers - 1, counts, layout)
+    if lora is not None:
+        layout = replace(layout, halved=frozenset(set(sizes) - trained))
+    found = asdict(step_memory(config, sizes, trained.__contains__, counts, layout, terms))
+    last = layer_backward(config, trained.__contains__, config.num_hidden_layers - 1, counts, layout, terms)
     return {**found, "layer": last}
 
 

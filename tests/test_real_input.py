@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from neo_lightning.answering import Answering, Engine, load, write_folder
 from neo_lightning.cli.chat import printable
@@ -88,6 +89,31 @@ def test_a_model_fine_tuned_on_photographs_answers_about_them(
     monkeypatch.setenv("NEO_DATA", str(shards))
     assert main(["run", "photos", f"--run.dir={shards}"]) == 0
     model = load(shards / "export")
+    assert not wrong_answers(model, shards), "trained questions that the model does not answer"
+    held_out(shards, model)
+
+
+@pytest.mark.slow
+def test_low_rank_terms_reach_the_answers_of_the_whole_model(
+    base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With under 5% of its parameters; the merged export and the adapter beside the base answer alike."""
+    monkeypatch.setenv("NEO_MODEL", str(base))
+    monkeypatch.setenv("NEO_DATA", str(shards))
+    line = ["run", "photos_lora", f"--run.dir={tmp_path}", "--evaluation=[]"]
+    assert main(line) == 0
+    base_model = load(base)
+    assert len(wrong_answers(base_model, shards)) > 10, "the base knows the answers: nothing would be proved"
+    learned = sum(x.numel() for x in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values())
+    assert learned < 0.05 * sum(p.numel() for p in base_model.model.parameters())
+    for model in (load(tmp_path / "export"), load(base, adapter=tmp_path / "adapter")):
+        assert not wrong_answers(model, shards), "trained questions that the model does not answer"
+    assert main(["model", "merge", str(base), str(tmp_path / "adapter"), str(tmp_path / "merged")]) == 0
+    assert not wrong_answers(load(tmp_path / "merged"), shards)
+
+
+def wrong_answers(model: Engine, shards: Path) -> list[tuple[str, str, tuple[object, ...]]]:
+    """Key, what the model says, what it was trained to say."""
     wrong = []
     for source in sources(shards):
         for sample in iterate_samples(source):
@@ -96,8 +122,7 @@ def test_a_model_fine_tuned_on_photographs_answers_about_them(
                     answer = model.answer(sample.messages[:turn], max_new_tokens=40).strip()
                     if answer != "".join(str(part) for part in message.parts):
                         wrong.append((sample.key, answer, message.parts))
-    assert not wrong, "trained questions that the model does not answer"
-    held_out(shards, model)
+    return wrong
 
 
 def held_out(run: Path, model: Engine) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint.adapters import Adapter, adapter_folder, merge_adapter, read_adapter, write_adapter
 from ..checkpoint.export import export_model
 from ..checkpoint.load import load_model
 from ..checkpoint.read import model_folder
 from ..data.text.tokenizer import Tokenizer
+from ..model.config import NeoConfig
 from ..model.neo import Neo
 from .engine import Engine
-from .settings import TEMPLATE, Answering
+from .settings import PROCESSOR, TEMPLATE, Answering
 
 
 def load(
@@ -21,6 +23,7 @@ def load(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    adapter: str | Path | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     fps: float | None = None,
@@ -31,6 +34,8 @@ def load(
     Args:
         source: a folder in the released layout, such as a run's `export`, or `hf://owner/name`.
         device: None takes the GPU where there is one.
+        adapter: folder (or id) of a LoRA adapter, whose weights are merged into the model's in memory; the model is
+            asked as the adapter was trained, where its folder says how.
         dtype: None takes bfloat16 on a GPU and float32 on a CPU.
         min_pixels, max_pixels: of an image, in place of the folder's; see `Answering.changed`.
         fps, max_frames: of a clip, likewise.
@@ -49,8 +54,13 @@ def load(
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, dtype=dtype, device=device).eval()
+    asked_as = folder
+    if adapter is not None:
+        asked_as = adapter_folder(adapter)
+        merge_adapter(model, read_adapter(asked_as, model.config))
+        asked_as = asked_as if (asked_as / PROCESSOR).is_file() else folder
     model.lay_together()
-    answering = Answering.read(folder, model.config)
+    answering = Answering.read(asked_as, model.config)
     changed = answering.changed(min_pixels=min_pixels, max_pixels=max_pixels, fps=fps, max_frames=max_frames)
     return Engine(model, tokenizer, changed)
 
@@ -86,3 +96,16 @@ def write_folder(
     if not own_template:
         del files[TEMPLATE]
     return export_model(model, config, folder, tokenizer, files=files)
+
+
+def write_adapter_folder(
+    adapter: Adapter, config: NeoConfig, folder: str | Path, tokenizer: str | Path, answering: Answering
+) -> Path:
+    """Write an adapter's folder that says how the model is asked with it; see `write_folder`.
+
+    Raises:
+        ValueError: tensors that do not fit the config, or that an adapter's file cannot hold.
+    """
+    files = answering.files(Tokenizer.load(tokenizer))
+    del files[TEMPLATE]
+    return write_adapter(adapter, config, folder, files=files)

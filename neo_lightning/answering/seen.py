@@ -9,7 +9,7 @@ from typing import Literal
 from ..data.media.video import choose_moments
 from ..data.text.answers import ANSWER_TOKENS, mark_answers
 from ..data.text.prompt import PromptPlan, plan_prompt
-from ..model.generate import Prompt
+from ..model.prompt import Prompt
 from ..types import Message
 from .engine import Engine
 

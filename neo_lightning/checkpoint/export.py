@@ -84,7 +84,7 @@ def export_model(
     check_tensors(tensors, expected, f"export to {folder}: the tensors do not fit the config")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with _beside(target) as written:
+    with beside(target) as written:
         _write_weights({name: tensors[name] for name in expected}, written, dtype, shard_bytes)
         released = {**config.to_dict(), "auto_map": AUTO_MAP}
         (written / CONFIG).write_text(json.dumps(released, indent=2) + "\n", encoding="utf-8")
@@ -113,7 +113,7 @@ def _old_card(target: Path) -> list[Path]:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def beside(target: Path) -> Iterator[Path]:
     """An empty folder beside another, always of the same name: what a killed export left there goes with the next."""
     folder = target.with_name(f".{target.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)

@@ -77,7 +77,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ValueError(_nothing_to_read(folder))
     tensors: dict[str, Tensor] = {}
     for file in files:
-        found = _read_file(file)
+        found = read_file(file)
         twice = sorted(set(found) & set(tensors))
         if twice:
             raise ValueError(f"{file}: {twice[0]} is in another shard as well ({len(twice)} such tensors)")
@@ -127,7 +127,12 @@ def _read_index(folder: Path) -> dict[str, str]:
     return weight_map
 
 
-def _read_file(file: Path) -> dict[str, Tensor]:
+def read_file(file: Path) -> dict[str, Tensor]:
+    """Every tensor of one safetensors file, memory-mapped.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         with safe_open(file, framework="pt") as handle:
             return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)

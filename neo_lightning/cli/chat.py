@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"In the conversation: {HELP}",
     )
     parser.add_argument("--model", required=True, help="model folder, such as RUN/export, or hf://owner/name")
+    parser.add_argument("--adapter", help="folder of a LoRA adapter for the model, such as RUN/adapter")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="may be given several times")
     parser.add_argument("--video", action="append", default=[], metavar="FILE", help="may be given several times")
     parser.add_argument("--prompt", help="ask this one question and stop; <image> and <video> say where the files go")
@@ -91,12 +92,12 @@ class Chat:
         from ..answering import load
         from ..types import Message
 
-        engine = load(args.model, device=args.device)
+        engine = load(args.model, device=args.device, adapter=args.adapter)
         self.engine = engine.keeping(engine.model.config.max_position_embeddings)
         budgets = {name: getattr(args, name) for name in BUDGETS}
         changed = self.engine.answering.changed(**budgets)
         if differences := self.engine.answering.differences(changed):
-            print(f"not as {args.model} says: {', '.join(differences)}", file=sys.stderr)
+            print(f"not as {args.adapter or args.model} says: {', '.join(differences)}", file=sys.stderr)
         self.engine.answering = changed
         self.decoding = {name: value for name in DECODING if (value := getattr(args, name)) is not None}
         self.opening = [Message(role="system", parts=(args.system,))] if args.system else []

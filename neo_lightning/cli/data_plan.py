@@ -91,6 +91,7 @@ def _plan(args: argparse.Namespace) -> None:
 def data_of(argv: list[str]) -> NeoDataModule:
     """A recipe's data module, built without its model and trainer; it knows what documents cost the model."""
     from ..data.datamodule import NeoDataModule
+    from ..model.lora import Lora
     from ..training.build import Init, read_config
     from ..training.costs import document_costs
     from ..training.module import NeoModule
@@ -121,7 +122,8 @@ def data_of(argv: list[str]) -> NeoDataModule:
                 f"documents cost what they cost the 2B, as the recipe's model cannot be read: {error}", file=sys.stderr
             )
         else:
-            cli.datamodule.costs = document_costs(config, cli.datamodule.stages)
+            lora = Lora(**model["lora"]) if model.get("lora") else None
+            cli.datamodule.costs = document_costs(config, cli.datamodule.stages, lora)
     return cli.datamodule
 
 

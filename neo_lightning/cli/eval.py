@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Options(prog="neo-lightning eval", description=__doc__.partition("\n\n")[2])
     parser.add_argument("--model", help="model folder, run folder or hf://owner/name; with --base-url its name there")
+    parser.add_argument("--adapter", help="folder of a LoRA adapter for the model, such as RUN/adapter")
     parser.add_argument("--benchmark", help="NAME[,NAME]: built in (--list), or module.NAME of your own")
     parser.add_argument(
         "--data", type=Path, help="file or folder of the benchmark's data, or a manifest (with --source)"
@@ -96,6 +97,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("name a --benchmark NAME (--list shows them), or a manifest's --source NAME")
     if args.base_url and any(getattr(args, name) is not None for name in BUDGETS):
         raise UserError("with --base-url the server has its own pixel and frame budgets; set them there")
+    if args.base_url and args.adapter:
+        raise UserError("with --base-url the server has its own adapters: name one as --model")
     if bool(args.judge_url) != bool(args.judge_model):
         raise UserError("--judge-url and --judge-model go together")
 

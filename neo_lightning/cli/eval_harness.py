@@ -9,7 +9,7 @@ from typing import Any
 from .errors import UserError
 
 WITHOUT = (
-    ("source", "metric", "media", "limit", "compare", "base_url", "judge_url", "judge_model", "fps"),
+    ("adapter", "source", "metric", "media", "limit", "compare", "base_url", "judge_url", "judge_model", "fps"),
     "VLMEvalKit has its own way; its arguments go behind `--`, such as `-- --judge exact_matching`",
 )
 

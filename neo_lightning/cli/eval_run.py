@@ -250,6 +250,7 @@ def _model(args: argparse.Namespace) -> Model:
         facts = {"name": args.model, "server": args.base_url}
         return Model(name=args.model, facts=facts, out=Path("scores") / _file_name(args.model), server=server)
     from ..answering import load
+    from ..checkpoint.adapters import adapter_folder
     from ..checkpoint.read import model_folder
 
     source, out = args.model, Path("scores") / _file_name(args.model)
@@ -266,8 +267,13 @@ def _model(args: argparse.Namespace) -> Model:
         import torch
 
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
-    engine = load(source, device=device)
-    return Model(name=args.model, facts=model_facts(model_folder(source)), out=out, engine=engine)
+    facts, name = model_facts(model_folder(source)), args.model
+    if args.adapter is not None:
+        adapter = adapter_folder(args.adapter)
+        facts = {**facts, **{f"adapter's {key}": value for key, value in model_facts(adapter).items()}}
+        out, name = out.with_name(f"{out.name}-{_file_name(str(adapter))}"), f"{name} with {args.adapter}"
+    engine = load(source, device=device, adapter=args.adapter)
+    return Model(name=name, facts=facts, out=out, engine=engine)
 
 
 def _file_name(name: str) -> str:

@@ -17,16 +17,20 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from torch import Tensor
 
 from neo_lightning.report.run import write_report
 
-from ..answering import Answering, Engine, load, write_folder
+from ..answering import Answering, Engine, load, write_adapter_folder, write_folder
 from ..checkpoint import commit
+from ..checkpoint.adapters import Adapter
 from ..checkpoint.meta import read_meta
 from ..checkpoint.shards import ShardReader
 from ..evaluation.context import Evaluation, EvaluationContext
 from ..model.config import NeoConfig
+from ..model.lora import TRAINED, Lora, add_adapter, merge, term_name
 from ..model.neo import Neo
+from ..training.build import network
 from ..training.ema import EMA
 from .history import checkpoints_of
 
@@ -73,9 +77,11 @@ def restore(
     Raises:
         ValueError: the folder is damaged, or holds tensors of another network (lists them), or no average.
     """
-    config = NeoConfig.from_dict(about(checkpoint)["config"])
-    with torch.device("meta"):
-        model = Neo(config).to(dtype)
+    config, lora = NeoConfig.from_dict(about(checkpoint)["config"]), lora_of(checkpoint)
+    model = network(config).to(dtype)
+    if lora is not None:  # in float32, so that their sums with the weights are rounded once
+        how: dict[str, Any] = {"rank": lora.rank, "scale": lora.scale, "dtype": torch.float32}
+        add_adapter(model, TRAINED, lora.modules(config), **how)
     model.to_empty(device=device)
     reader = ShardReader(checkpoint)
     parameters = dict(model.named_parameters())
@@ -90,10 +96,52 @@ def restore(
     if torch.device(device).type != "meta":
         with torch.no_grad():
             for name, parameter in parameters.items():
-                average = AVERAGE.format(name)  # what was never trained has none
-                taken = average if average in reader.shapes and weights != "raw" else WEIGHTS + name
-                parameter.copy_(reader.read(taken))
+                parameter.copy_(_learned(reader, name, weights))
+    if lora is not None:
+        merge(model, TRAINED)
     return model.eval()
+
+
+def lora_of(checkpoint: Path) -> Lora | None:
+    """The low-rank terms that a checkpoint was trained with."""
+    noted = about(checkpoint).get("lora")
+    return None if noted is None else Lora(**{**noted["options"], "targets": tuple(noted["options"]["targets"])})
+
+
+def export_adapter(
+    checkpoint: Path, folder: Path, tokenizer: str | Path, *, weights: Literal["ema", "raw"] | None = None
+) -> None:
+    """Write what a training with `model.lora` has learned as an adapter's folder, in float32.
+
+    Raises:
+        ValueError: the checkpoint is damaged, was trained without model.lora, or has trained what an adapter's file
+            cannot hold.
+    """
+    lora, noted = lora_of(checkpoint), about(checkpoint)
+    if lora is None:
+        raise ValueError(f"{checkpoint} was trained without model.lora: it has no adapter")
+    reader = ShardReader(checkpoint)
+
+    def read(name: str) -> Tensor:
+        return _learned(reader, name, weights)
+
+    config = NeoConfig.from_dict(noted["config"])
+    adapter = Adapter(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        rslora=lora.rslora,
+        dropout=lora.dropout,
+        base=noted["lora"]["base"],
+        pairs={name: (read(term_name(name, "A")), read(term_name(name, "B"))) for name in lora.modules(config)},
+        whole={name: read(name) for name in noted["lora"]["whole"]},
+    )
+    write_adapter_folder(adapter, config, folder, tokenizer, answering_of(checkpoint))
+
+
+def _learned(reader: ShardReader, name: str, weights: Literal["ema", "raw"] | None) -> Tensor:
+    """A parameter, or its average: what was never trained has none."""
+    average = AVERAGE.format(name)
+    return reader.read(average if average in reader.shapes and weights != "raw" else WEIGHTS + name)
 
 
 def has_average(reader: ShardReader) -> bool:

@@ -1,8 +1,10 @@
-"""`neo-lightning model init | import | export | info | publish`: make, convert, describe and publish model folders.
+"""`neo-lightning model init | import | export | merge | info | publish`: make, convert and describe model folders.
 
 init      Qwen3 folder (or nothing) + tokenizer -> a NEO folder that a run or `generate` can start from
 import    released folder or hf://owner/name    -> the same, checked tensor by tensor
 export    a run's training checkpoint           -> a NEO folder in the released layout
+          one with model.lora           -> an adapter in PEFT's format, or with --merge the folder
+merge     model folder + adapter        -> a NEO folder
 info      preset, folder, id or run             -> sizes, parameters, FLOPs
 publish   a finished run                        -> its export with a model card, and a repository (see publish.py)
 """
@@ -57,10 +59,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--run", type=Path, required=True, help="run folder, or one of its checkpoints")
     export.add_argument("--tokenizer", help="tokenizer folder; default the run's own")
     export.add_argument("--weights", choices=("ema", "raw"), help="their average, default where there is one; or raw")
+    export.add_argument(
+        "--merge", action="store_true", help="of a run with model.lora: the whole model, not its adapter"
+    )
     export.set_defaults(function=_export)
     for command in (init, load, export):
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+
+    both = commands.add_parser("merge", help="add an adapter to the model that it was trained on")
+    both.add_argument("base", help="model folder, or hf://owner/name")
+    both.add_argument("adapter", help="adapter's folder, or hf://owner/name")
+    both.add_argument("out", type=Path, help="the new model folder")
+    both.add_argument("--dtype", choices=("float32", "bfloat16"), help="default the base's")
+    both.set_defaults(function=_merge)
 
     info = commands.add_parser("info", help="describe a model")
     info.add_argument("model", help="preset, model folder, hf://owner/name, or run folder")
@@ -124,14 +136,34 @@ def _import(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from ..checkpoint.shards import ShardReader
-    from .finish import export_checkpoint, has_average, last_checkpoint
+    from .finish import export_adapter, export_checkpoint, has_average, last_checkpoint, lora_of
 
     checkpoint = last_checkpoint(args.run)
     replaced = _replaced(args.out)
     tokenizer = args.tokenizer or _tokenizer_of(checkpoint)
+    if lora_of(checkpoint) is not None and not args.merge:
+        export_adapter(checkpoint, args.out, tokenizer, weights=args.weights)
+        print(f"{args.out}: the adapter of {checkpoint}; --merge writes the whole model")
+        return
+    if args.merge and lora_of(checkpoint) is None:
+        raise UserError(f"--merge: {checkpoint} was trained without model.lora, and is exported whole in any case")
     export_checkpoint(checkpoint, args.out, tokenizer, dtype=_dtype(args), weights=args.weights)
     average = args.weights != "raw" and has_average(ShardReader(checkpoint))
     print(f"{args.out}: {'the average of the weights' if average else 'exported'} from {checkpoint}{replaced}")
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from ..answering import load, write_folder
+    from ..checkpoint.load import load_state
+    from ..checkpoint.names import EMBEDDINGS
+    from ..checkpoint.read import model_folder
+
+    folder = model_folder(args.base)
+    own = load_state(folder)[EMBEDDINGS].dtype
+    engine, replaced = load(folder, dtype=own, device="cpu", adapter=args.adapter), _replaced(args.out)
+    model = engine.model.to(own if args.dtype is None else _dtype(args))
+    write_folder(model, args.out, folder, engine.answering, own_template=False)
+    print(f"{args.out}: {args.base} with {args.adapter}{replaced}")
 
 
 def _replaced(folder: Path) -> str:

@@ -76,7 +76,7 @@ def _device(args: argparse.Namespace) -> Device:
 
 
 PARTS = {
-    "masters": "weights, float32",
+    "masters": "weights as kept",
     "moments": "AdamW moments",
     "averages": "averages of the weights",
     "gradients": "gradients",

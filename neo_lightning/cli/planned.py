@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..data.plan import Balance
     from ..evaluation.context import Evaluation
     from ..model.config import NeoConfig
+    from ..model.lora import Lora
     from ..training.devices import Device
     from ..training.memory import Layout
     from ..training.outlook import StageOutlook
@@ -23,6 +24,7 @@ class Planned:
     """What a recipe says, as far as an outlook needs it."""
 
     config: NeoConfig
+    lora: Lora | None
     sizes: Mapping[str, int]
     """Elements of each parameter."""
     stages: Mapping[str, Stage]
@@ -51,6 +53,7 @@ class Planned:
             device=device,
             devices=changes.get("devices", self.devices),
             layout=changes.get("layout", self.layout),
+            lora=self.lora,
             network=changes.get("network", NETWORK),
         )
 
@@ -71,12 +74,11 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
         ValueError: the strategy's sizes do not fit the devices or the model's heads.
     """
-    import torch
-
-    from ..model.neo import Neo
-    from ..training.build import Init, read_config
+    from ..model.lora import Lora
+    from ..training.build import Init, network, read_config
     from ..training.memory import Layout
     from ..training.sequence import check_sizes, key_repeats
+    from ..training.stages import check_stages, never_trained
     from .arguments import parse
     from .parser import NeoCLI, build_stage
 
@@ -87,9 +89,12 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     found = ParseOnly(parse(argv)).config
     model, trainer, data = (found[key].as_dict() for key in ("model", "trainer", "data"))
     config = read_config(model.get("model"), Init(**(model.get("init") or {})))
-    with torch.device("meta"):
-        sizes = {name: p.numel() for name, p in Neo(config).named_parameters()}
+    lora = Lora(**model["lora"]) if model.get("lora") else None
+    built = network(config, lora)
+    sizes = {name: p.numel() for name, p in built.named_parameters()}
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
+    if lora is not None:
+        check_stages(built, stages, config.extra_num_layers)
     count = _devices(trainer) if devices is None else devices
     given = strategy_sizes(trainer)
     shard_size = given[0] or count
@@ -101,6 +106,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     key_repeats(config, given[1])
     return Planned(
         config=config,
+        lora=lora,
         sizes=sizes,
         stages=stages,
         modalities=_modalities(data.get("manifest"), stages),
@@ -113,6 +119,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             recomputed_layers=model.get("recomputed_layers", 0),
             keep_gathered=bool(strategy_args(trainer).get("keep_gathered")),
             kernels="triton" if gpu else "eager",
+            halved=frozenset() if lora is None else frozenset(never_trained(sizes, stages, config.extra_num_layers)),
         ),
         devices=count,
         balance=data.get("balance") or "slots",

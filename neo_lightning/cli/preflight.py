@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from neo_lightning.data.text.tokenizer import Tokenizer
 
 from ..checkpoint.meta import read_meta
 from ..data.answers import Answers
 from ..data.datamodule import NeoDataModule
-from ..model.neo import Neo
+from ..training.build import network
 from ..training.module import NeoModule
 from ..training.stages import check_stages
 from .errors import UserError
@@ -31,9 +29,7 @@ def check_model(module: Any, datamodule: Any) -> None:
         UserError, ValueError: a stage names parameters that do not exist; or tokenizer and model do not fit each other.
     """
     if isinstance(module, NeoModule):
-        with torch.device("meta"):
-            model = Neo(module.config)
-        check_stages(model, module.stages, module.config.extra_num_layers)
+        check_stages(network(module.config, module.lora), module.stages, module.config.extra_num_layers)
         if folder := tokenizer_folder(datamodule):
             match_tokenizer(module, Tokenizer.load(folder), folder)
 

@@ -303,6 +303,9 @@ class Run:
                 self.checkpoint, self.export_dir, results.tokenizer_of(self), dtype=results.dtype_of(self)
             )
             self.times.add("export", time.perf_counter() - started)
+            if finish.lora_of(self.checkpoint) is not None:
+                finish.export_adapter(self.checkpoint, self.folder / "adapter", results.tokenizer_of(self))
+                print(f"adapter: {self.folder / 'adapter'}")
             self.finished.note_export(self.export_dir, self._done())
             print(f"exported: {self.export_dir}{replaced}")
         if self._reported():

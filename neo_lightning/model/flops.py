@@ -6,7 +6,8 @@ Counted are the matrix products that the step needs, 2 operations per multiply-a
     attention                forward 2 (D + E) per pair and query head, backward twice that
 
 with r rows, i inputs, o outputs, D = 2 head_dim, E = head_dim, and a pair for every key that a token sees (sum of
-limit - start). The head is counted on supervised tokens only. Not counted: element-wise work, whatever is computed a
+limit - start). A low-rank term of rank R counts as a product of i inputs and R outputs and one of R and o. The head is
+counted on supervised tokens only. Not counted: element-wise work, whatever is computed a
 second time (activation checkpointing, attention's scores in the backward pass), and masked scores.
 
 A gradient to an input is needed where something trained lies in front of it: pixels never need one.
@@ -14,7 +15,7 @@ A gradient to an input is needed where something trained lies in front of it: pi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
 from neo_lightning.types import CostRatio
@@ -33,6 +34,7 @@ def flops_per_step(
     pairs: int,
     supervised: int,
     trained: Callable[[str], bool] | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> int:
     """Operations of one forward and backward pass.
 
@@ -43,22 +45,27 @@ def flops_per_step(
         pairs: query-key pairs that the mask lets through.
         supervised: tokens with a loss.
         trained: whether the parameter of a name is trained; None: all are.
+        ranks: weight -> rank of its low-rank term (`model.lora`), which is trained.
 
     Returns:
         Forward plus backward.
     """
-    on = trained or (lambda name: True)
-    return forward_flops(config, tokens=tokens, patches=patches, pairs=pairs, supervised=supervised) + backward_flops(
-        config, tokens=tokens, patches=patches, pairs=pairs, supervised=supervised, trained=on
+    on, ranks = trained or (lambda name: True), ranks or {}
+    forward = forward_flops(config, tokens=tokens, patches=patches, pairs=pairs, supervised=supervised)
+    backward = backward_flops(
+        config, tokens=tokens, patches=patches, pairs=pairs, supervised=supervised, trained=on, ranks=ranks
     )
+    return forward + backward + _term_flops(config, tokens, patches, ranks)
 
 
-def cost_ratio(config: NeoConfig, trained: Callable[[str], bool] | None = None) -> CostRatio:
+def cost_ratio(
+    config: NeoConfig, trained: Callable[[str], bool] | None = None, ranks: Mapping[str, int] | None = None
+) -> CostRatio:
     """What a pair and a supervised token cost, forward and backward, in tokens' worth; see `flops_per_step`."""
 
     def cost(**counts: int) -> int:
         nothing = {"tokens": 0, "patches": 0, "pairs": 0, "supervised": 0}
-        return flops_per_step(config, **{**nothing, **counts}, trained=trained)
+        return flops_per_step(config, **{**nothing, **counts}, trained=trained, ranks=ranks)
 
     token = cost(tokens=_MANY)
     return CostRatio(pair=cost(pairs=_MANY) / token, supervised=cost(supervised=_MANY) / token)
@@ -76,20 +83,31 @@ def layer_flops(config: NeoConfig, *, tokens: int, pairs: int) -> int:
 
 
 def backward_flops(
-    config: NeoConfig, *, tokens: int, patches: int, pairs: int, supervised: int, trained: Callable[[str], bool]
+    config: NeoConfig,
+    *,
+    tokens: int,
+    patches: int,
+    pairs: int,
+    supervised: int,
+    trained: Callable[[str], bool],
+    ranks: Mapping[str, int] | None = None,
 ) -> int:
-    """Operations of one backward pass; see `flops_per_step`."""
+    """Operations of one backward pass, those in low-rank terms left out; see `flops_per_step`."""
+    ranks = ranks or {}
     conv1, conv2 = _vision_products(config, patches)
-    conv1_on, conv2_on = (trained(name + "weight") or trained(name + "bias") for name in (_CONV1, _CONV2))
+    conv1_on, conv2_on = (
+        trained(name + "weight") or trained(name + "bias") or name + "weight" in ranks for name in (_CONV1, _CONV2)
+    )
     total = conv1 * trained(_CONV1 + "weight") + conv2 * (trained(_CONV2 + "weight") + conv1_on)
     upstream = conv1_on or conv2_on or trained(_EMBEDDINGS)
     products = _layer_products(config, tokens)
     for i in range(config.num_hidden_layers):
-        on = {part: trained(f"language_model.model.layers.{i}.{part}") for part in (*products, *_NORMS)}
+        names = {part: f"language_model.model.layers.{i}.{part}" for part in (*products, *_NORMS)}
+        on = {part: trained(name) for part, name in names.items()}
         total += sum(cost * on[part] for part, cost in products.items())
         for parts in _LAYER_PATH:  # inputs are reached by gradients if anything in front is trained
             total += upstream * sum(products.get(part, 0) for part in parts)
-            upstream = upstream or any(on[part] for part in parts)
+            upstream = upstream or any(on[part] or names[part] in ranks for part in parts)
             if parts is _QKV:
                 total += upstream * 2 * _attention(config, pairs)
     upstream = upstream or trained("language_model.model.norm.weight")
@@ -110,6 +128,24 @@ _LAYER_PATH = (
     ("mlp.down_proj.weight",),
 )
 """A layer's parameters in the order in which data passes them."""
+
+
+def _term_flops(config: NeoConfig, tokens: int, patches: int, ranks: Mapping[str, int]) -> int:
+    """Low-rank terms, forward and backward: both products, and the gradients to their inputs and weights."""
+    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    hidden, inner, channels = config.hidden_size, config.intermediate_size, config.patch_hidden_size
+    widths = {"q_proj": hidden + q, "q_proj_hw": hidden + q, "o_proj": q + hidden}
+    widths |= dict.fromkeys(("k_proj", "k_proj_hw", "v_proj"), hidden + kv)
+    widths |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), hidden + inner)
+    total = 0
+    for name, rank in ranks.items():
+        if name == _CONV1 + "weight":  # pixels have no gradient
+            total += patches * rank * (2 * 2 * PATCH_CHANNELS + 3 * 2 * channels)
+        elif name == _CONV2 + "weight":
+            total += 3 * 2 * patches // 4 * rank * (4 * channels + hidden)
+        else:
+            total += 3 * 2 * tokens * rank * widths[name.split(".")[-2]]
+    return total
 
 
 def _vision_products(config: NeoConfig, patches: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.low_rank import low_rank
 from neo_lightning.ops.interval_attention import interval_attention
 from neo_lightning.ops.joint_linear import Order, joint_linear, lay_together
 from neo_lightning.ops.qk_norm_rope import Rope, few_norm_rope, paired_weights, qk_norm_rope
@@ -91,8 +92,10 @@ def _alone(projection: nn.Linear, x: Tensor, fp8: bool) -> Tensor:
 
     Recomputation of a layer ends in front of torch's last product, and behind that of a Python function.
     """
-    joint = fp8 or not torch.is_grad_enabled()
-    return joint_linear(x, (projection.weight,), fp8=fp8) if joint else projection(x)
+    plus = low_rank(x, (projection,))
+    if fp8 or not torch.is_grad_enabled():
+        return joint_linear(x, (projection.weight,), fp8=fp8, plus=plus)
+    return projection(x) if plus is None else torch.addmm(plus, x, projection.weight.t())
 
 
 class Attention(nn.Module):
@@ -118,7 +121,8 @@ class Attention(nn.Module):
         projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
         weights = [projection.weight for projection in projections]
         q_width, _, k_width, _, v_width = (weight.shape[0] for weight in weights)
-        joint_TF = joint_linear(x_TE, weights, row.order, fp8=self.fp8)
+        plus = low_rank(x_TE, projections, row.order)
+        joint_TF = joint_linear(x_TE, weights, row.order, fp8=self.fp8, plus=plus)
         if row.memo is not None:
             return self._few(joint_TF, q_width // self.head_dim, row, row.memo)
         parts = joint_TF.split([2 * q_width, 2 * k_width, v_width], 1)
@@ -162,7 +166,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        gate_up = joint_linear(x, (self.gate_proj.weight, self.up_proj.weight), fp8=self.fp8)
+        weights, plus = (self.gate_proj.weight, self.up_proj.weight), low_rank(x, (self.gate_proj, self.up_proj))
+        gate_up = joint_linear(x, weights, fp8=self.fp8, plus=plus)
         return _alone(self.down_proj, swiglu(gate_up), self.fp8)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, initial_state
 from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
+from neo_lightning.model.low_rank import Adapters
 from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.fp8 import STEP
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
@@ -106,6 +107,8 @@ class Neo(nn.Module):
         self.share: Callable[[PackedRow], Row] | None = None
         """From rotations of a part's tokens and the mask of the whole row to a `Row` in which tokens of one part see
         those of the others: set from outside where ranks share rows (`training.sequence`)."""
+        self.adapters = Adapters()
+        """Low-rank terms that lie beside the weights (`model.lora`); none at first."""
         self.vision_model = VisionModel(config)
         self.language_model = LanguageModel(config, fp8)
 

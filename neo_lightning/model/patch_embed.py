@@ -12,11 +12,14 @@ the grids by cumulative sums.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
+from neo_lightning.model.low_rank import as_matrix, low_rank
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -100,7 +103,17 @@ class PatchEmbedding(nn.Module):
         if pixels.dtype == torch.uint8:
             pixels = normalise(pixels)
         conv1, conv2 = self.patch_embedding, self.dense_embedding
-        x_PC = F.gelu(F.linear(pixels.to(conv1.weight.dtype), conv1.weight.flatten(1), conv1.bias))
+        x_PC = F.gelu(_convolved(pixels.to(conv1.weight.dtype), conv1, as_matrix))
         x_PC = rotate_2d(x_PC, places, self.theta)
-        weight = conv2.weight.permute(0, 2, 3, 1).flatten(1)  # [E, (row, column, C)]
-        return F.linear(x_PC.view(-1, weight.shape[1]), weight, conv2.bias)
+        return _convolved(x_PC.view(-1, 4 * x_PC.shape[1]), conv2, _channels_last)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """[F, C, row, column] -> [F, (row, column, C)]."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _convolved(x: Tensor, conv: nn.Conv2d, rows: Callable[[Tensor], Tensor]) -> Tensor:
+    """[T, E] -> [T, F] by a convolution's weight as a matrix, with its low-rank term where it has one."""
+    y, plus = F.linear(x, rows(conv.weight), conv.bias), low_rank(x, (conv,), rows=rows)
+    return y if plus is None else y + plus

@@ -43,13 +43,21 @@ class Order(NamedTuple):
     """The output of each row."""
 
 
-def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = None, *, fp8: bool = False) -> Tensor:
+def joint_linear(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    order: Order | None = None,
+    *,
+    fp8: bool = False,
+    plus: Tensor | None = None,
+) -> Tensor:
     """The outputs of bias-free linear layers of one input, side by side.
 
     Args:
         x: [T, E]; weights: [F_i, E] each, of the same dtype.
         order: of the outputs, that of the weights if absent.
         fp8: multiply in 8-bit floats; E and the sum of F_i are multiples of 16 then.
+        plus: [T, sum of F_i], added to the outputs.
 
     Returns:
         [T, sum of F_i] in autocast's dtype where that is on.
@@ -57,11 +65,12 @@ def joint_linear(x: Tensor, weights: Sequence[Tensor], order: Order | None = Non
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
-        return _JointLinear.apply(x, order, fp8, *weights)
+    inputs = (x, *weights) if plus is None else (x, plus, *weights)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _JointLinear.apply(x, order, fp8, plus, *weights)
     if x.shape[0] <= FEW and not fp8 and not torch.compiler.is_compiling():
-        return _few(x, weights, order)
-    return _product(x, weights, order, fp8)  # a compiler leaves its graph at a Function that needs no gradient
+        return _few(x, weights, order) if plus is None else _few(x, weights, order) + plus
+    return _product(x, weights, order, fp8, plus)  # a compiler leaves its graph at a Function that needs no gradient
 
 
 def lay_together(weights: Sequence[Tensor]) -> None:
@@ -99,24 +108,24 @@ def _neighbours(weights: Sequence[Tensor]) -> Tensor | None:
 
 
 class _JointLinear(torch.autograd.Function):
-    """(x [T, E], order, fp8, weights [F_i, E]...) -> [T, sum of F_i]."""
+    """(x [T, E], order, fp8, plus [T, sum of F_i], weights [F_i, E]...) -> [T, sum of F_i]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Order | None, fp8: bool, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(x if any(ctx.needs_input_grad[3:]) else None, *weights)
+    def forward(ctx: Any, x: Tensor, order: Order | None, fp8: bool, plus: Tensor | None, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None, *weights)
         ctx.order, ctx.fp8 = order, fp8
-        return _product(x, weights, order, fp8)
+        return _product(x, weights, order, fp8, plus)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        (dy,), (x_wants, _, _, *wants), order = grads, ctx.needs_input_grad, ctx.order
-        dx = None
+        (dy,), (x_wants, _, _, plus_wants, *wants), order = grads, ctx.needs_input_grad, ctx.order
+        dx, dplus = None, dy if plus_wants else None
         if x_wants:
             together = _together(weights, order)
             dx = mm_fp8(dy, together.t()) if ctx.fp8 else dy.mm(together)
         if not any(wants):
-            return dx, None, None, *(None for _ in weights)
+            return dx, None, None, dplus, *(None for _ in weights)
         widths = [weight.shape[0] for weight in weights]
         if not all(wants):
             if order is None:
@@ -127,13 +136,17 @@ class _JointLinear(torch.autograd.Function):
         if all(wants) and order is not None:
             dw = dw.index_select(0, order.inverse)
         dws = iter(dw.split(list(compress(widths, wants))))
-        return dx, None, None, *(next(dws) if wanted else None for wanted in wants)
+        return dx, None, None, dplus, *(next(dws) if wanted else None for wanted in wants)
 
 
-def _product(x: Tensor, weights: Sequence[Tensor], order: Order | None, fp8: bool) -> Tensor:
+def _product(
+    x: Tensor, weights: Sequence[Tensor], order: Order | None, fp8: bool, plus: Tensor | None = None
+) -> Tensor:
     """[T, sum of F_i]."""
     together = _together(weights, order)
-    return mm_fp8(x, together) if fp8 else x.mm(together.t())
+    if plus is None:
+        return mm_fp8(x, together) if fp8 else x.mm(together.t())
+    return plus + mm_fp8(x, together) if fp8 else torch.addmm(plus, x, together.t())
 
 
 def _together(weights: Sequence[Tensor], order: Order | None) -> Tensor:

@@ -21,7 +21,8 @@ from ..answering.seen import SeenMedium, plan, read, seen
 from ..data.facts import SampleError
 from ..data.media.video import limit_decoder
 from ..data.text.prompt import PromptPlan
-from ..model.generate import Prompt
+from ..model.lora import use
+from ..model.prompt import Prompt
 from ..model.sampling import Sampling
 from ..types import Media, Message
 from .body import Bodies
@@ -65,7 +66,9 @@ class Service:
             cache_tokens, waiting: see `Batching`.
         """
         self.engine, self.name, self.adapters = engine, name, tuple(adapters)
-        self.batching = Batching(engine, cache_tokens=cache_tokens, waiting=waiting)
+        self.batching = Batching(
+            engine, cache_tokens=cache_tokens, waiting=waiting, use=partial(use, engine.model) if adapters else None
+        )
         self.room = min(cache_tokens, engine.model.config.max_position_embeddings)
         """Tokens of a prompt and its answer."""
         self.waiting = waiting

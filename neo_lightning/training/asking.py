@@ -43,16 +43,19 @@ def asked(trainer: Any, pl_module: Any, *, room: float = ROOM) -> Iterator[tuple
     stage = stage_at(pl_module.stages, max(0, trainer.global_step - 1))[1]
     width = 2 if trainer.precision == "bf16-mixed" else 4
     whole = width * sum(p.numel() for p in model.parameters()) <= room * _free_everywhere(pl_module.device)
+    learning = model.training
     averaged = any(True for _ in averages(optimizer))
     _reshard(model)  # what validation left gathered has to be gathered again from other weights
     if averaged:
         exchange(optimizer)
+    model.eval()  # no dropout
     try:
         if whole:
             _gather(model)
         answering = Answering.of_stage(stage)
         yield Engine(model, trainer.datamodule.tokenizer, answering, all_ended=ranks.all_ended), ranks
     finally:
+        model.train(learning)
         _reshard(model)
         if averaged:
             exchange(optimizer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,11 @@ from neo_lightning.checkpoint.shards import is_distributed, shard_rows
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.layers import PackedRow, Row
+from neo_lightning.model.lora import TRAINED, Lora, add_adapter, initial_terms, is_term, use
 from neo_lightning.model.neo import Neo
 from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, parallelise
-from neo_lightning.training.stages import check_stages
+from neo_lightning.training.stages import check_stages, never_trained
 from neo_lightning.types import Stage
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -109,12 +111,28 @@ def _near(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}"
 
 
+def network(config: NeoConfig, lora: Lora | None = None, *, attention: str = "auto", fp8: bool = False) -> Neo:
+    """What a recipe trains, on the meta device: the network, and the terms of `model.lora` in use.
+
+    Raises:
+        ValueError: options that do not fit the network.
+    """
+    with torch.device("meta"):
+        model = Neo(config, attention=attention, fp8=fp8)
+    if lora is not None:
+        modules = lora.modules(config)
+        add_adapter(model, TRAINED, modules, rank=lora.rank, scale=lora.scale, dropout=lora.dropout)
+        use(model, TRAINED)
+    return model
+
+
 def build_model(
     config: NeoConfig,
     init: Init,
     *,
     stages: Mapping[str, Stage],
     device: torch.device,
+    lora: Lora | None = None,
     mesh: DeviceMesh | None = None,
     bf16: bool = False,
     activation_checkpointing: ActivationCheckpointing = "none",
@@ -133,8 +151,10 @@ def build_model(
         init: where the weights come from.
         stages: checked against the parameter names before anything is allocated.
         device: of this rank.
+        lora: low-rank terms beside the weights. What no stage trains is kept in bfloat16 then where that is computed
+            in: nothing that is computed changes, and half of the weights' memory is free.
         mesh: [shard] or [replica, shard], see `training.parallel`; None for a whole model.
-        bf16: compute in bfloat16; the parameters are float32 in any case.
+        bf16: compute in bfloat16; parameters that are trained are float32 in any case.
         activation_checkpointing: see `training.parallel`.
         recomputed_layers: see `training.parallel`.
         compile_blocks: see `training.parallel`.
@@ -149,10 +169,11 @@ def build_model(
     """
     if fp8 and (reason := why_not(device)):
         raise ValueError(f"fp8: {reason}")
-    with torch.device("meta"):
-        model = Neo(config, attention=attention, fp8=fp8)
+    model = network(config, lora, attention=attention, fp8=fp8)
     model.share = share
     check_stages(model, stages, config.extra_num_layers)
+    if lora is not None:
+        _freeze(model, stages, torch.bfloat16 if bf16 else torch.float32)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     parallelise(
         model,
@@ -175,8 +196,25 @@ def build_model(
     return model
 
 
+def _freeze(model: Neo, stages: Mapping[str, Stage], dtype: torch.dtype) -> None:
+    """Keep in `dtype` what no stage trains.
+
+    FSDP2 wants one data type among those parameters of a group that are trained, so these are frozen from the start.
+    """
+    frozen = never_trained((n for n, _ in model.named_parameters()), stages, model.config.extra_num_layers)
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False).data = parameter.data.to(dtype)
+
+
 def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterable[tuple[str, Tensor]]:
     """Name and whole float32 value of each parameter, one at a time."""
+    terms = {name: shape for name, shape in shapes.items() if is_term(name)}
+    base = {name: shape for name, shape in shapes.items() if name not in terms}
+    return chain(_first_base(config, init, base), initial_terms(terms, init.seed))
+
+
+def _first_base(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterable[tuple[str, Tensor]]:
     if init.kind == "scratch":
         return initial_state(shapes, config, init.seed, std=init.std, closed_hw=init.closed_hw)
 

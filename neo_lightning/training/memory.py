@@ -19,77 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
-from neo_lightning.ops.interval_attention.tiled import KEPT_BIAS, KEPT_SCORES, ROWS
+from neo_lightning.ops.interval_attention.tiled import KEPT_BIAS, ROWS
 from neo_lightning.ops.linear_cross_entropy import CHUNK
-from neo_lightning.training.parallel import ActivationCheckpointing
-from neo_lightning.training.sequence import key_repeats
+from neo_lightning.training.layer_memory import FLOAT, Layout, RowCounts, layer_activations, layer_backward
+from neo_lightning.training.term_memory import TermsOfRun
 
-FLOAT = 4
-"""Bytes of float32: masters, moments, reduced gradients, statistics of norms."""
+__all__ = ["FLOAT", "Layout", "RowCounts", "StepMemory", "layer_activations", "layer_backward", "step_memory"]
+
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
 _PATCHES = "vision_model.embeddings."
 _LAYERS = "language_model.model.layers."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How a step is laid out over devices and in time."""
-
-    shard_size: int = 1
-    """Ranks that share one copy of the parameters."""
-    sequence_size: int = 1
-    """Ranks that share each row, of those that share a copy."""
-    copies: int = 1
-    """Copies of the parameters."""
-    bf16: bool = True
-    """bf16-mixed: compute in bfloat16, masters in float32. False: all in float32."""
-    checkpointing: ActivationCheckpointing = "none"
-    averaged: bool = False
-    """An average of the weights is kept (`training.ema`)."""
-    recomputed_layers: int = 0
-    """So many, the first, are under `full`, whatever the others are under."""
-    micro_batches: int = 1
-    """Rows that a rank works through in a step, one after the other."""
-    keep_gathered: bool = False
-    """Layers stay gathered between a micro-batch's forward and backward pass."""
-    kernels: Literal["triton", "eager"] = "triton"
-    """Backends of `ops`: they keep different things. `triton` on a GPU, `eager` (attention: `tiled`) on a CPU."""
-
-    def mode(self, layer: int) -> ActivationCheckpointing:
-        """What a layer is under."""
-        return "full" if layer < self.recomputed_layers else self.checkpointing
-
-    @property
-    def width(self) -> int:
-        """Bytes of a number as computed with."""
-        return 2 if self.bf16 else FLOAT
-
-    @property
-    def sharded(self) -> bool:
-        """FSDP2 is at work: parameters are gathered, gradients reduced."""
-        return self.bf16 or self.shard_size * self.copies > 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowCounts:
-    """A packed row, or what a rank has of one: a part of the tokens, all tokens' pairs under a part of the heads."""
-
-    tokens: int
-    visual: int
-    """Visual tokens; each has four patches."""
-    supervised: int
-    pairs: int
-    """Query-key pairs that the mask lets through."""
-
-    def part(self, parts: int) -> RowCounts:
-        """The average part of a row that so many ranks share."""
-        tokens, visual, supervised, pairs = (
-            -(-n // parts) for n in (self.tokens, self.visual, self.supervised, self.pairs)
-        )
-        return RowCounts(tokens=tokens, visual=visual, supervised=supervised, pairs=pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +38,7 @@ class StepMemory:
     """Bytes on one device, each part where it is largest; they do not all fall together."""
 
     masters: int
-    """This rank's part of the float32 weights."""
+    """This rank's part of the weights: float32, what model.lora leaves frozen bfloat16."""
     moments: int
     """AdamW's two for each trained parameter."""
     averages: int
@@ -129,6 +70,7 @@ def step_memory(
     trained: Callable[[str], bool],
     row: RowCounts,
     layout: Layout,
+    terms: TermsOfRun | None = None,
 ) -> StepMemory:
     """Memory of a training step in its steady state (AdamW's moments exist).
 
@@ -138,9 +80,12 @@ def step_memory(
         trained: whether the parameter of a name is trained.
         row: a row of the stage, or the part of it that a rank has.
         layout: devices, precision, recomputation.
+        terms: low-rank ones, whose parameters are among those of `sizes` and trained.
     """
+    terms = terms or TermsOfRun()
     c, ranks, sharded = layout.width, layout.shard_size, layout.sharded
     moving = {name: size * trained(name) for name, size in sizes.items()}
+    masters = sum(n * (2 if layout.bf16 and name in layout.halved else FLOAT) for name, n in sizes.items()) // ranks
     layers = [_part(sizes, i) for i in range(config.num_hidden_layers)]
     grads = [_part(moving, i) for i in range(config.num_hidden_layers)]
     root, root_grad = sum(sizes.values()) - sum(layers), sum(moving.values()) - sum(grads)
@@ -149,16 +94,16 @@ def step_memory(
     gradients = FLOAT * sum(moving.values()) // ranks
     carried = gradients if layout.micro_batches > 1 else 0
 
-    kept = [layer_activations(config, trained, i, row, layout) for i in range(config.num_hidden_layers)]
-    front, shared = patch_activations(config, trained, row, layout), shared_activations(config, row, layout)
+    kept = [layer_activations(config, trained, i, row, layout, terms) for i in range(config.num_hidden_layers)]
+    front, shared = patch_activations(config, trained, row, layout, terms), shared_activations(config, row, layout)
     activations = shared + front + sum(kept) + stream
-    extra = [layer_backward(config, trained, i, row, layout) for i in range(config.num_hidden_layers)]
+    extra = [layer_backward(config, trained, i, row, layout, terms) for i in range(config.num_hidden_layers)]
     loss = loss_buffers(config, head, row, layout) + stream
     root_weights = c * root * sharded
     at_once = sum(layers) if layout.keep_gathered else max(layers, default=0) * (1 + (ranks > 1))
     layer_weights = c * at_once * sharded
 
-    always = FLOAT * sum(sizes.values()) // ranks + root_weights + carried
+    always = masters + root_weights + carried
     moments = 2 * FLOAT * sum(moving.values()) // ranks
     averages = FLOAT * sum(moving.values()) // ranks * layout.averaged
     always += moments + averages
@@ -180,7 +125,7 @@ def step_memory(
     ends = max(through, twice, reduced)
     moments_of_step.append(always + ends)
     return StepMemory(
-        masters=FLOAT * sum(sizes.values()) // ranks,
+        masters=masters,
         moments=moments,
         averages=averages,
         gradients=gradients,
@@ -191,7 +136,7 @@ def step_memory(
         loss=loss,
         root=ends + carried - gradients,
         peak=max(moments_of_step),
-        snapshot=FLOAT * sum(sizes.values()) // ranks + moments + averages,
+        snapshot=masters + moments + averages,
     )
 
 
@@ -200,91 +145,19 @@ def _part(sizes: Mapping[str, int], layer: int) -> int:
     return sum(size for name, size in sizes.items() if name.startswith(f"{_LAYERS}{layer}."))
 
 
-@dataclass(frozen=True)
-class _Widths:
-    """Columns of a token in a layer."""
-
-    stream: int
-    q: int
-    kv: int
-    mlp: int
-    heads: int
-    """Of queries and keys."""
-
-    @classmethod
-    def of(cls, config: NeoConfig) -> _Widths:
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        widths = config.hidden_size, heads * config.head_dim, kv_heads * config.head_dim, config.intermediate_size
-        return cls(*widths, heads + kv_heads)
-
-
-def layer_activations(
-    config: NeoConfig, trained: Callable[[str], bool], layer: int, row: RowCounts, layout: Layout
+def patch_activations(
+    config: NeoConfig,
+    trained: Callable[[str], bool],
+    row: RowCounts,
+    layout: Layout,
+    terms: TermsOfRun = TermsOfRun(),  # noqa: B008 - frozen
 ) -> int:
-    """Bytes that a layer keeps of one row from forward to backward under the layout's checkpointing."""
-    w = _Widths.of(config)
-    if layout.mode(layer) == "none":
-        return _whole_layer(config, trained, layer, row, layout)
-    if layout.mode(layer) == "full":
-        return row.tokens * layout.width * w.stream  # its input
-    # its input and what its products give: projections of q, k, v, o, gate, up
-    numbers = 2 * w.stream + 2 * w.q + 3 * w.kv + 2 * w.mlp
-    if layout.kernels == "triton":  # the attention's output, and a float a head
-        return row.tokens * (layout.width * (numbers + w.q) + FLOAT * config.num_attention_heads)
-    return row.tokens * (layout.width * numbers + FLOAT * 4 * w.heads)  # means of QK norms are products
-
-
-def _whole_layer(config: NeoConfig, trained: Callable[[str], bool], layer: int, row: RowCounts, layout: Layout) -> int:
-    """Bytes that a layer keeps without checkpointing. A frozen projection does not keep its input."""
-    w, eager = _Widths.of(config), layout.kernels == "eager"
-
-    def on(*names: str) -> bool:
-        return any(trained(f"{_LAYERS}{layer}.{name}.weight") for name in names)
-
-    inputs = tuple(f"self_attn.{name}" for name in ("q_proj", "q_proj_hw", "k_proj", "k_proj_hw", "v_proj"))
-    numbers = w.stream + w.stream * on(*inputs)  # the first norm's input and output
-    numbers += (2 * w.q + 2 * w.kv) * (1 + (eager and not layout.bf16))  # QK norm's inputs; v holds the product as well
-    numbers += 2 * w.q + 3 * w.kv  # q, k and v
-    numbers += w.q * (not eager or on("self_attn.o_proj"))  # attention's output, which the kernel keeps for itself too
-    if (
-        layout.sequence_size > 1
-    ):  # v as it was made, repeated keys and values, and on a GPU the output before its exchange
-        repeated = key_repeats(config, layout.sequence_size) - 1
-        numbers += w.kv + 3 * w.kv * repeated + w.q * (not eager and on("self_attn.o_proj"))
-    numbers += w.stream + w.stream * on("mlp.gate_proj", "mlp.up_proj")  # the second norm's input and output
-    numbers += w.mlp * (2 + eager)  # gate, up; torch keeps silu(gate) too
-    numbers += w.mlp * on("mlp.down_proj")
-    floats = 4 * w.heads + 2 if eager else config.num_attention_heads  # inverse lengths; log-sum-exp
-    # half of a tile of the `tiled` attention is masked at its right end
-    scores = config.num_attention_heads * (row.pairs + row.tokens * ROWS // 2)
-    kept = eager and not layout.bf16 and scores <= KEPT_SCORES * row.tokens * (2 * w.q + 3 * w.kv)
-    return row.tokens * (layout.width * numbers + FLOAT * floats) + FLOAT * scores * kept
-
-
-def layer_backward(
-    config: NeoConfig, trained: Callable[[str], bool], layer: int, row: RowCounts, layout: Layout
-) -> int:
-    """Bytes that a layer's backward pass needs beside what was kept: its recomputed part, and the MLP's gradients.
-
-    The MLP comes first, when nothing of the layer is freed yet: gradients of the product, of gate and of up, while the
-    product itself goes as soon as `down_proj` has its gradient.
-    """
-    recomputed = 0
-    if layout.mode(layer) != "none":
-        again = _whole_layer(config, trained, layer, row, layout)
-        # what products gave is handed out and then freed
-        recomputed = max(0, again - layer_activations(config, trained, layer, row, layout))
-    down = trained(f"{_LAYERS}{layer}.mlp.down_proj.weight")
-    temporary = row.tokens * config.intermediate_size * (3 - down)
-    return recomputed + layout.width * (temporary + down * config.hidden_size * config.intermediate_size)
-
-
-def patch_activations(config: NeoConfig, trained: Callable[[str], bool], row: RowCounts, layout: Layout) -> int:
     """Bytes that the patch embedding keeps: pixels, what GELU and Conv2 take in, the rotation, Conv2's matrix, and its
     output (torch's `index_copy` keeps it for its shape)."""
     c, patches, channels = layout.width, 4 * row.visual, config.patch_hidden_size
-    first = any(trained(f"{_PATCHES}patch_embedding.{kind}") for kind in ("weight", "bias"))
-    second = trained(f"{_PATCHES}dense_embedding.weight")
+    weights = [f"{_PATCHES}{name}_embedding.weight" for name in ("patch", "dense")]
+    first, second = (trained(name) or name in terms.ranks for name in weights)
+    first = first or trained(f"{_PATCHES}patch_embedding.bias")
     kept = patches * (c * PATCH_CHANNELS + c * channels + FLOAT * channels) * first + patches * c * channels * second
     return kept + config.hidden_size * c * (4 * channels * first + row.visual * (first or second))
 

@@ -20,6 +20,7 @@ from neo_lightning.answering import Answering
 from neo_lightning.data.rows.collate import collate
 from neo_lightning.exits import NUMBERS_BROKEN
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.lora import Lora, is_term
 from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
@@ -30,7 +31,7 @@ from neo_lightning.training.phases import DATA, begin, waiting
 from neo_lightning.training.random_state import set_random_state
 from neo_lightning.training.scoring import ScoringModule
 from neo_lightning.training.sequence import sharing
-from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, stage_at
+from neo_lightning.training.stages import apply_stage, learning_rate, lr_scales, never_trained, stage_at
 from neo_lightning.training.step import (
     COUNTS,
     StepReport,
@@ -62,6 +63,7 @@ class NeoModule(ScoringModule):
         stages: dict[str, Stage],
         model: str | dict[str, Any] | None = None,
         init: Init | None = None,
+        lora: Lora | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
@@ -81,6 +83,8 @@ class NeoModule(ScoringModule):
             model: name of a preset (`training.build.PRESETS`), a folder with a `config.json`, or `NeoConfig`'s fields.
                 None takes that of `init`: every size from its Qwen3, or the released model's; else `neo_ov_2b`.
             init: where the first weights come from; random if None.
+            lora: low-rank terms that stages train as `trains: [lora]`, beside weights that stay as they are. The run
+                leaves them as an adapter beside the export, into which they are merged.
             betas: AdamW's.
             eps: AdamW's.
             weight_decay: of matrices; norms and biases have none.
@@ -104,6 +108,7 @@ class NeoModule(ScoringModule):
         self.stages = stages
         self.init = init or Init()
         self.config: NeoConfig = read_config(model, self.init)
+        self.lora = lora
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.ema = ema
         self._how: dict[str, Any] = {
@@ -153,6 +158,7 @@ class NeoModule(ScoringModule):
             self.init,
             stages=self.stages,
             device=self.trainer.strategy.root_device,
+            lora=self.lora,
             mesh=mesh() if mesh is not None and (self.trainer.world_size > 1 or precision != "32-true") else None,
             bf16=precision == "bf16-mixed",
             keep_gathered=getattr(self.trainer.strategy, "keep_gathered", False),
@@ -163,7 +169,7 @@ class NeoModule(ScoringModule):
 
     def document_costs(self) -> dict[str, CostRatio]:
         """What documents cost in each stage, for the plan. A model of your own may have this method too."""
-        return document_costs(self.config, self.stages)
+        return document_costs(self.config, self.stages, self.lora)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW over everything."""
@@ -317,6 +323,18 @@ class NeoModule(ScoringModule):
             "skipped_steps": self.skipped_steps,
             "skips_in_a_row": self._skips_in_a_row,
             "config": self.config.to_dict(),
+            "lora": None if self.lora is None else self._about_adapter(self.lora),
+        }
+
+    def _about_adapter(self, lora: Lora) -> dict[str, Any]:
+        """What an adapter's file says of it."""
+        assert self.model is not None
+        names = [name for name, _ in self.model.named_parameters()]
+        trained = set(names) - never_trained(names, self.stages, self.config.extra_num_layers)
+        return {
+            "options": {**asdict(lora), "targets": list(lora.targets)},
+            "base": self.init.folder if self.init.kind == "released" else None,
+            "whole": sorted(name for name in trained if not is_term(name)),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.flops import flops_per_step, layer_flops
+from neo_lightning.model.lora import Lora
 from neo_lightning.training.devices import Device
 from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
+from neo_lightning.training.term_memory import TermsOfRun
 from neo_lightning.training.traffic import NETWORK, StepTraffic, layer_exchange, step_traffic
 from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Stage
 
@@ -135,6 +137,7 @@ def stage_outlook(
     device: Device,
     devices: int,
     layout: Layout,
+    lora: Lora | None = None,
     network: float = NETWORK,
 ) -> StageOutlook:
     """What a stage will take.
@@ -148,6 +151,7 @@ def stage_outlook(
         device: one of the devices.
         devices: how many there are; each, or each group that shares rows, works through rows of its own.
         layout: of a step; `micro_batches` follows from the stage, `copies` from the devices.
+        lora: low-rank terms, whose parameters are among those of `sizes`.
         network: GB/s of a device between machines.
     """
     average, fullest = rows_of(stage, modalities)
@@ -155,6 +159,7 @@ def stage_outlook(
     groups = devices // parts
     micro_batches = -(-stage.packs_per_step // groups)
     layout = replace(layout, micro_batches=micro_batches, copies=devices // layout.shard_size)
+    terms = TermsOfRun.of(lora, config)
     flops = flops_per_step(
         config,
         tokens=average.tokens,
@@ -162,6 +167,7 @@ def stage_outlook(
         pairs=average.pairs,
         supervised=average.supervised,
         trained=trained.__contains__,
+        ranks=terms.ranks,
     )
     again = sum(layout.mode(i) == "full" for i in range(config.num_hidden_layers))
     again *= layer_flops(config, tokens=average.tokens, pairs=average.pairs)
@@ -179,7 +185,7 @@ def stage_outlook(
         link=device.link,
         network=network,
     )
-    memory = step_memory(config, sizes, trained.__contains__, fullest.part(parts), layout)
+    memory = step_memory(config, sizes, trained.__contains__, fullest.part(parts), layout, terms)
     return StageOutlook(
         trained=sum(size for name, size in sizes.items() if name in trained),
         flops_per_token=per_token,

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from neo_lightning.model.layers import PackedRow, Row
+from neo_lightning.model.low_rank import LowRank
 from neo_lightning.training.sequence import SharedRow
 
 if TYPE_CHECKING:
@@ -45,21 +46,25 @@ GRAPHS = 128
 layer. The compiler's own limit is 8, behind which it runs what is left uncompiled and goes on."""
 
 
-def keep_products(unkept: tuple[int, int], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """The policy of `selective`: products are kept, but for those with a matrix of the shape `unkept`.
+def keep_products(
+    unkept: tuple[int, int], narrow: frozenset[int], context: Any, operator: Any, *args: Any, **kwargs: Any
+) -> CheckpointPolicy:
+    """The policy of `selective`: products are kept, but for those with a matrix of the shape `unkept`, and those of
+    inner width in `narrow`: low-rank terms cost little to repeat, and the product that they go into is kept.
 
     By shape, as a compiled graph knows no modules. Another projection of that shape would be repeated, no more.
     """
     if operator in _PRODUCTS:
-        keep = tuple(args[_PRODUCTS[operator]].shape) != unkept
+        right = tuple(args[_PRODUCTS[operator]].shape)
+        keep = right != unkept and right[0] not in narrow
     else:
         keep = getattr(operator, "name", str)() == _KERNEL
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @functools.cache  # one object for all layers, as a compiled graph holds for one
-def _contexts(unkept: tuple[int, int]) -> Callable[[], Any]:
-    return functools.partial(create_selective_checkpoint_contexts, functools.partial(keep_products, unkept))
+def _contexts(unkept: tuple[int, int], narrow: frozenset[int]) -> Callable[[], Any]:
+    return functools.partial(create_selective_checkpoint_contexts, functools.partial(keep_products, unkept, narrow))
 
 
 def checkpoint_activations(block: nn.Module, mode: ActivationCheckpointing) -> None:
@@ -71,9 +76,12 @@ def checkpoint_activations(block: nn.Module, mode: ActivationCheckpointing) -> N
     """
     if mode == "none":
         return
-    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    terms = [module for module in block.modules() if isinstance(module, LowRank)]
+    # dropout has to draw again what it drew
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": any(term.dropout for term in terms)}
     if mode == "selective":
-        options["context_fn"] = _contexts(tuple(block.get_parameter("mlp.down_proj.weight").t().shape))
+        narrow = frozenset(term.A.shape[0] * n for term in terms for n in range(1, 6))  # up to 5 lie side by side
+        options["context_fn"] = _contexts(tuple(block.get_parameter("mlp.down_proj.weight").t().shape), narrow)
     # an attribute of the instance: no wrapper module, so no parameter changes its name
     block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
 

@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from neo_lightning.model.lora import is_term, weight_of
 from neo_lightning.types import Stage
 
 GROUPS: dict[str, str] = {
@@ -26,6 +27,7 @@ GROUPS: dict[str, str] = {
     "pre_buffer": "the layers in front of the language model, whole",
     "hw": "H/W projections and H/W norms of q and k in every layer",
     "backbone": "the rest: the language model without H/W, embeddings, final norm and head",
+    "lora": "the low-rank terms of model.lora",
 }
 """Named sets of parameters that a stage may train, and what they hold."""
 
@@ -85,6 +87,8 @@ def learning_rate(stages: Mapping[str, Stage], step: int) -> float:
 
 def groups_of(name: str, pre_buffer_layers: int) -> tuple[str, ...]:
     """The names of the `GROUPS` that a parameter of the released layout belongs to."""
+    if is_term(name):
+        return ("all", "lora")
     if name.startswith("vision_model."):
         return ("all", "patch_embedding")
     found = ["all"]
@@ -150,13 +154,39 @@ def check_stages(model: nn.Module, stages: Mapping[str, Stage], pre_buffer_layer
         ValueError: naming the stage.
     """
     names = [name for name, _ in model.named_parameters()]
+    terms = {weight_of(name) for name in names if is_term(name)}
     for stage_name, stage in stages.items():
         try:
-            if not trained_names(names, stage.trains, pre_buffer_layers):
+            if not (trained := trained_names(names, stage.trains, pre_buffer_layers)):
                 raise ValueError(f"trains: {list(stage.trains)} holds no parameter of this model")
+            if terms:
+                _check_terms(trained, terms, stage)
             lr_scales(names, stage, pre_buffer_layers)
         except ValueError as error:
             raise ValueError(f"stage {stage_name!r}: {error}") from None
+    if terms and not any(
+        is_term(name) for stage in stages.values() for name in trained_names(names, stage.trains, pre_buffer_layers)
+    ):
+        raise ValueError("model.lora is given, and no stage trains it: say `trains: [lora]`")
+
+
+def _check_terms(trained: set[str], terms: set[str], stage: Stage) -> None:
+    """Refuse to train what a term stands for: the two would do the same, and an adapter cannot hold both.
+
+    Raises:
+        ValueError: a stage trains such a weight whole.
+    """
+    if both := sorted(trained & terms):
+        raise ValueError(
+            f"trains: {list(stage.trains)} holds {both[0]}, which model.lora adapts ({len(both)} such weights): say "
+            "`trains: [lora]`, with what else is to be trained whole, or take them out of model.lora.targets"
+        )
+
+
+def never_trained(names: Iterable[str], stages: Mapping[str, Stage], pre_buffer_layers: int) -> set[str]:
+    """Those of the parameter names that no stage trains."""
+    names = list(names)
+    return set(names).difference(*(trained_names(names, s.trains, pre_buffer_layers) for s in stages.values()))
 
 
 def apply_stage(model: nn.Module, stage: Stage, pre_buffer_layers: int) -> None:
@@ -173,7 +203,7 @@ class TableRow:
 
     stage: str
     part: str
-    """patch_embedding, pre_buffer, hw (of the layers behind the pre-buffer) or backbone."""
+    """patch_embedding, pre_buffer, hw (of the layers behind the pre-buffer), backbone; lora where there are terms."""
     trained: int
     """Parameters trained."""
     total: int
@@ -190,8 +220,10 @@ def parameter_table(model: nn.Module, stages: Mapping[str, Stage], pre_buffer_la
     for stage_name, stage in stages.items():
         trained = trained_names(sizes, stage.trains, pre_buffer_layers)
         scales = lr_scales(sizes, stage, pre_buffer_layers)
-        for part in ("patch_embedding", "pre_buffer", "hw", "backbone"):
+        for part in ("patch_embedding", "pre_buffer", "hw", "backbone", "lora"):
             inside = {name for name in sizes if parts[name] == part}
+            if part == "lora" and not inside:
+                continue
             rows.append(
                 TableRow(
                     stage=stage_name,

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.flops import backward_flops, flops_per_step, forward_flops
+from neo_lightning.model.lora import Lora, add_adapter, is_term, use
 from neo_lightning.model.neo import Neo
 from tests.model.support import random_batch, small_model
 
@@ -98,6 +99,28 @@ def test_formula_counts_what_torch_computes(subset, tied):
         loss = model(batch).loss_sum
         loss.backward()
     assert counter.total == flops_per_step(model.config, **counts, trained=on.__getitem__)
+
+
+@pytest.mark.parametrize(("targets", "more"), [(("o", "patch"), 1.0), (("o",), 1.01)])
+def test_low_rank_terms_are_counted_as_torch_computes_them(targets, more):
+    """Of one projection an input: several lie in one product with zeros, which the step does not need.
+
+    Alone, the first layer's `o` makes no gradient to its input, which is counted nevertheless.
+    """
+    model = small_model(attention="reference")
+    lora = Lora(rank=8, targets=targets)
+    add_adapter(model, "one", lora.modules(model.config), rank=8, scale=1.0)
+    use(model, "one")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_term(name))
+        if is_term(name):
+            torch.nn.init.normal_(parameter)
+    batch = whole_image_batch(model)
+    counts = {"tokens": 24, "patches": 96, "pairs": 24 * 24, "supervised": 12}
+    with CountProducts() as counter:
+        model(batch).loss_sum.backward()
+    expected = flops_per_step(model.config, **counts, trained=is_term, ranks=lora.ranks(model.config))
+    assert counter.total <= expected <= more * counter.total
 
 
 @pytest.mark.parametrize(("config", "billions"), [(CONFIG_2B, 2.585), (CONFIG_9B, 10.247)])

@@ -13,11 +13,12 @@ from neo_lightning.cli.parser import NeoCLI
 from neo_lightning.cli.recipe import shipped
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.neo import Neo
+from neo_lightning.training.build import network
 from neo_lightning.training.stages import check_stages, parameter_table
 
 RECIPES = shipped("recipes")
 SIZES = {
-    **dict.fromkeys(("neo_ov_2b", "neo_2b", "finetune"), (2.585, 12, 28)),
+    **dict.fromkeys(("neo_ov_2b", "neo_2b", "finetune", "finetune_lora"), (2.585, 12, 28)),
     **dict.fromkeys(("neo_ov_9b", "neo_9b"), (10.247, 6, 36)),
 }
 """Billions of parameters, pre-buffer and post-LLM layers (NEO paper; layers of both kinds are equally large)."""
@@ -47,12 +48,15 @@ def test_a_recipe_builds_its_network_and_its_stages_fit(name: str) -> None:
         billions, pre_buffer, post = SIZES[name]
         assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
         assert (config.extra_num_layers, config.post_layers) == (pre_buffer, post)
+    model = network(config, cli.model.lora)
     check_stages(model, cli.stages, config.extra_num_layers)
     assert cli.trainer.max_steps == sum(stage.steps for stage in cli.stages.values())
     assert cli.model.stages == cli.datamodule.stages == cli.stages
     for row in parameter_table(model, cli.stages, config.extra_num_layers):
         if row.stage in ("pretrain",):
             assert row.trained == (0 if row.part == "backbone" else row.total)
+        elif cli.model.lora is not None:
+            assert row.trained == (row.total if row.part == "lora" else 0)
         elif row.stage in ("mid", "mid_16k", "mid_36k", "sft"):
             assert row.trained == row.total
 

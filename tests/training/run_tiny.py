@@ -24,8 +24,10 @@ from torch.distributed.tensor import DTensor
 from neo_lightning.answering import Ranks
 from neo_lightning.checkpoint.commit import latest
 from neo_lightning.model.generate import generate
+from neo_lightning.model.lora import Lora
 from neo_lightning.model.neo import Neo
 from neo_lightning.model.prompt import Prompt
+from neo_lightning.training.build import network
 from neo_lightning.training.strategy import NeoStrategy
 from tests.training import tiny
 
@@ -55,9 +57,9 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: (p.full_tensor() if isinstance(p, DTensor) else p).clone() for name, p in weights.items()}
 
 
-def plain(weights: dict[str, torch.Tensor]) -> Neo:
+def plain(weights: dict[str, torch.Tensor], lora: Lora | None = None) -> Neo:
     """The whole model on this rank."""
-    model = Neo(tiny.CONFIG)
+    model = network(tiny.CONFIG, lora).to_empty(device="cpu")
     model.load_state_dict(weights)
     return model
 
@@ -91,7 +93,11 @@ def train(devices: int, job: dict[str, Any]) -> None:
     folder = Path(job["folder"])
     scaled = {"lr_scale": job.get("lr_scale", {})}
     run_stages = {name: replace(stage, **scaled) for name, stage in tiny.stages(*job.get("stages", (4, 8))).items()}
-    module = tiny.module(run_stages, **job.get("module", {}))
+    built = job.get("module", {})
+    if "lora" in built:
+        built["lora"] = Lora(**built["lora"])
+        run_stages = {name: replace(stage, trains=tuple(job["trains"])) for name, stage in run_stages.items()}
+    module = tiny.module(run_stages, **built)
     data = tiny.TinyData(run_stages, num_workers=job.get("workers", 0))
     options = {"strategy": NeoStrategy(shard_size=job.get("shard_size")), **job.get("trainer", {})}
     watch = [Tell(folder.name), *([DiesInSecondSave()] if job.get("dies_in_second_save") else [])]
@@ -99,7 +105,7 @@ def train(devices: int, job: dict[str, Any]) -> None:
     resume = latest(folder / "checkpoints") if job.get("resume") else job.get("checkpoint")
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     weights = whole_weights(module.model)
-    answers = [answer(model) for model in (module.model, plain(weights))]
+    answers = [answer(model) for model in (module.model, plain(weights, built.get("lora")))]
     assert answers[0] == answers[1], f"the sharded model answers {answers[0]}, the whole one {answers[1]}"
     if job.get("asks"):
         ask_together(module.model, plain(weights), Ranks(rank=trainer.global_rank, count=trainer.world_size))

@@ -18,7 +18,13 @@ from neo_lightning.training.module import NeoModule
 from neo_lightning.training.stages import TableRow, parameter_table, stage_at
 from neo_lightning.types import Stage
 
-_HEADINGS = {"patch_embedding": "patches", "pre_buffer": "pre-buffer", "hw": "H/W", "backbone": "backbone"}
+_HEADINGS = {
+    "patch_embedding": "patches",
+    "pre_buffer": "pre-buffer",
+    "hw": "H/W",
+    "backbone": "backbone",
+    "lora": "LoRA",
+}
 
 
 def render_table(rows: list[TableRow], stages: dict[str, Stage]) -> Table:

@@ -177,6 +177,7 @@ class Throughput(Callback):
             pairs=int(counts["pairs"]),
             supervised=int(counts["supervised"]),
             trained=self._trained[report.stage].__contains__,
+            ranks=module.lora.ranks(module.config) if module.lora else None,
         )
 
     def _metrics(self, trainer: Trainer, module: NeoModule, report: StepReport) -> dict[str, float]:
