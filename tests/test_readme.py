@@ -80,6 +80,8 @@ PROMISES = {
     r"data inspect my_recipe": loads_nothing_from_outside,
     r"--run\.name=warm": exists("runs/warm/report.html", "runs/warm/export/config.json"),
     r"lightning run finetune_small": exists("runs/finetune_small/export/*", "runs/finetune_small/recipe.yaml"),
+    r"lightning run finetune_lora": exists("runs/finetune_lora/adapter/adapter_model.safetensors"),
+    r"model merge": exists("my-merged/config.json", "my-merged/*.safetensors"),
     r"my_callbacks\.Hello": says("Hi from step"),
     r"data stats my_photos": says("photos", "samples", "megapixels"),
     r"--data\.manifest=my_photos": exists("runs/own/export/config.json"),
