@@ -267,13 +267,12 @@ def _model(args: argparse.Namespace) -> Model:
         import torch
 
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
-    facts, name = model_facts(model_folder(source)), args.model
-    if args.adapter is not None:
-        adapter = adapter_folder(args.adapter)
-        facts = {**facts, **{f"adapter's {key}": value for key, value in model_facts(adapter).items()}}
-        out, name = out.with_name(f"{out.name}-{_file_name(str(adapter))}"), f"{name} with {args.adapter}"
     engine = load(source, device=device, adapter=args.adapter)
-    return Model(name=name, facts=facts, out=out, engine=engine)
+    if args.adapter is None:
+        return Model(name=args.model, facts=model_facts(model_folder(source)), out=out, engine=engine)
+    facts = model_facts(model_folder(source), adapter := adapter_folder(args.adapter))
+    out = out.with_name(f"{out.name}-{_file_name(str(adapter))}")
+    return Model(name=f"{args.model} with {args.adapter}", facts=facts, out=out, engine=engine)
 
 
 def _file_name(name: str) -> str:

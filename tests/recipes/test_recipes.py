@@ -56,7 +56,8 @@ def test_a_recipe_builds_its_network_and_its_stages_fit(name: str) -> None:
         if row.stage in ("pretrain",):
             assert row.trained == (0 if row.part == "backbone" else row.total)
         elif cli.model.lora is not None:
-            assert row.trained == (row.total if row.part == "lora" else 0)
+            whole = row.part == "lora"
+            assert row.trained == row.total if whole else row.trained < 0.01 * row.total
         elif row.stage in ("mid", "mid_16k", "mid_36k", "sft"):
             assert row.trained == row.total
 

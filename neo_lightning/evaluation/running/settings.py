@@ -66,8 +66,10 @@ def published_settings(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def model_facts(folder: Path) -> dict[str, str]:
+def model_facts(folder: Path, adapter: Path | None = None) -> dict[str, str]:
     """A model folder's place, and a digest of its config and of pieces of its weights, spread over every file.
+
+    The same of an adapter's folder, where there is one.
 
     Other training moves every weight, so the pieces tell; reading all of a large model would take minutes.
     """
@@ -81,7 +83,8 @@ def model_facts(folder: Path) -> dict[str, str]:
                 hasher.update(stream.read(_PIECE))
                 if size <= _PIECE:
                     break
-    return {"folder": str(folder), "sha256_of_pieces": hasher.hexdigest()}
+    of_adapter = {} if adapter is None else {f"adapter's {key}": x for key, x in model_facts(adapter).items()}
+    return {"folder": str(folder), "sha256_of_pieces": hasher.hexdigest(), **of_adapter}
 
 
 def versions() -> dict[str, str]:
