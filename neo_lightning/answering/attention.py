@@ -21,8 +21,8 @@ from ..data.facts import Turn
 from ..data.rows.collate import Document, collate
 from ..data.text.answers import ANSWER_TOKENS, mark_answers
 from ..data.text.serialize import make_outlines
-from ..model.generate import Prompt
 from ..model.layers import PackedRow
+from ..model.prompt import Prompt
 from ..types import TokenSequence
 from .engine import Engine
 

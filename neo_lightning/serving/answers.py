@@ -11,7 +11,7 @@ from functools import partial
 from starlette.types import Receive
 
 from ..answering.batching import Piece, QueueFull, Request, Ticket
-from ..model.generate import Prompt
+from ..model.prompt import Prompt
 from .errors import Refused, busy, too_long
 from .fields import Asked
 from .service import Service

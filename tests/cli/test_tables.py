@@ -85,6 +85,8 @@ LINES = {
     "data": ["plan", "{micro}", "--stages.two.stepz=1"],
     "chat": ["--modle=x"],
     "eval": ["--modle=x"],
+    "serve": ["--modle=x"],
+    "sweep": ["--at-onse=2"],
 }
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from neo_lightning.data.facts import Turn
 from neo_lightning.data.media.video import video_facts
 from neo_lightning.data.text.answers import MARKS
-from neo_lightning.data.text.serialize import prompt_from_messages
+from neo_lightning.data.text.prompt import prompt_from_messages
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.hf.processing_neo_chat import NEOChatProcessor
 from neo_lightning.hf.prompt_text_neo_chat import BREAK, MARK

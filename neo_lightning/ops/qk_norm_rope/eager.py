@@ -84,7 +84,7 @@ def _forward(
     high = torch.promote_types(x.dtype, torch.float32)
     w, turn, members = paired_weights(weights).to(high), turn.to(high), members.to(high)
     z = x.to(high)
-    r = _means(z * z, members).add_(eps).rsqrt_()
+    r = _means(z * z, members).add(eps).rsqrt_()  # a new tensor: selective recomputation keeps the means
     z = (_quarters(z) * r).flatten(-2)
     out = _complex(z * w) * torch.view_as_complex(turn)[:, None]
     return torch.view_as_real(out).flatten(-2).to(x.dtype), w, r, turn, members, z
