@@ -179,6 +179,7 @@ def test_the_factors_may_have_rates_of_their_own(tmp_path: Path) -> None:
     assert max(rates) == pytest.approx(16 * min(rates))
 
 
+@pytest.mark.slow
 def test_two_ranks_train_and_save_whole_adapters(forks: Server, tmp_path: Path, tokenizer_folder: Path) -> None:
     """FSDP2 over two ranks in bfloat16: as one rank but for sums, and each rank's rows are in the adapter."""
     lora = {"rank": 3, "alpha": 6.0}  # no multiple of the ranks
