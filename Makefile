@@ -61,7 +61,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	@for name in attention decode qk_norm_rope loss image_path video_path loader plan_scale step; do \
+	@for name in attention decode qk_norm_rope loss image_path video_path loader plan_scale step lora; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 	@echo "== memory"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py    # other threads take scratch as well
 

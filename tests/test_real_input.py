@@ -100,9 +100,12 @@ def test_low_rank_terms_reach_the_answers_of_the_whole_model(
     """With under 5% of its parameters; the merged export and the adapter beside the base answer alike."""
     monkeypatch.setenv("NEO_MODEL", str(base))
     monkeypatch.setenv("NEO_DATA", str(shards))
-    line = ["run", "photos_lora", f"--run.dir={tmp_path}", "--evaluation=[]"]
+    small = "min_pixels: 4096, max_pixels: 16384"  # the test above has the photographs' own sizes, which take minutes
+    budgets = [f"--stages.sft.image={{{small}}}", f"--stages.sft.video={{fps: null, max_frames: 2, {small}}}"]
+    line = ["run", "photos_lora", f"--run.dir={tmp_path}", "--evaluation=[]", "--stages.sft.context=512", *budgets]
     assert main(line) == 0
     base_model = load(base)
+    base_model.answering = load(tmp_path / "export").answering
     assert len(wrong_answers(base_model, shards)) > 10, "the base knows the answers: nothing would be proved"
     learned = sum(x.numel() for x in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values())
     assert learned < 0.05 * sum(p.numel() for p in base_model.model.parameters())
