@@ -34,6 +34,8 @@ _SCALING = int(Interpolation.BICUBIC) | 1 << 18
 """With FFmpeg's SWS_ACCURATE_RND, for which PyAV has a name since 18."""
 _ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 18 else {}
 """Slices of several threads are rounded otherwise; earlier versions take one."""
+_STEP = 1e-6
+"""Seconds: forgives the rounding of timestamps to the container's ticks."""
 _UNSPECIFIED, _PQ = 2, 16  # colour matrix, transfer function
 
 T = TypeVar("T")
@@ -180,8 +182,9 @@ class Section:
         end = min(until, clip.duration)
         if not 0 <= start < end:
             raise ValueError(f"a section from {start:g} to {until:g} s of a clip of {clip.duration:.2f} s")
-        # the small step forgives the rounding of timestamps to the container's ticks
-        first, last = np.searchsorted(clip.times, (start - 1e-6, end - 1e-6)).tolist()
+        first, last = np.searchsorted(clip.times, (start - _STEP, end - _STEP)).tolist()
+        if last == 0:
+            raise ValueError(f"a section until {end:g} s, but the first frame given is of {clip.times[0]:.2f} s")
         self.duration = end - float(clip.times[first]) if first < last else end - start
         first = min(first, last - 1)
         self._clip, self._first = clip, first
@@ -222,8 +225,7 @@ def choose_moments(
     wanted = max_frames if fps is None else round(duration * fps)
     n = max(1, min(wanted, max_frames, len(times)))
     seconds = (np.arange(n) + 0.5) * (duration / n)
-    # the small step forgives the rounding of timestamps to the container's ticks
-    return seconds, np.searchsorted(times, seconds + 1e-6, side="right") - 1
+    return seconds, np.searchsorted(times, seconds + _STEP, side="right") - 1
 
 
 def words_of_clip(moments: list[float], duration: float, prefix: str, frame_label: str) -> list[str]:

@@ -18,10 +18,11 @@ from .pictures_neo_chat import PATCH, PATCH_BYTES, patchify, smart_resize
 
 @dataclass
 class ClipMetadata(VideoMetadata):
-    """What is known of a clip; `fps` is its mean, as frames may come at a variable rate."""
+    """What is known of a clip, or of the section that is shown of it; `fps` is its mean, as rates may vary."""
 
     timestamps: list[float] | None = None
-    """Seconds at which the shown frames come on screen, from the clip's first frame on, by presentation timestamps."""
+    """Seconds at which the shown frames come on screen, from the first frame of the clip or section on, by
+    presentation timestamps."""
     moments: list[float] | None = None
     """Seconds that the shown frames stand for; their labels say these."""
 

@@ -197,6 +197,11 @@ def test_decoded_frames_are_shown_at_their_times(processor: NEOChatProcessor) ->
     chosen = known | {"frames_indices": [0, 6]}
     images = [Image.fromarray(frame) for frame in frames[[0, 6]]]
     assert shown(images, video_metadata=chosen, do_sample_frames=False) == ([0.0, 1.5], [0, 6])
+    part = known | {"section": (1.0, 1.8)}
+    assert shown(frames, video_metadata=part, do_sample_frames=False) == ([0.0, 0.25, 0.5, 0.75], [4, 5, 6, 7])
+    late = known | {"frames_indices": [4, 6], "section": (0.0, 0.5)}
+    with pytest.raises(ValueError, match=r"a section until 0.5 s, but the first frame given is of 1.00 s"):
+        processor(text=prompt, videos=[images], video_metadata=[late])
     with pytest.raises(ValueError, match="pass video_metadata with `fps`"):
         processor(text=prompt, videos=[frames])
     with pytest.raises(ValueError, match="8 frames, but frames_indices are 2"):
