@@ -30,7 +30,8 @@ def test_everything_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
         (part["name"] for part in found["parts"]), "passed"
     ), said
     assert status == 0
-    assert all(part["tables"] or "passed" in part["printed"][-1] for part in found["parts"]), "a part measured nothing"
+    for part in found["parts"]:
+        assert part["tables"] or any(" passed" in line for line in part["printed"]), f"{part['name']} measured nothing"
     verdicts = {goal["what"]: goal["verdict"] for goal in found["goals"]}
     assert verdicts["graphs compiled after the first step"] == "stretch"
     page = (tmp_path / "results.html").read_text()

@@ -93,7 +93,8 @@ def _run(args: list[str], traceback: bool) -> int:
         return exits.INTERRUPTED
     except (Exception, stopping.Stopped) as error:
         status = exits.status_of(error)
-        if status == exits.BUG or (traceback and isinstance(error, Exception)):
+        of_another_rank = hasattr(error, "exit_status")  # which has shown its traceback
+        if (status == exits.BUG and not of_another_rank) or (traceback and isinstance(error, Exception)):
             raise
         _tell(error, status)
         return status
@@ -105,7 +106,7 @@ def _tell(error: BaseException, status: int) -> None:
         if not error.told and first_rank(os.environ):
             print(f"stopped ({error}): nothing is lost, the same command goes on from there", file=sys.stderr)
     elif not getattr(error, "on_every_rank", False) or first_rank(os.environ):
-        advice = "" if status == exits.USER_ERROR else f"\n{exits.MEANING.get(status, '')}"
+        advice = "" if status in (exits.USER_ERROR, exits.BUG) else f"\n{exits.MEANING.get(status, '')}"
         print(f"error: {error}{advice}", file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ from neo_lightning.cli.main import main
 from neo_lightning.data.datamodule import NeoDataModule
 from neo_lightning.data.rows.loader import WatchedLoader
 from neo_lightning.evaluation.context import Evaluation
-from neo_lightning.model import generate
+from neo_lightning.model.batch import RunningBatch
 from tests.cli import dies
 
 
@@ -53,7 +53,7 @@ def signalled(argv: list[str], folder: str, moment: int, listed: str = "") -> in
 def answering(argv: list[str], folder: str, token: int) -> int:
     """A command whose rank 0 gets SIGTERM in front of its `token`-th forward pass over one token of an answer."""
     seen = 0
-    decode = generate._decode
+    decode = RunningBatch._decode
 
     def counted(*args: Any) -> Any:
         nonlocal seen
@@ -62,7 +62,7 @@ def answering(argv: list[str], folder: str, token: int) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
         return decode(*args)
 
-    generate._decode = counted
+    RunningBatch._decode = counted  # type: ignore[method-assign]
     return command(folder, argv)
 
 

@@ -52,7 +52,7 @@ class Counter(TorchDispatchMode):
 def test_selective_recomputation_keeps_what_the_triton_operator_made():
     skip_unless_it_runs("triton")
     fn, tensors = attention()
-    policy = functools.partial(keep_products, (0, 0))
+    policy = functools.partial(keep_products, (0, 0), frozenset())
     contexts = functools.partial(create_selective_checkpoint_contexts, policy)
     expected = run(fn, *tensors)
     for options, forwards in (({"context_fn": contexts}, 1), ({}, 2)):

@@ -42,7 +42,7 @@ RECORDS = [
 ]
 CHANGES = """\
 stages: {sft: {steps: 2, context: 512, packs_per_step: 1, image: {min_pixels: 4096, max_pixels: 16384}}}
-model: {compile_blocks: false}
+model: {compile_blocks: false, recomputed_layers: 0}
 trainer: {accelerator: cpu, precision: 32-true}
 """
 CALLS = [
