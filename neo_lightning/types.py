@@ -223,7 +223,8 @@ class PackInfo:
     supervised: int
     """Supervised tokens."""
     pairs: int
-    """Query-key pairs that the mask lets through: sum of limit - start over document tokens."""
+    """Query-key pairs that the mask lets through: sum of limit - start over document tokens. Where layers have masks
+    of two kinds, the average layer's."""
     keys: tuple[str, ...]
     """`source/key` of each document, in order."""
     tombstones: tuple[tuple[str, str], ...] = ()
@@ -255,9 +256,12 @@ class PackedBatch:
     visual_index: Tensor
     """[V] int64: places of the visual tokens."""
     patches: Tensor
-    """[P, 768] uint8: RGB patches flattened as (channel, row, column); unit after unit, row-major on the patch grid."""
+    """[P, 768] uint8: RGB patches flattened as (channel, row, column); unit after unit, row-major on the patch grid.
+    768 is 3 x 16 x 16; a `SequenceRule` with another token side has other patches."""
     grids: Tensor
     """[I, 2] int32: rows and columns of each unit in patches (twice those in tokens)."""
+    row_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """[R] int64: places of the row tokens of units, where the `SequenceRule` has any."""
     info: PackInfo | None = None
     places: Tensor = field(init=False)
     """[n] int64: where `targets` holds a token. Found when the batch is made, on the host: a device would have to be

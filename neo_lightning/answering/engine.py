@@ -317,7 +317,9 @@ class Engine:
             )
             documents.append(Document(key="", modality="text", sequence=sequence, patches=prompt.patches))
         total = sum(d.sequence.input_ids.numel() for d in documents)
-        row = collate(documents, context=total, pad_id=self.tokenizer.pad_id, weighting="token")
+        row = collate(
+            documents, context=total, pad_id=self.tokenizer.pad_id, weighting="token", rule=self.tokenizer.rule
+        )
         with torch.no_grad():
             output = self.model(row.to(self.model.head_weight.device))
         nll, places = output.nll.double().cpu(), output.places.cpu()

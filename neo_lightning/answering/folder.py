@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.export import export_model
-from ..checkpoint.load import load_model
+from ..checkpoint.load import load_config, load_model
 from ..checkpoint.read import model_folder
 from ..data.text.tokenizer import Tokenizer
 from ..model.neo import Neo
@@ -47,7 +47,7 @@ def load(
     device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = Tokenizer.load(folder, load_config(folder).rule)
     model = load_model(folder, dtype=dtype, device=device).eval()
     answering = Answering.read(folder, model.config)
     changed = answering.changed(min_pixels=min_pixels, max_pixels=max_pixels, fps=fps, max_frames=max_frames)

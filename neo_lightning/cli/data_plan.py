@@ -119,6 +119,7 @@ def data_of(argv: list[str]) -> NeoDataModule:
             )
         else:
             cli.datamodule.costs = document_costs(config, cli.datamodule.stages)
+            cli.datamodule.rule = config.rule
     return cli.datamodule
 
 

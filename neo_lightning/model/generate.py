@@ -19,7 +19,7 @@ from neo_lightning.model.neo import DecodeStep, Neo
 from neo_lightning.model.sampling import Sampling, choose
 from neo_lightning.ops.interval_attention import cached_attention
 from neo_lightning.ops.joint_linear import Order
-from neo_lightning.sequence import positions_and_limits
+from neo_lightning.sequence import advance, next_position, positions_and_limits, row_places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +161,13 @@ def stream(
     device = model.head_weight.device
     cache = Cache(sequences=len(prompts), places=max(p.input_ids.numel() for p in prompts) + max_new_tokens)
     with torch.no_grad():
-        step, next_t = _prefill(model, prompts, cache, device)
+        step, position = _prefill(model, prompts, cache, device)
         logits = model(step)
     draws = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))] if sampling.temperature else None
     seen = _seen(prompts, logits) if sampling.repetition_penalty != 1.0 else None
     lengths = torch.tensor([p.input_ids.numel() for p in prompts], device=device)
     longest = max(p.input_ids.numel() for p in prompts)
+    further = torch.tensor(advance(model.config.rule), device=device)
     stops, ended = frozenset(stop_ids), [False] * len(prompts)
     for made in range(max_new_tokens):
         uniform = None if draws is None else torch.stack([torch.rand((), generator=g) for g in draws]).to(device)
@@ -182,12 +183,13 @@ def stream(
             seen.scatter_(1, tokens[:, None], True)
         longest += 1
         with torch.no_grad():
-            logits = model(_decode(model, step.row.order, tokens, next_t, cache, lengths, longest))
-        next_t, lengths = next_t + 1, lengths + 1
+            logits = model(_decode(model, step.row.order, tokens, position, cache, lengths, longest))
+        position, lengths = position + further, lengths + 1
 
 
 def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.device) -> tuple[DecodeStep, Tensor]:
-    """The prompts as one packed row, and the t of each one's next token [B]."""
+    """The prompts as one packed row, and the position of each one's next token [B, 3]."""
+    rule = model.config.rule
     sizes = torch.tensor([p.input_ids.numel() for p in prompts])
     for i, prompt in enumerate(prompts):
         if prompt.input_ids.numel() == 0:
@@ -197,20 +199,23 @@ def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.
                 f"prompt {i} has {int(prompt.visual.sum())} visual tokens, which need four patches each, "
                 f"but {prompt.patches.shape[0]} patches"
             )
-    parts = [positions_and_limits(p.visual.cpu(), p.grids.cpu()) for p in prompts]
+    parts = [positions_and_limits(p.visual.cpu(), p.grids.cpu(), rule) for p in prompts]
     ends = sizes.cumsum(0)
     sequence = torch.repeat_interleave(torch.arange(len(prompts)), sizes)
     start = (ends - sizes)[sequence]
     positions = torch.cat([part[0] for part in parts])
     limit = torch.cat([part[1] for part in parts]) + start
     visual_index = torch.cat([p.visual.cpu() for p in prompts]).nonzero().squeeze(-1)
+    rows = [row_places(p.visual.cpu(), p.grids.cpu(), rule) for p in prompts]
+    row_index = torch.cat([own + first for own, first in zip(rows, ends - sizes, strict=True)]).to(device)
     visual = None
     if visual_index.numel():
         with_images = [p for p in prompts if p.patches.shape[0]]
         grids = torch.cat([p.grids.cpu().int().reshape(-1, 2) for p in with_images]) * 2
         patches = torch.cat([p.patches.to(device) for p in with_images])
-        visual = visual_index.to(device), patches, grids.to(device)
-    row = model.row(positions.to(device), start.int().to(device), limit.int().to(device))
+        visual = visual_index.to(device), patches, grids.to(device), row_index
+    bounds = start.int().to(device), limit.int().to(device)
+    row = model.row(positions.to(device), *bounds, visual_index.to(device), row_index)
     prefill = PrefillRow(
         **vars(row),
         cache=cache,
@@ -218,17 +223,15 @@ def _prefill(model: Neo, prompts: Sequence[Prompt], cache: Cache, device: torch.
         place=(torch.arange(sequence.numel()) - start).to(device),
     )
     input_ids = torch.cat([p.input_ids.to(device) for p in prompts])
-    last = ends - 1
-    return DecodeStep(input_ids=input_ids, row=prefill, last=last.to(device), visual=visual), positions[last, 0].to(
-        device
-    ) + 1
+    behind = torch.stack([next_position(p.visual.cpu(), p.grids.cpu(), rule) for p in prompts])
+    step = DecodeStep(input_ids=input_ids, row=prefill, last=(ends - 1).to(device), visual=visual)
+    return step, behind.to(device)
 
 
 def _decode(
-    model: Neo, order: Order, tokens: Tensor, next_t: Tensor, cache: Cache, place: Tensor, longest: int
+    model: Neo, order: Order, tokens: Tensor, positions: Tensor, cache: Cache, place: Tensor, longest: int
 ) -> DecodeStep:
     """One new token for each sequence; `longest` is the largest of `place` plus one, known on the host."""
-    positions = torch.stack([next_t, torch.zeros_like(next_t), torch.zeros_like(next_t)], -1)
     visible = torch.arange(longest, device=place.device) <= place[:, None]
     row = DecodeRow(rope=model.rope(positions), order=order, cache=cache, place=place, visible=visible)
     return DecodeStep(input_ids=tokens, row=row, last=torch.arange(tokens.numel(), device=tokens.device))

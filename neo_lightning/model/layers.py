@@ -8,8 +8,8 @@ Parameters carry the names of the released checkpoint.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,17 @@ from neo_lightning.ops.rms_norm import add_rms_norm, rms_norm
 from neo_lightning.ops.swiglu import swiglu
 
 
+class Split(NamedTuple):
+    """A row's tokens by kind, all int64."""
+
+    text: Tensor
+    """[T - M] places."""
+    visual: Tensor
+    """[M] places of units' tokens, row tokens included."""
+    inverse: Tensor
+    """[T]: where each token lies in [text; visual]."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Row(ABC):
     """What all layers share about one row of tokens. Opaque to FSDP2, so that the tables stay float32 under bf16."""
@@ -30,6 +41,12 @@ class Row(ABC):
     """Rotations of q and k."""
     order: Order
     """How the projections of q, k and v lie in their one product."""
+    split: Split | None = None
+    """Which tokens are of pictures, for layers that treat those otherwise; None where all are text."""
+
+    def at(self, layer: int) -> Row:
+        """The row as a layer sees it."""
+        return self
 
     @abstractmethod
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
@@ -48,6 +65,14 @@ class PackedRow(Row):
     """Attention backend, chosen."""
     prepared: Any
     """What that backend derived from the bounds."""
+    other: tuple[frozenset[int], Tensor, Any] | None = None
+    """Layers with a mask of their own, their `limit`, and what the backend derived from it."""
+
+    def at(self, layer: int) -> Row:
+        """See `Row`."""
+        if self.other is None or layer not in self.other[0]:
+            return self
+        return replace(self, limit=self.other[1], prepared=self.other[2])
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
         """See `Row`."""

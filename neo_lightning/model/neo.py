@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.design.layer import layer_class, split_of
+from neo_lightning.model.design.patch import patch_embedding
+from neo_lightning.model.design.rope import design_rope, plain_order
 from neo_lightning.model.init import STD, initial_state
-from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
-from neo_lightning.model.patch_embed import PatchEmbedding
+from neo_lightning.model.layers import PackedRow, RMSNorm, Row
 from neo_lightning.ops.fp8 import STEP
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
 from neo_lightning.ops.joint_linear import Order
@@ -49,8 +51,8 @@ class DecodeStep:
     """Rotations, and attention with a cache behind it."""
     last: Tensor
     """[B] int64, places whose next token is wanted."""
-    visual: tuple[Tensor, Tensor, Tensor] | None = None
-    """(visual_index, patches, grids) as in PackedBatch, or None without images."""
+    visual: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    """(visual_index, patches, grids, row_index) as in PackedBatch, or None without images."""
 
 
 class VisionModel(nn.Module):
@@ -58,7 +60,9 @@ class VisionModel(nn.Module):
 
     def __init__(self, config: NeoConfig) -> None:
         super().__init__()
-        self.embeddings = PatchEmbedding(config)
+        self.embeddings = patch_embedding(config)
+        if config.design.row_tokens.kind == "learned":
+            self.row_vector = nn.Parameter(torch.empty(config.hidden_size))
 
 
 class Decoder(nn.Module):
@@ -67,7 +71,7 @@ class Decoder(nn.Module):
     def __init__(self, config: NeoConfig, fp8: bool) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i, fp8) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layer_class(config)(config, i, fp8) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -115,8 +119,8 @@ class Neo(nn.Module):
             parameters[name].copy_(value)
 
     @property
-    def embeddings(self) -> PatchEmbedding:
-        """The patch embedding."""
+    def embeddings(self) -> nn.Module:
+        """The patch embedding, or what the design has in its place."""
         return self.vision_model.embeddings
 
     @property
@@ -142,8 +146,9 @@ class Neo(nn.Module):
         if not isinstance(inputs, PackedBatch):
             x = self.hidden(self.embed(inputs.input_ids, *(inputs.visual or ())), inputs.row)
             return F.linear(x.index_select(0, inputs.last), self.head_weight)
-        row = self.row(inputs.positions, inputs.start, inputs.limit)
-        x = self.hidden(self.embed(inputs.input_ids, inputs.visual_index, inputs.patches, inputs.grids), row)
+        row = self.row(inputs.positions, inputs.start, inputs.limit, inputs.visual_index, inputs.row_index)
+        visual = inputs.visual_index, inputs.patches, inputs.grids, inputs.row_index
+        x = self.hidden(self.embed(inputs.input_ids, *visual), row)
         places = inputs.places
         loss_sum, nll = linear_cross_entropy(
             x.index_select(0, places), self.head_weight, inputs.targets[places], inputs.weights[places]
@@ -153,15 +158,23 @@ class Neo(nn.Module):
     def rope(self, positions: Tensor) -> Rope:
         """Rotations of tokens at positions [T, 3]."""
         config = self.config
+        if not config.native_rope:
+            return design_rope(config, positions)
         return rope_table(positions, config.head_dim, config.rope_theta, config.rope_theta_hw)
 
     def order(self, device: torch.device) -> Order:
         """How the projections of q, k and v lie in their one product."""
         config = self.config
+        if not config.design.hw_heads:
+            return plain_order(config, device)
         return projection_order(config.num_attention_heads, config.num_key_value_heads, config.head_dim, device)
 
-    def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> PackedRow:
-        """Rotations and mask of a packed row: positions [T, 3], bounds [T] int32."""
+    def row(self, positions: Tensor, start: Tensor, limit: Tensor, *of_units: Tensor) -> PackedRow:
+        """Rotations and mask of a packed row: positions [T, 3], bounds [T] int32, places of units' tokens."""
+        design, other = self.config.design, None
+        if layers := self.config.causal_layers:
+            causal = torch.arange(1, start.numel() + 1, dtype=torch.int32, device=start.device)
+            other = layers, causal, prepare_intervals(start, causal, self.attention)
         return PackedRow(
             rope=self.rope(positions),
             order=self.order(positions.device),
@@ -169,6 +182,8 @@ class Neo(nn.Module):
             limit=limit,
             backend=choose_backend(self.attention, start.device),
             prepared=prepare_intervals(start, limit, self.attention),
+            other=other,
+            split=split_of(start.numel(), torch.cat(of_units)) if design.splits and of_units else None,
         )
 
     def embed(
@@ -177,6 +192,7 @@ class Neo(nn.Module):
         visual_index: Tensor | None = None,
         patches: Tensor | None = None,
         grids: Tensor | None = None,
+        row_index: Tensor | None = None,
     ) -> Tensor:
         """Token embeddings [T, E] with the visual tokens in their places.
 
@@ -187,12 +203,15 @@ class Neo(nn.Module):
         if visual_index is None or patches is None or grids is None:
             return x
         visual = self.embeddings(patches, grids)
+        if row_index is not None and self.config.design.row_tokens.kind == "learned":
+            vector = self.vision_model.row_vector.to(x.dtype)
+            x = x.index_copy(0, row_index, vector.expand(row_index.numel(), -1))
         return x.index_copy(0, visual_index, visual[: visual_index.numel()].to(x.dtype))
 
     def hidden(self, x: Tensor, row: Row) -> Tensor:
         """[T, E] embeddings through all layers and the final norm."""
-        for layer in self.layers:
-            x = layer(x, row)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, row.at(number))
         return self.language_model.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
+from neo_lightning.model.config import NeoConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,7 +26,7 @@ def normalise(patches: Tensor) -> Tensor:
     """[P, 768] uint8 RGB patches (channel, row, column) -> float32, with the ImageNet mean and deviation."""
     # filled by kernels: an array made of host values would have the host wait for the device
     mean, deviation = (
-        torch.cat([torch.full((PATCH_CHANNELS // 3,), value, device=patches.device) for value in values])
+        torch.cat([torch.full((patches.shape[1] // 3,), value, device=patches.device) for value in values])
         for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return torch.addcmul(-mean / deviation, patches.float(), 1 / (255 * deviation))
@@ -76,11 +76,12 @@ def rotate_2d(x: Tensor, places: Tensor, theta: float) -> Tensor:
 class PatchEmbedding(nn.Module):
     """Patches of any number of images of any size -> one vector per 32 x 32 pixels."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, side: int = 16) -> None:
+        """`side`: pixels of a patch's side."""
         super().__init__()
         self.theta = config.rope_theta_vision
         # Conv2d holds the weights in the released layout; the forward pass reads them as matrices.
-        self.patch_embedding = nn.Conv2d(3, config.patch_hidden_size, 16, 16)
+        self.patch_embedding = nn.Conv2d(3, config.patch_hidden_size, side, side)
         self.dense_embedding = nn.Conv2d(config.patch_hidden_size, config.hidden_size, 2, 2)
 
     def forward(self, patches: Tensor, grids: Tensor) -> Tensor:
@@ -99,6 +100,10 @@ class PatchEmbedding(nn.Module):
             pixels = normalise(pixels)
         conv1, conv2 = self.patch_embedding, self.dense_embedding
         x_PC = F.gelu(F.linear(pixels.to(conv1.weight.dtype), conv1.weight.flatten(1), conv1.bias))
-        x_PC = rotate_2d(x_PC, places, self.theta)
+        x_PC = self.located(x_PC, places, grids)
         weight = conv2.weight.permute(0, 2, 3, 1).flatten(1)  # [E, (row, column, C)]
         return F.linear(x_PC.view(-1, weight.shape[1]), weight, conv2.bias)
+
+    def located(self, x_PC: Tensor, places: Tensor, grids: Tensor) -> Tensor:
+        """[P, C] patches at places [P, 2] -> the same, told where they are."""
+        return rotate_2d(x_PC, places, self.theta)

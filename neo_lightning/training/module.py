@@ -20,6 +20,7 @@ from neo_lightning.answering import Answering
 from neo_lightning.data.rows.collate import collate
 from neo_lightning.exits import NUMBERS_BROKEN
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.sequence import SequenceRule
 from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
@@ -161,6 +162,10 @@ class NeoModule(ScoringModule):
         """What documents cost in each stage, for the plan. A model of your own may have this method too."""
         return document_costs(self.config, self.stages)
 
+    def sequence_rule(self) -> SequenceRule:
+        """How pictures lie in the rows, for the data. A model of your own that has `document_costs` has this too."""
+        return self.config.rule
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW over everything."""
         assert self.model is not None
@@ -247,7 +252,7 @@ class NeoModule(ScoringModule):
     def _blank_rows(self, step: int) -> list[PackedBatch]:
         """As many rows as this rank has in a step, with nothing in them."""
         stage = stage_at(self.stages, step)[1]
-        row = collate([], context=stage.context, pad_id=0, weighting=stage.loss_weighting)
+        row = collate([], context=stage.context, pad_id=0, weighting=stage.loss_weighting, rule=self.config.rule)
         return [row] * -(-stage.packs_per_step // self.trainer.world_size)
 
     def _read(self, step: int, numbers: list[float]) -> StepReport:

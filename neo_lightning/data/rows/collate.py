@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from neo_lightning.data.media.image import BLANK
-from neo_lightning.sequence import positions_and_limits
+from neo_lightning.sequence import NEO, SequenceRule, positions_and_limits, restarted, row_places
 from neo_lightning.types import IGNORE, MODALITIES, PackedBatch, PackInfo, TokenSequence
 
 _UNIT_PATCHES = 4
@@ -37,7 +37,15 @@ class Document:
     """Why it is a tombstone."""
 
 
-def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighting: str, index: int = 0) -> PackedBatch:
+def collate(
+    documents: Sequence[Document],
+    *,
+    context: int,
+    pad_id: int,
+    weighting: str,
+    index: int = 0,
+    rule: SequenceRule = NEO,
+) -> PackedBatch:
     """Pack documents into one row (see types.PackedBatch for the fields).
 
     Raises:
@@ -58,8 +66,7 @@ def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighti
     row_lengths = torch.tensor([*lengths, pad])
     owner = torch.repeat_interleave(torch.arange(len(lengths) + 1), row_lengths)  # [T] document of each token
     start = (row_lengths.cumsum(0) - row_lengths)[owner]
-    positions, limit = positions_and_limits(visual, grids)
-    positions[:, 0] -= positions[start, 0]  # t restarts; h and w are counted per unit
+    positions, limit = positions_and_limits(visual, grids, rule)
 
     alive = torch.tensor([d.patches is not None for d in documents] + [False])
     targets = torch.full((context,), IGNORE)
@@ -71,20 +78,24 @@ def collate(documents: Sequence[Document], *, context: int, pad_id: int, weighti
     kinds = torch.tensor([MODALITIES.index(d.modality) for d in documents] + [0])
     return PackedBatch(
         input_ids=input_ids,
-        positions=positions,
+        positions=restarted(positions, start, rule),
         start=start.int(),
         limit=limit,
         targets=targets,
         weights=weights,
         modality=kinds[owner],
         visual_index=visual.nonzero().squeeze(-1),
-        patches=_patches(documents),
+        patches=_patches(documents, rule.patch_values),
         grids=_patch_grids(grids),
+        row_index=row_places(visual, grids, rule),
         info=PackInfo(
             index=index,
             tokens=used,
             supervised=int(counts.sum()),
-            pairs=int((limit.long() - start)[:used].sum()),
+            pairs=rule.pairs(
+                causal=sum(length * (length + 1) // 2 for length in lengths),
+                with_units=int((limit.long() - start)[:used].sum()),
+            ),
             keys=tuple(d.key for d in documents),
             tombstones=tuple((d.key, d.reason) for d in documents if d.patches is None),
         ),
@@ -103,19 +114,19 @@ def _document_weights(counts: Tensor, weighting: str) -> Tensor:
     raise ValueError(f"loss weighting {weighting!r} is not one of square, token, sample")
 
 
-def _patches(documents: Sequence[Document]) -> Tensor:
-    """[P, 768] uint8 of all documents; one blank unit where there is none."""
+def _patches(documents: Sequence[Document], values: int) -> Tensor:
+    """[P, values] uint8 of all documents; one blank unit where there is none."""
     parts = []
     for document in documents:
         wanted = sum(rows * columns for rows, columns in document.sequence.grids.tolist()) * _UNIT_PATCHES
         if document.patches is None:
-            parts.append(torch.full((wanted, 768), BLANK, dtype=torch.uint8))
+            parts.append(torch.full((wanted, values), BLANK, dtype=torch.uint8))
             continue
         if document.patches.shape[0] != wanted:
             raise ValueError(f"{document.key}: {document.patches.shape[0]} patches for grids that hold {wanted}")
         parts.append(document.patches)
     if not sum(part.shape[0] for part in parts):
-        return torch.full((_UNIT_PATCHES, 768), BLANK, dtype=torch.uint8)
+        return torch.full((_UNIT_PATCHES, values), BLANK, dtype=torch.uint8)
     return torch.cat(parts)
 
 
