@@ -80,7 +80,7 @@ class SequenceRule:
         return round(with_units + self.causal_part * (causal - with_units))
 
     def unit_pairs(self, rows: Any, columns: Any) -> Any:
-        """Pairs that a unit has beyond the causal ones, of rows and columns of visual tokens; ints, or arrays of them."""
+        """Pairs that a unit has beyond the causal ones, from its visual tokens (ints, or arrays of them)."""
         size = rows * (columns + self.extra_columns)
         seen = {"causal": 0 * size, "unit": size * (size - 1) // 2, "tags": (size + 2) * (size + 1) // 2}
         return seen[self.mask]

@@ -108,7 +108,7 @@ class Stage:
     """What the weights of the mixture count; tokens of images and frames included."""
     trains: tuple[str, ...] = ("all",)
     """Parameter groups (all, patch_embedding, pre_buffer, hw, backbone: `training.stages.GROUPS`) or glob patterns of
-    parameter names; the rest is frozen."""
+    parameter names; with a `-` in front what is taken out again; the rest is frozen."""
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     """Group or glob pattern -> factor of the learning rate of these parameters; of several, the last that holds a
     parameter counts. Without an entry it is 1."""

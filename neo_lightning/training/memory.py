@@ -78,6 +78,8 @@ class RowCounts:
     supervised: int
     pairs: int
     """Query-key pairs that the mask lets through."""
+    patch_pairs: int = 0
+    """Sum over pictures of their patches squared."""
 
 
 @dataclass(frozen=True, kw_only=True)

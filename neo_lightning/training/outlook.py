@@ -90,6 +90,7 @@ def rows_of(stage: Stage, modalities: Mapping[str, str], rule: SequenceRule = NE
             visual=round(sum(a_token[s] * documents[s].units * documents[s].unit for s in share)),
             supervised=round(sum(a_token[s] * documents[s].text / 2 for s in share)),
             pairs=round(sum(a_token[s] * documents[s].pairs for s in share)),
+            patch_pairs=round(sum(a_token[s] * documents[s].units * (4 * documents[s].unit) ** 2 for s in share)),
         )
 
     alone = [counts({source: 1.0}) for source in stage.mixture]
@@ -98,6 +99,7 @@ def rows_of(stage: Stage, modalities: Mapping[str, str], rule: SequenceRule = NE
         visual=max(row.visual for row in alone),
         supervised=max(row.supervised for row in alone),
         pairs=max(row.pairs for row in alone),
+        patch_pairs=max(row.patch_pairs for row in alone),
     )
     return counts(shares), fullest
 
@@ -164,6 +166,7 @@ def stage_outlook(
         patches=4 * average.visual,
         pairs=average.pairs,
         supervised=average.supervised,
+        patch_pairs=average.patch_pairs,
         trained=trained.__contains__,
     )
     again = sum(layout.mode(i) == "full" for i in range(config.num_hidden_layers))
