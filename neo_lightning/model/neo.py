@@ -58,9 +58,9 @@ class DecodeStep:
 class VisionModel(nn.Module):
     """Names the patch embedding as the released checkpoint does."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, attention: str) -> None:
         super().__init__()
-        self.embeddings = patch_embedding(config)
+        self.embeddings = patch_embedding(config, attention)
         if config.design.row_tokens.kind == "learned":
             self.row_vector = nn.Parameter(torch.empty(config.hidden_size))
 
@@ -104,7 +104,7 @@ class Neo(nn.Module):
         if fp8 and any(width % STEP for width in widths.values()):
             raise ValueError(f"fp8 takes widths in multiples of {STEP}, the model's are {widths}")
         self.config, self.attention = config, attention
-        self.vision_model = VisionModel(config)
+        self.vision_model = VisionModel(config, attention)
         self.language_model = LanguageModel(config, fp8)
 
     @torch.no_grad()

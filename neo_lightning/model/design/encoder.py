@@ -36,13 +36,12 @@ class Block(nn.Module):
         self.attention_scale = nn.Parameter(torch.empty(width))
         self.mlp_scale = nn.Parameter(torch.empty(width))
 
-    def forward(self, x: Tensor, start: Tensor, limit: Tensor, prepared: object) -> Tensor:
+    def forward(self, x: Tensor, start: Tensor, limit: Tensor, backend: str, prepared: object) -> Tensor:
         """[P, width] patches that see [start, limit) each -> the same."""
         q, k, v = self.qkv_proj(self.norm_attention(x)).unflatten(1, (3, self.heads, -1)).unbind(1)
         scale = q.shape[-1] ** -0.5
-        o = interval_attention(
-            q.contiguous(), k.contiguous(), v.contiguous(), start, limit, scale=scale, prepared=prepared
-        )
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        o = interval_attention(q, k, v, start, limit, scale=scale, backend=backend, prepared=prepared)
         x = x + self.attention_scale * self.o_proj(o.flatten(1))
         return x + self.mlp_scale * self.down_proj(F.gelu(self.up_proj(self.norm_mlp(x))))
 
@@ -50,8 +49,9 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches of any number of pictures of any size -> features of each patch."""
 
-    def __init__(self, encoder: Encoder, side: int) -> None:
+    def __init__(self, encoder: Encoder, side: int, attention: str) -> None:
         super().__init__()
+        self.attention = attention
         self.patch_embedding = nn.Conv2d(3, encoder.hidden_size, side, side)
         self.table = nn.Parameter(torch.empty(encoder.table, encoder.table, encoder.hidden_size))
         self.class_token = nn.Parameter(torch.empty(encoder.hidden_size)) if encoder.class_token else None
@@ -76,9 +76,10 @@ class VisionTransformer(nn.Module):
             x = x.index_copy(0, first, self.class_token.to(x.dtype).expand(first.numel(), -1))
         ends = counts.cumsum(0)
         start, limit = (ends - counts)[unit].int(), ends[unit].int()
-        prepared = prepare_intervals(start, limit, choose_backend("auto", start.device))
+        backend = choose_backend(self.attention, start.device)
+        prepared = prepare_intervals(start, limit, backend)
         for block in self.blocks:
-            x = block(x, start, limit, prepared)
+            x = block(x, start, limit, backend, prepared)
         return self.norm(x.index_select(0, kept))
 
 
@@ -98,10 +99,10 @@ class Projector(nn.Module):
 class EncoderEmbedding(nn.Module):
     """Takes the patch embedding's place."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, attention: str) -> None:
         super().__init__()
         encoder = config.design.encoder
-        self.encoder = VisionTransformer(encoder, config.design.patch.side // 2)
+        self.encoder = VisionTransformer(encoder, config.design.patch.side // 2, attention)
         self.projector = Projector(4 * encoder.hidden_size, config.hidden_size)
 
     def forward(self, patches: Tensor, grids: Tensor) -> Tensor:

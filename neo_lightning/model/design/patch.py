@@ -22,11 +22,11 @@ from neo_lightning.model.design.positions import POSITIONS
 from neo_lightning.model.patch_embed import PatchEmbedding, merged_places, normalise
 
 
-def patch_embedding(config: NeoConfig) -> nn.Module:
-    """What makes visual tokens: patches [P, values] and grids [I, 2] -> [P / 4, E]."""
+def patch_embedding(config: NeoConfig, attention: str) -> nn.Module:
+    """What makes visual tokens: patches [P, values] and grids [I, 2] -> [P / 4, E]; `attention` is an encoder's."""
     design = config.design
     if design.encoder.layers:
-        return EncoderEmbedding(config)
+        return EncoderEmbedding(config, attention)
     if (design.patch.kind, design.patch.position) == ("conv_gelu_conv", "rotary"):
         return PatchEmbedding(config, design.patch.side // 2)
     return PATCHES[design.patch.kind](config)
