@@ -27,7 +27,7 @@ arms = pytest.mark.parametrize("arm", ARMS)
 
 
 def model_of(arm: str, **changes: Any) -> Neo:
-    return small_model(design=ARMS[arm], **changes)
+    return small_model(design=ARMS[arm], num_hidden_layers=3, extra_num_layers=1, **changes)
 
 
 def seen_by_definition(ids: Tensor, config: NeoConfig, layer: int) -> Tensor:
@@ -49,7 +49,7 @@ def seen_by_definition(ids: Tensor, config: NeoConfig, layer: int) -> Tensor:
 @arms
 def test_a_layer_lets_each_token_see_what_the_mask_says(arm: str) -> None:
     model = model_of(arm)
-    batch = row(model.config, [document(model.config, [(2, 3), (1, 2)], text=3)])
+    batch = row(model.config, [document(model.config, [(2, 2), (1, 2)], text=2)])
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch.input_ids.numel(), model.config.hidden_size, generator=generator)
     packed = model.row(batch.positions, batch.start, batch.limit, batch.visual_index, batch.row_index)
@@ -82,10 +82,10 @@ def test_packed_documents_are_what_each_is_alone(arm: str) -> None:
 def test_cached_decoding_is_what_the_whole_sequence_gives(arm: str) -> None:
     model = model_of(arm)
     documents = [document(model.config, sizes, seed=i + 3) for i, sizes in enumerate([[(2, 5)], [], [(4, 1), (1, 2)]])]
-    answers = generate(model, [prompt(d) for d in documents], max_new_tokens=5)
+    answers = generate(model, [prompt(d) for d in documents], max_new_tokens=3)
     for of, answer in zip(documents, answers, strict=True):
         again = []
-        for _ in range(5):
+        for _ in range(3):
             again += generate(model, [prompt(of, again)], max_new_tokens=1)[0]
         assert answer == again
 

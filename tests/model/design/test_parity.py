@@ -1,9 +1,9 @@
 """Arms against other people's networks: tiny random ones of transformers, logits and gradients.
 
-    fuyu, solo      FuyuForCausalLM around a Qwen3: a linear patch, causal, one-dimensional positions
-    encoder-based   InternVLForConditionalGeneration around a Qwen3: encoder, projector and language model
-    mixed mask      Gemma 4 unified's mask by blocks of vision tokens, in some layers only
-    discrete ids    Emu3's language model on token ids: images that come as tokens of the vocabulary
+fuyu, solo      FuyuForCausalLM around a Qwen3: a linear patch, causal, one-dimensional positions
+encoder-based   InternVLForConditionalGeneration around a Qwen3: encoder, projector and language model
+mixed mask      Gemma 4 unified's mask by blocks of vision tokens, in some layers only
+discrete ids    Emu3's language model on token ids: images that come as tokens of the vocabulary
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ PLAIN = {"rope": {"kind": "1d"}, "mask": {"kind": "causal"}, "hw_heads": False}
 
 
 def ours(**design: Any) -> Neo:
-    sizes = {**SIZES, **HEADS, "extra_num_layers": 0, "image_token_id": 318, "rope_theta": 1e4, "tie_word_embeddings": False}
+    sizes = {
+        **SIZES,
+        **HEADS,
+        "extra_num_layers": 0,
+        "image_token_id": 318,
+        "rope_theta": 1e4,
+        "tie_word_embeddings": False,
+    }
     return Neo(small_config(**sizes, patch_hidden_size=16, design={**PLAIN, **design}))
 
 
@@ -59,7 +66,9 @@ def ids_of(config: NeoConfig, batch: PackedBatch) -> Tensor:
     return batch.input_ids[None]
 
 
-def compare(model: Neo, theirs: nn.Module, batch: PackedBatch, inputs: dict[str, Tensor], table: dict[str, str]) -> None:
+def compare(
+    model: Neo, theirs: nn.Module, batch: PackedBatch, inputs: dict[str, Tensor], table: dict[str, str]
+) -> None:
     """Logits within 1e-5, and gradients of one loss within 1e-4."""
     mine = model.logits(states(model, batch))
     other = theirs(**inputs, use_cache=False).logits[0]
@@ -80,7 +89,9 @@ def compare(model: Neo, theirs: nn.Module, batch: PackedBatch, inputs: dict[str,
 def test_fuyu_and_solo(kind: str) -> None:
     from transformers import FuyuConfig, FuyuForCausalLM
 
-    theirs = FuyuForCausalLM(FuyuConfig(text_config=dict(TEXT), patch_size=8, image_token_id=318, tie_word_embeddings=False)).eval()
+    theirs = FuyuForCausalLM(
+        FuyuConfig(text_config=dict(TEXT), patch_size=8, image_token_id=318, tie_word_embeddings=False)
+    ).eval()
     randomise(theirs)
     model = ours(patch={"kind": kind, "side": 8, "position": "none"}, row_tokens={"kind": "id"})
     table = take_language_model(model, theirs, "model.language_model.")
