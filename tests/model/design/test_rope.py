@@ -1,4 +1,4 @@
-"""Rotations of the arms: shares and order of the axes, bases, and that inner products see differences of places alone."""
+"""Rotations of the arms: shares and order of the axes, bases; inner products see differences of places alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ def test_which_axis_turns_a_pair(kind: str, pairs: int, sections: tuple[int, int
 
 
 def test_shares_at_the_real_width_are_the_papers() -> None:
-    for kind, shares in {"m": (16, 24, 24), "interleaved_m": (24, 20, 20), "mm": (16, 24, 24), "video": (16, 24, 24)}.items():
+    for kind, shares in {
+        "m": (16, 24, 24),
+        "interleaved_m": (24, 20, 20),
+        "mm": (16, 24, 24),
+        "video": (16, 24, 24),
+    }.items():
         axes = axes_of_pairs(kind, 64)
         assert tuple(axes.count(axis) for axis in range(3)) == shares, kind
 
