@@ -1,4 +1,4 @@
-"""Recipes of the design space: laid over the demo they train, in their real size they are built; each says its source."""
+"""Recipes of the design space: laid over the demo they train, in their real size they are built."""
 
 from __future__ import annotations
 

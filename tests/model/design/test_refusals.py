@@ -46,7 +46,7 @@ def test_every_refusal_is_reached() -> None:
 @pytest.mark.parametrize("number", range(len(SENSELESS)))
 def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(number: int) -> None:
     design, sizes = SENSELESS[number]
-    with pytest.raises(ValueError, match="^model\\.design: ") as refused:
+    with pytest.raises(ValueError, match=r"^model\.design: ") as refused:
         small_config(design=design, **sizes)
     assert REFUSALS[number][1] in str(refused.value)
 
