@@ -153,6 +153,12 @@ class Design:
         """Whether layers treat tokens of pictures otherwise than text."""
         return bool(self.modality_weights.parts or (self.vision_lora.rank and self.vision_lora.tokens == "visual"))
 
+    @property
+    def computes_as_neo(self) -> bool:
+        """Whether layers and patch embedding are made of NEO-ov's products, whatever the masks and rotations."""
+        others = self.splits or self.vision_lora.rank or self.encoder.layers or not self.hw_heads
+        return not others and self.patch.kind == "conv_gelu_conv" and self.row_tokens.kind != "learned"
+
     def causal_layers(self, pre_buffer: int) -> tuple[int, ...]:
         """Layers that are causal where the others are not, of a network with a pre-buffer of so many."""
         own = range(pre_buffer) if self.pre_buffer.mask == "causal" else ()

@@ -16,7 +16,7 @@ from neo_lightning.checkpoint.load import load_model
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.flops import flops_per_step
 from neo_lightning.model.generate import generate
-from neo_lightning.model.init import grown_state
+from neo_lightning.model.init import grown_state, initial_state
 from neo_lightning.model.neo import Neo
 from tests.model.design.arms import ARMS, WHY_NOT
 from tests.model.design.support import END, ROW, START, document, prompt, row, states
@@ -127,6 +127,22 @@ def test_text_is_the_backbone_s_at_step_0(arm: str) -> None:
 
     same = relative(logits(config), logits(plain)) < 1e-5
     assert same == (arm not in WHY_NOT), WHY_NOT.get(arm, "text differs")
+
+
+@pytest.mark.parametrize("arm", ["eve_v2", "all_weights", "ffn", "vora"])
+def test_weights_of_pictures_start_as_the_layer_s(arm: str) -> None:
+    """From nothing as from a backbone; low-rank updates start without effect."""
+    config = small_config(design=ARMS[arm])
+    shapes = {name: p.shape for name, p in Neo(config).named_parameters()}
+    plain = {n: s for n, s in shapes.items() if ".visual." not in n and ".vision_lora." not in n}
+    backbone = dict(initial_state(plain, replace(config, extra_num_layers=0), seed=5))
+    grown = dict(grown_state(shapes, config, lambda name: backbone[name]))
+    scratch = dict(initial_state(shapes, config, seed=3, std=0.1, closed_hw=True))
+    for values in (grown, scratch):
+        for name, value in values.items():
+            if ".visual." in name:
+                assert torch.equal(value, values[name.replace(".visual.", ".")]), name
+            assert not (name.endswith(".lora_b") and value.any())
 
 
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if ARMS[arm].get("mask", {}).get("kind", "unit") == "unit"])
