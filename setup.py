@@ -8,7 +8,7 @@ setup(
     packages=[*find_packages(include=["neo_lightning", "neo_lightning.*"]), *DATA],
     package_dir=DATA,
     package_data={
-        **{package: ["*.yaml"] for package in DATA},
+        **{package: ["**/*.yaml"] for package in DATA},
         "neo_lightning.evaluation": ["*.json"],
         "neo_lightning.hf": ["*.jinja"],
         "neo_lightning.serving": ["*.html"],

@@ -108,7 +108,7 @@ class Stage:
     """What the weights of the mixture count; tokens of images and frames included."""
     trains: tuple[str, ...] = ("all",)
     """Parameter groups (all, patch_embedding, pre_buffer, hw, backbone, lora: `training.stages.GROUPS`) or glob
-    patterns of parameter names; the rest is frozen."""
+    patterns of parameter names; with a `-` in front what is taken out again; the rest is frozen."""
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     """Group or glob pattern -> factor of the learning rate of these parameters; of several, the last that holds a
     parameter counts. Without an entry it is 1."""
@@ -233,7 +233,8 @@ class PackInfo:
     supervised: int
     """Supervised tokens."""
     pairs: int
-    """Query-key pairs that the mask lets through: sum of limit - start over document tokens."""
+    """Query-key pairs that the mask lets through: sum of limit - start over document tokens. Where layers have masks
+    of two kinds, the average layer's."""
     keys: tuple[str, ...]
     """`source/key` of each document, in order."""
     tombstones: tuple[tuple[str, str], ...] = ()
@@ -265,9 +266,12 @@ class PackedBatch:
     visual_index: Tensor
     """[V] int64: places of the visual tokens."""
     patches: Tensor
-    """[P, 768] uint8: RGB patches flattened as (channel, row, column); unit after unit, row-major on the patch grid."""
+    """[P, 768] uint8: RGB patches flattened as (channel, row, column); unit after unit, row-major on the patch grid.
+    768 is 3 x 16 x 16; a `SequenceRule` with another token side has other patches."""
     grids: Tensor
     """[I, 2] int32: rows and columns of each unit in patches (twice those in tokens)."""
+    row_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """[R] int64: places of the row tokens of units, where the `SequenceRule` has any."""
     info: PackInfo | None = None
     places: Tensor = field(init=False)
     """[n] int64: where `targets` holds a token. Found when the batch is made, on the host: a device would have to be

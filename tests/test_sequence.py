@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neo_lightning.sequence import positions_and_limits
+from neo_lightning.sequence import (
+    Mask,
+    Positions,
+    SequenceRule,
+    next_position,
+    positions_and_limits,
+    restarted,
+    row_places,
+)
 
 documents = st.lists(st.one_of(st.just(None), st.tuples(st.integers(1, 4), st.integers(1, 4))), min_size=1, max_size=12)
 """None is a text token, (rows, columns) an image; two images may touch."""
@@ -64,3 +74,91 @@ def test_the_drawing_in_the_docstring() -> None:
 def test_grids_that_do_not_fit_are_refused(visual: list[int], grids: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         positions_and_limits(torch.tensor(visual).bool(), torch.tensor(grids, dtype=torch.int32).reshape(-1, 2))
+
+
+RULES = [
+    SequenceRule(positions=positions, mask=mask, row_tokens=row_tokens)
+    for positions in get_args(Positions)
+    for mask in get_args(Mask)
+    for row_tokens in ("none", "id")
+]
+
+
+def by_rule(document: list[tuple[int, int] | None], rule: SequenceRule) -> tuple[list, list[int], list[bool], int]:
+    """Positions, units (0: text; a tag is its image's, negative) and which are patches; the t behind it all."""
+    positions: list[tuple[int, int, int]] = []
+    units, patches, t, unit = [], [], 0, 0
+    for item in document:
+        if item is None:
+            positions.append((t, 0, 0) if rule.positions == "native" else (t, t, t))
+            units.append(0)
+            patches.append(False)
+            t += 1
+            continue
+        unit += 1
+        rows, columns = item[0], item[1] + rule.extra_columns
+        for r in range(rows):
+            for c in range(columns):
+                positions.append(
+                    {
+                        "native": (t, r, c),
+                        "index": (t + r * columns + c,) * 3,
+                        "grid": (t, t + r, t + c),
+                        "centred": (t, t + r - item[0] // 2, t + c - item[1] // 2),
+                    }[rule.positions]
+                )
+                units.append(unit)
+                patches.append(c < item[1])
+        t += {"index": rows * columns, "grid": max(rows, columns)}.get(rule.positions, 1)
+    return positions, units, patches, t
+
+
+@given(documents, st.sampled_from(RULES))
+def test_every_rule_follows_its_line_of_the_table(document: list[tuple[int, int] | None], rule: SequenceRule) -> None:
+    if rule.mask == "tags":
+        document = [piece for item in document for piece in ([item] if item is None else [None, item, None])]
+    wanted, units, patches, t = by_rule(document, rule)
+    grids = torch.tensor([g for g in document if g], dtype=torch.int32).reshape(-1, 2)
+    visual = torch.tensor(patches)
+    positions, limit = positions_and_limits(visual, grids, rule)
+    assert positions.tolist() == [list(p) for p in wanted]
+    n = len(units)
+    if rule.mask == "tags":
+        tagged = list(units)
+        for i in range(n):
+            beside = {units[j] for j in (i - 1, i + 1) if 0 <= j < n and units[i] == 0} - {0}
+            tagged[i] = min(beside) if len(beside) == 1 else units[i]
+        units = tagged
+    bidirectional = rule.mask != "causal"
+    for i in range(n):
+        seen = [j for j in range(n) if j <= i or (bidirectional and units[i] == units[j] > 0)]
+        assert seen == list(range(int(limit[i])))
+    assert sum(limit.tolist()) == n * (n + 1) // 2 + sum(rule.unit_pairs(*g) for g in document if g)
+    assert next_position(visual, grids, rule).tolist() == ([t, 0, 0] if rule.positions == "native" else [t] * 3)
+    rows = [i for i in range(n) if by_rule(document, rule)[1][i] and not patches[i]]
+    assert row_places(visual, grids, rule).tolist() == rows
+
+
+@given(documents, documents, st.sampled_from(RULES))
+def test_a_second_document_begins_anew(first: list, second: list, rule: SequenceRule) -> None:
+    first, second = [None, *first, None], [None, *second, None]
+    if rule.mask == "tags":
+        first, second = ([p for i in d for p in ([None, i, None] if i else [i])] for d in (first, second))
+    both = by_rule(first + second, rule)
+    visual, lengths = torch.tensor(both[2]), [len(by_rule(d, rule)[1]) for d in (first, second)]
+    grids = torch.tensor([g for g in first + second if g], dtype=torch.int32).reshape(-1, 2)
+    start = torch.tensor([0] * lengths[0] + [lengths[0]] * lengths[1])
+    positions = restarted(positions_and_limits(visual, grids, rule)[0], start, rule)
+    assert positions.tolist() == [list(p) for d in (first, second) for p in by_rule(d, rule)[0]]
+
+
+def test_tags_are_needed_where_the_mask_has_them() -> None:
+    rule = SequenceRule(mask="tags")
+    for visual in ([1, 0], [0, 1], [0, 1, 0, 1, 0]):
+        grids = torch.ones(sum(visual), 2, dtype=torch.int32)
+        with pytest.raises(ValueError, match="takes a token in front of every image and one behind it"):
+            positions_and_limits(torch.tensor(visual).bool(), grids, rule)
+
+
+def test_the_average_layer_has_the_average_pairs() -> None:
+    assert SequenceRule(causal_part=0.25).pairs(causal=100, with_units=180) == 160

@@ -109,16 +109,18 @@ def attention(
     document = Document(key="", modality="text", sequence=sequence, patches=prompt.patches)
     total, model = sequence.input_ids.numel(), engine.model
     pad = engine.tokenizer.pad_id
-    batch = collate([document], context=total, pad_id=pad, weighting="token").to(model.head_weight.device)
+    batch = collate([document], context=total, pad_id=pad, weighting="token", rule=prompt.rule)
+    batch = batch.to(model.head_weight.device)
+    of_units = batch.visual_index, batch.row_index
     first = prompt.input_ids.numel() - 1
     row = WatchedRow(
-        **vars(model.row(batch.positions, batch.start, batch.limit)),
+        **vars(model.row(batch.positions, batch.start, batch.limit, *of_units)),
         watched=torch.tensor([first + i for i in word], device=batch.start.device),
         layers=tuple(range(depth)) if layer is None else (layer,),
         weights=[],
     )
     with torch.no_grad():
-        model.hidden(model.embed(batch.input_ids, batch.visual_index, batch.patches, batch.grids), row)
+        model.hidden(model.embed(batch.input_ids, batch.visual_index, batch.patches, batch.grids, batch.row_index), row)
     weights = torch.stack(row.weights).mean((0, 1)).cpu()[sequence.visual]
     sizes = prompt.grids.long().tolist()
     parts = weights.split([rows * columns for rows, columns in sizes])

@@ -219,7 +219,7 @@ class Engine:
             SampleError: a medium cannot be used; names it.
         """
         sequence, patches = prompt_from_messages(messages, self.tokenizer, self.answering.image, self.answering.video)
-        return Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
+        return Prompt.of(sequence, patches, self.tokenizer.rule)
 
     def texts(self, prompts: Iterable[Prompt], *, at_once: int = BATCH, **decoding: Unpack[Decoding]) -> list[str]:
         """The answers to prompts, of which up to `at_once` are being answered at a time."""

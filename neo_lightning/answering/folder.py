@@ -9,7 +9,7 @@ import torch
 
 from ..checkpoint.adapters import Adapter, adapter_folder, merge_adapter, read_adapter, write_adapter
 from ..checkpoint.export import export_model
-from ..checkpoint.load import load_model
+from ..checkpoint.load import load_config, load_model
 from ..checkpoint.read import model_folder
 from ..data.text.tokenizer import Tokenizer
 from ..model.config import NeoConfig
@@ -52,7 +52,7 @@ def load(
     device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = Tokenizer.load(folder, load_config(folder).rule)
     model = load_model(folder, dtype=dtype, device=device).eval()
     asked_as = folder
     if adapter is not None:

@@ -51,7 +51,7 @@ def scores(model: Neo, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers:
         )
         documents.append(Document(key="", modality="text", sequence=sequence, patches=prompt.patches))
     total = sum(d.sequence.input_ids.numel() for d in documents)
-    row = collate(documents, context=total, pad_id=tokenizer.pad_id, weighting="token")
+    row = collate(documents, context=total, pad_id=tokenizer.pad_id, weighting="token", rule=tokenizer.rule)
     with torch.no_grad():
         output = model(row.to(model.head_weight.device))
     nll, places = output.nll.double().cpu(), output.places.cpu()

@@ -54,7 +54,7 @@ def read(planned: PromptPlan) -> Prompt:
         SampleError: a medium is damaged; names it.
     """
     sequence, patches = planned.read()
-    return Prompt(input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches)
+    return Prompt.of(sequence, patches, planned.tokenizer.rule)
 
 
 def seen(engine: Engine, planned: PromptPlan) -> list[SeenMedium]:

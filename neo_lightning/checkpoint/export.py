@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes, wi
 from neo_lightning.checkpoint.read import INDEX, SINGLE, check_tensors
 from neo_lightning.hub import resolve_folder
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.design.axes import Design
 from neo_lightning.model.neo import Neo
 
 CONFIG = "config.json"
@@ -86,17 +88,31 @@ def export_model(
     target.mkdir(parents=True, exist_ok=True)
     with beside(target) as written:
         _write_weights({name: tensors[name] for name in expected}, written, dtype, shard_bytes)
-        released = {**config.to_dict(), "auto_map": AUTO_MAP}
+        released = config.to_dict()
+        if config.design == Design():
+            released["auto_map"] = AUTO_MAP
+            for file in CODE.glob("*_neo_chat.py"):
+                shutil.copyfile(file, written / file.name)
+        else:
+            warnings.warn(
+                f"{folder}: exported without the code for transformers, which computes NEO-ov and not "
+                f"model.design {config.design.to_dict()}; this package reads the folder",
+                stacklevel=2,
+            )
         (written / CONFIG).write_text(json.dumps(released, indent=2) + "\n", encoding="utf-8")
-        for file in CODE.glob("*_neo_chat.py"):
-            shutil.copyfile(file, written / file.name)
         if tokenizer_dir is not None:
             _copy_tokenizer(tokenizer_dir, written)
         for name, text in (files or {}).items():
             (written / name).write_text(text, encoding="utf-8")
         for file in written.iterdir():
             sync(file)
-        for old in [target / CONFIG, *target.glob("model*.safetensors"), target / INDEX, *_old_card(target)]:
+        for old in [
+            target / CONFIG,
+            *target.glob("*_neo_chat.py"),
+            *target.glob("model*.safetensors"),
+            target / INDEX,
+            *_old_card(target),
+        ]:
             old.unlink(missing_ok=True)
         # config.json comes last: where it is, the rest is there, whenever this was ended
         for file in sorted(written.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):

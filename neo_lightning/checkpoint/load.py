@@ -55,7 +55,7 @@ def load_state(source: str | Path) -> dict[str, Tensor]:
     if foreign := [name for name in tensors if "_mot_gen" in name]:
         raise ValueError(f"{folder}: {_SENSENOVA_U1}; {len(foreign)} of its tensors are such as {foreign[0]}")
     config = load_config(folder)
-    if not any("q_proj_hw" in name for name in tensors):
+    if config.design.hw_heads and not any("q_proj_hw" in name for name in tensors):
         raise ValueError(f"{folder}: this is no NEO, whose layers have a q_proj_hw; it has {min(tensors)}, ...")
     if config.tie_word_embeddings:
         tensors = without_tied_head(tensors, HEAD, EMBEDDINGS)

@@ -124,6 +124,7 @@ def data_of(argv: list[str]) -> NeoDataModule:
         else:
             lora = Lora(**model["lora"]) if model.get("lora") else None
             cli.datamodule.costs = document_costs(config, cli.datamodule.stages, lora)
+            cli.datamodule.rule = config.rule
     return cli.datamodule
 
 

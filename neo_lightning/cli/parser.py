@@ -153,6 +153,7 @@ class NeoCLI(LightningCLI):
         costs = getattr(self.model, "document_costs", None)
         if costs is not None and isinstance(self.datamodule, NeoDataModule):
             self.datamodule.costs = costs()
+            self.datamodule.rule = self.model.sequence_rule()
         self.settings: RunSettings = self._get(self.config_init, "run")
         self.stages: dict[str, Stage] = self._get(self.config_init, "stages")
         self.evaluation: list[Any] = self._get(self.config_init, "evaluation") or []

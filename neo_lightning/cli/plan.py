@@ -129,6 +129,11 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
         "data. Memory is of the fullest row that one modality makes. It was compared with a CPU; "
         "no GPU has been measured.\n"
     )
+    if not planned.config.design.computes_as_neo:
+        console.print(
+            "model.design has layers or a patch embedding other than NEO-ov's: operations, weights, moments and "
+            "gradients above are its own, activations are counted as NEO-ov's and may differ.\n"
+        )
     full = False
     for stage, outlook in outlooks.items():
         if outlook.needed > device.usable * GIB:

@@ -36,7 +36,11 @@ class RunSettings:
 
 
 def shipped(kind: str) -> dict[str, Path]:
-    """Name -> file of the recipes or manifests that come with the package (`kind`: recipes | data_manifests)."""
+    """Name -> file of the recipes or manifests that come with the package.
+
+    Args:
+        kind: recipes, recipes/design (to be laid over one of those), recipes/design/real or data_manifests.
+    """
     package = Path(__file__).resolve().parents[1]
     folder = package / kind  # in a wheel
     if not folder.is_dir():
@@ -54,9 +58,15 @@ def find(name: str, kind: str = "recipes") -> Path:
     if path.is_file():
         return path
     known = shipped(kind)
+    if kind == "recipes":
+        known |= {
+            f"{below}/{n}": p for below in ("design", "design/real") for n, p in shipped(f"{kind}/{below}").items()
+        }
     if name in known:
         return known[name]
-    raise UserError(f"{name!r} is neither a file nor a shipped name ({kind}). {nearest(path.stem, known)}")
+    raise UserError(
+        f"{name!r} is neither a file nor a shipped name ({kind}). {nearest(name.removesuffix('.yaml'), known)}"
+    )
 
 
 def read(path: Path) -> tuple[str, dict[str, Any]]:

@@ -22,9 +22,10 @@ def context_of(run: Run) -> EvaluationContext:
     assert run.checkpoint is not None
     asked = bool(run.cli.evaluation)  # a report of curves alone needs no weights, only their number
     dtype, device = dtype_of(run), run.cli.trainer.strategy.root_device
+    model = finish.restore(run.checkpoint, dtype=dtype, device=device if asked else "meta")
     return EvaluationContext(
-        model=finish.restore(run.checkpoint, dtype=dtype, device=device if asked else "meta"),
-        tokenizer=Tokenizer.load(tokenizer_of(run)),
+        model=model,
+        tokenizer=Tokenizer.load(tokenizer_of(run), model.config.rule),
         device=device,
         run_dir=run.folder,
         stages=run.cli.stages,

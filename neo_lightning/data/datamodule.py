@@ -32,6 +32,7 @@ from neo_lightning.data.store import Store
 from neo_lightning.data.text.lengths import ShardPartLengths
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.data.trained import VERSION, Trained
+from neo_lightning.sequence import NEO, SequenceRule
 from neo_lightning.types import CostRatio, PackedBatch, Stage
 
 
@@ -90,6 +91,8 @@ class NeoDataModule(pl.LightningDataModule):
         self.balance: Balance = balance
         self.costs: dict[str, CostRatio] = {}
         """Stage -> what its documents cost the model that is trained; set before `setup`. Else as the 2B."""
+        self.rule: SequenceRule = NEO
+        """How pictures lie in the rows of the model that is trained; set before `setup`."""
         self.lockstep: int | None = None
         """Ranks that wait for each other in every layer; all of them if None. Those that share rows count as one."""
         self.parts = 1
@@ -116,7 +119,7 @@ class NeoDataModule(pl.LightningDataModule):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, loaded at first use."""
         if self._tokenizer is None:
-            self._tokenizer = Tokenizer.load(self.tokenizer_path)
+            self._tokenizer = Tokenizer.load(self.tokenizer_path, self.rule)
         return self._tokenizer
 
     def ask(self) -> Answers:

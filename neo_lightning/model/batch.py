@@ -22,6 +22,7 @@ from neo_lightning.model.running import Chosen, Finish, Kept, Running
 from neo_lightning.model.sampling import Sampling, choose
 from neo_lightning.ops.interval_attention import prepare_spans
 from neo_lightning.ops.qk_norm_rope import Rope
+from neo_lightning.sequence import advance
 
 TABLE = 1024
 """Rotations are made for multiples of so many times."""
@@ -74,6 +75,8 @@ class RunningBatch:
         Raises:
             ValueError: the prompt cannot be used, or would not find room in an empty cache.
         """
+        if prompt.rule != self._model.config.rule:
+            raise ValueError(f"the prompt is laid out by {prompt.rule}, the model wants {self._model.config.rule}")
         size = len(prompt) + max_new_tokens - 1  # the last token is not fed
         if self.cache.most is not None and size > self.cache.most:
             raise ValueError(
@@ -212,7 +215,7 @@ class RunningBatch:
     def _decode(self, decoding: list[Running]) -> list[tuple[Running, Chosen]]:
         model, config, device = self._model, self._model.config, self._model.head_weight.device
         ids = [sequence.tokens[-1] for sequence in decoding]
-        times = [s.prompt.time + len(s.tokens) for s in decoding]
+        times = [s.prompt.time + len(s.tokens) - 1 for s in decoding]
         places = [sequence.places.start + sequence.fed for sequence in decoding]
         numbers = torch.tensor([ids, times, places], device=device)
         ranges = [(s.places.start, place + 1) for s, place in zip(decoding, places, strict=True)]
@@ -233,7 +236,8 @@ class RunningBatch:
         """Rotations of text tokens at times t [B], from a table that grows: to make them costs as much as a layer."""
         if longest >= self._rope.turn.shape[0]:
             times = torch.arange(-(-(longest + 1) // TABLE) * TABLE, device=t.device)
-            self._rope = self._model.rope(torch.stack([times, times * 0, times * 0], -1))
+            further = torch.tensor(advance(self._model.config.rule), device=t.device)
+            self._rope = self._model.rope(times[:, None] * further)
         return Rope(self._rope.turn.index_select(0, t), self._rope.members)
 
     def _choose(self, sequences: list[Running], logits: Tensor) -> list[tuple[Running, Chosen]]:

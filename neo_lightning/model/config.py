@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from neo_lightning.model.design.axes import Design, RopeAxis
+from neo_lightning.model.design.refusals import refuse
+from neo_lightning.sequence import SequenceRule
 
 PATCH_CHANNELS = 3 * 16 * 16
 """Values of a flattened RGB patch; the patch side of 16 and the 2 x 2 merge are fixed by the released format."""
+
+DESIGN_TYPE = "neo_design"
+"""model_type of a network elsewhere in the design space, which only this package reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +62,12 @@ class NeoConfig:
     """Area to which the released processor enlarges a smaller image, in pixels."""
     max_pixels: int = 2048 * 2048
     """Area to which it shrinks a larger one."""
+    design: Design = field(default_factory=Design)
+    """Where the network lies in the design space, as a `Design` or a mapping; the default is NEO-ov."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.design, Mapping):
+            object.__setattr__(self, "design", Design.from_dict(self.design))
         for f in fields(self):
             value = getattr(self, f.name)
             if f.type == "int" and f.name != "extra_num_layers" and value < 1 and not f.name.endswith("token_id"):
@@ -74,6 +85,31 @@ class NeoConfig:
         for name in ("head_dim", "patch_hidden_size"):
             if getattr(self, name) % 4:
                 raise ValueError(f"model config: {name} must be a multiple of 4, got {getattr(self, name)}")
+        refuse(self)
+
+    @property
+    def native_rope(self) -> bool:
+        """Whether queries and keys turn as NEO's do."""
+        return self.design.rope == RopeAxis()
+
+    @property
+    def causal_layers(self) -> frozenset[int]:
+        """Layers that are causal where the others are not."""
+        return frozenset(self.design.causal_layers(self.extra_num_layers))
+
+    @property
+    def rule(self) -> SequenceRule:
+        """How pictures lie in a sequence of this network."""
+        design = self.design
+        assert design.mask.kind != "all_images"
+        return SequenceRule(
+            side=design.patch.side,
+            positions=design.positions,
+            mask=design.mask.kind,
+            row_tokens=design.row_tokens.kind,
+            row_token=design.row_tokens.token,
+            causal_part=len(self.causal_layers) / self.num_hidden_layers,
+        )
 
     @property
     def post_layers(self) -> int:
@@ -103,7 +139,7 @@ class NeoConfig:
         Raises:
             ValueError: a field is missing, or asks for a network that this code does not build.
         """
-        if released.get("model_type") != "neo_chat":
+        if released.get("model_type") not in ("neo_chat", DESIGN_TYPE):
             raise ValueError(f"config.json: expected model_type 'neo_chat', found {released.get('model_type')!r}")
         llm, vision = _section(released, "llm_config"), _section(released, "vision_config")
         values = _backbone_fields(llm, "config.json, llm_config")
@@ -123,12 +159,14 @@ class NeoConfig:
             warnings.warn(f"config.json leaves out what NEO 1.0's released ones do; assumed: {said}", stacklevel=2)
         optional = {"max_position_embeddings_hw": llm, "min_pixels": vision, "max_pixels": vision}
         values |= {name: section[name] for name, section in optional.items() if name in section}
+        if released["model_type"] == DESIGN_TYPE:
+            values["design"] = _section(released, "design")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The released `config.json`."""
+        """The released `config.json`. Another design has a type of its own: no other reader takes it for NEO."""
         backbone = {name: getattr(self, name) for name in (*_BACKBONE, "rope_theta")}
-        return {
+        released = {
             "architectures": ["NEOChatModel"],
             "model_type": "neo_chat",
             "downsample_ratio": 0.5,
@@ -159,6 +197,14 @@ class NeoConfig:
                 "min_pixels": self.min_pixels,
                 "max_pixels": self.max_pixels,
             },
+        }
+        if self.design == Design():
+            return released
+        return {
+            **released,
+            "architectures": ["NeoDesign"],
+            "model_type": DESIGN_TYPE,
+            "design": self.design.to_dict(),
         }
 
 

@@ -41,12 +41,16 @@ def initial_tensor(name: str, shape: torch.Size, seed: int, std: float = STD) ->
     """The fresh float32 value of the parameter `name`: 1 for norms, 0 for biases, else normal(0, std).
 
     The first convolution has 1/sqrt(768) in any case, so that normalised pixels give channels of about unit variance.
+    Weights of visual tokens' own begin as the layer's, and low-rank updates without effect.
     """
+    name = name.replace(".visual.", ".")
+    if name.endswith((".bias", ".lora_b")):
+        return torch.zeros(shape)
     if "norm" in name:
         return torch.ones(shape)
-    if name.endswith(".bias"):
-        return torch.zeros(shape)
-    if name.endswith("embeddings.patch_embedding.weight"):
+    if name.endswith("_scale"):  # of an encoder's branches, as InternViT's
+        return torch.full(shape, 0.1)
+    if name.endswith((".patch_embedding.weight", ".lora_a")):
         std = shape[1:].numel() ** -0.5
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -73,7 +77,7 @@ def initial_state(
     )
     for name, shape in shapes.items():
         value = initial_tensor(name, shape, seed, STD if _backbone_name(name, config) is None else std)
-        yield name, (value.zero_() if closed_hw and name in closed else value)
+        yield name, (value.zero_() if closed_hw and name.replace(".visual.", ".") in closed else value)
 
 
 def grown_state(
@@ -107,9 +111,9 @@ def grown_state(
 
 def _backbone_name(name: str, config: NeoConfig) -> str | None:
     """`name` with the layer's number in the backbone; None where the backbone has no such part."""
-    if name.startswith("vision_model."):
+    if name.startswith("vision_model.") or ".vision_lora." in name:
         return None
-    match = _LAYER.fullmatch(name)
+    match = _LAYER.fullmatch(name.replace(".visual.", "."))
     if match is None:
         return name
     layer = int(match[2]) - config.extra_num_layers

@@ -8,8 +8,8 @@ Parameters carry the names of the released checkpoint.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,17 @@ from neo_lightning.ops.rms_norm import add_rms_norm, rms_norm
 from neo_lightning.ops.swiglu import swiglu
 
 
+class Split(NamedTuple):
+    """A row's tokens by kind, all int64."""
+
+    text: Tensor
+    """[T - M] places."""
+    visual: Tensor
+    """[M] places of units' tokens, row tokens included."""
+    inverse: Tensor
+    """[T]: where each token lies in [text; visual]."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Row(ABC):
     """What all layers share about one row of tokens. Opaque to FSDP2, so that the tables stay float32 under bf16."""
@@ -33,6 +44,12 @@ class Row(ABC):
     """How the projections of q, k and v lie in their one product."""
     memo: dict[int, Tensor] | None = None
     """Layer -> its norms' weights, kept from row to row while a batch runs; None where the weights may change."""
+    split: Split | None = None
+    """Which tokens are of pictures, for layers that treat those otherwise; None where all are text."""
+
+    def at(self, layer: int) -> Row:
+        """The row as a layer sees it."""
+        return self
 
     @abstractmethod
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
@@ -51,6 +68,14 @@ class PackedRow(Row):
     """Attention backend, chosen."""
     prepared: Any
     """What that backend derived from the bounds."""
+    other: tuple[frozenset[int], Tensor, Any] | None = None
+    """Layers with a mask of their own, their `limit`, and what the backend derived from it."""
+
+    def at(self, layer: int) -> Row:
+        """See `Row`."""
+        if self.other is None or layer not in self.other[0]:
+            return self
+        return replace(self, limit=self.other[1], prepared=self.other[2])
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
         """See `Row`."""
@@ -170,6 +195,10 @@ class MLP(nn.Module):
         gate_up = joint_linear(x, weights, fp8=self.fp8, plus=plus)
         return _alone(self.down_proj, swiglu(gate_up), self.fp8)
 
+    def lay_together(self) -> None:
+        """Likewise gate and up."""
+        lay_together([self.gate_proj.weight, self.up_proj.weight])
+
 
 class Layer(nn.Module):
     """One decoder layer, of the pre-buffer and of the backbone alike."""
@@ -188,6 +217,6 @@ class Layer(nn.Module):
         return x_TE + self.mlp(normed_TE)
 
     def lay_together(self) -> None:
-        """See `Attention.lay_together`; the MLP's two as well."""
+        """See `Attention` and `MLP`."""
         self.self_attn.lay_together()
-        lay_together([self.mlp.gate_proj.weight, self.mlp.up_proj.weight])
+        self.mlp.lay_together()

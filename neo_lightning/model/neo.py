@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.design.layer import layer_class, split_of
+from neo_lightning.model.design.patch import patch_embedding
+from neo_lightning.model.design.rope import design_rope, plain_order
 from neo_lightning.model.init import STD, initial_state
-from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row
+from neo_lightning.model.layers import Layer, PackedRow, RMSNorm, Row, Split
 from neo_lightning.model.low_rank import Adapters
-from neo_lightning.model.patch_embed import PatchEmbedding
 from neo_lightning.ops.fp8 import STEP
 from neo_lightning.ops.interval_attention import choose_backend, prepare_intervals
 from neo_lightning.ops.joint_linear import Order, joint_linear
@@ -51,16 +53,18 @@ class DecodeStep:
     """Rotations, and attention with a cache behind it."""
     last: Tensor | None
     """[B] int64, places whose next token is wanted; None: of all."""
-    visual: tuple[Tensor, Tensor, Tensor] | None = None
-    """(visual_index, patches, grids) as in PackedBatch, or None without images."""
+    visual: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    """(visual_index, patches, grids, row_index) as in PackedBatch, or None without images."""
 
 
 class VisionModel(nn.Module):
     """Names the patch embedding as the released checkpoint does."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, attention: str) -> None:
         super().__init__()
-        self.embeddings = PatchEmbedding(config)
+        self.embeddings = patch_embedding(config, attention)
+        if config.design.row_tokens.kind == "learned":
+            self.row_vector = nn.Parameter(torch.empty(config.hidden_size))
 
 
 class Decoder(nn.Module):
@@ -71,7 +75,7 @@ class Decoder(nn.Module):
         # no random numbers, which torch would draw: a large table takes its time, and the meta device imports sympy
         table = torch.zeros(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
-        self.layers = nn.ModuleList(Layer(config, i, fp8) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layer_class(config)(config, i, fp8) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -109,7 +113,7 @@ class Neo(nn.Module):
         those of the others: set from outside where ranks share rows (`training.sequence`)."""
         self.adapters = Adapters()
         """Low-rank terms that lie beside the weights (`model.lora`); none at first."""
-        self.vision_model = VisionModel(config)
+        self.vision_model = VisionModel(config, attention)
         self.language_model = LanguageModel(config, fp8)
 
     @torch.no_grad()
@@ -130,8 +134,8 @@ class Neo(nn.Module):
             layer.lay_together()
 
     @property
-    def embeddings(self) -> PatchEmbedding:
-        """The patch embedding."""
+    def embeddings(self) -> nn.Module:
+        """The patch embedding, or what the design has in its place."""
         return self.vision_model.embeddings
 
     @property
@@ -158,14 +162,14 @@ class Neo(nn.Module):
             x = self.hidden(self.embed(inputs.input_ids, *(inputs.visual or ())), inputs.row)
             x = x if inputs.last is None else x.index_select(0, inputs.last)
             return joint_linear(x, (self.head_weight,))
-        whole = self.row(inputs.positions, inputs.start, inputs.limit)
+        whole = self.row(inputs.positions, inputs.start, inputs.limit, inputs.visual_index, inputs.row_index)
         row: Row = whole
-        cut = 0, 0
+        visual: tuple[Any, ...] = inputs.visual_index, inputs.patches, inputs.grids, inputs.row_index
         if isinstance(inputs, RowPart):
             if self.share is None:
                 raise ValueError("a part of a row came, and nothing says how to reach the others: set `Neo.share`")
-            row, cut = self.share(whole), (inputs.first_row, inputs.before)
-        x = self.hidden(self.embed(inputs.input_ids, inputs.visual_index, inputs.patches, inputs.grids, *cut), row)
+            row, visual = self.share(whole), (*visual, inputs.first_row, inputs.before)
+        x = self.hidden(self.embed(inputs.input_ids, *visual), row)
         places = inputs.places
         loss_sum, nll = linear_cross_entropy(
             x.index_select(0, places), self.head_weight, inputs.targets[places], inputs.weights[places]
@@ -175,15 +179,24 @@ class Neo(nn.Module):
     def rope(self, positions: Tensor) -> Rope:
         """Rotations of tokens at positions [T, 3]."""
         config = self.config
+        if not config.native_rope:
+            return design_rope(config, positions)
         return rope_table(positions, config.head_dim, config.rope_theta, config.rope_theta_hw)
 
     def order(self, device: torch.device) -> Order:
         """How the projections of q, k and v lie in their one product."""
         config = self.config
+        if not config.design.hw_heads:
+            return plain_order(config, device)
         return projection_order(config.num_attention_heads, config.num_key_value_heads, config.head_dim, device)
 
-    def row(self, positions: Tensor, start: Tensor, limit: Tensor) -> PackedRow:
-        """Rotations and mask of a packed row: positions [T, 3] of the tokens that are here, bounds [T] int32 of all."""
+    def row(self, positions: Tensor, start: Tensor, limit: Tensor, *of_units: Tensor) -> PackedRow:
+        """Rotations and mask of a packed row: positions [T, 3] of the tokens that are here, bounds [T] int32 of all,
+        places of units' tokens."""
+        other = None
+        if layers := self.config.causal_layers:
+            causal = torch.arange(1, start.numel() + 1, dtype=torch.int32, device=start.device)
+            other = layers, causal, prepare_intervals(start, causal, self.attention)
         return PackedRow(
             rope=self.rope(positions),
             order=self.order(positions.device),
@@ -191,7 +204,13 @@ class Neo(nn.Module):
             limit=limit,
             backend=choose_backend(self.attention, start.device),
             prepared=prepare_intervals(start, limit, self.attention),
+            other=other,
+            split=self.split(start.numel(), *of_units),
         )
+
+    def split(self, tokens: int, *of_units: Tensor) -> Split | None:
+        """A row's tokens by kind, where layers want to know; arguments of `row`."""
+        return split_of(tokens, torch.cat(of_units)) if self.config.design.splits and of_units else None
 
     def embed(
         self,
@@ -199,6 +218,7 @@ class Neo(nn.Module):
         visual_index: Tensor | None = None,
         patches: Tensor | None = None,
         grids: Tensor | None = None,
+        row_index: Tensor | None = None,
         first_row: int = 0,
         before: int = 0,
     ) -> Tensor:
@@ -210,13 +230,16 @@ class Neo(nn.Module):
         x = self.language_model.model.embed_tokens(input_ids)
         if visual_index is None or patches is None or grids is None:
             return x
-        visual = self.embeddings(patches, grids, 2 * first_row)
+        visual = self.embeddings(patches, grids, 2 * first_row) if first_row else self.embeddings(patches, grids)
+        if row_index is not None and self.config.design.row_tokens.kind == "learned":
+            vector = self.vision_model.row_vector.to(x.dtype)
+            x = x.index_copy(0, row_index, vector.expand(row_index.numel(), -1))
         return x.index_copy(0, visual_index, visual[before : before + visual_index.numel()].to(x.dtype))
 
     def hidden(self, x: Tensor, row: Row) -> Tensor:
         """[T, E] embeddings through all layers and the final norm."""
-        for layer in self.layers:
-            x = layer(x, row)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, row.at(number))
         return self.language_model.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

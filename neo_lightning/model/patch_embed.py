@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
+from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.low_rank import as_matrix, low_rank
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,7 +29,7 @@ def normalise(patches: Tensor) -> Tensor:
     """[P, 768] uint8 RGB patches (channel, row, column) -> float32, with the ImageNet mean and deviation."""
     # filled by kernels: an array made of host values would have the host wait for the device
     mean, deviation = (
-        torch.cat([torch.full((PATCH_CHANNELS // 3,), value, device=patches.device) for value in values])
+        torch.cat([torch.full((patches.shape[1] // 3,), value, device=patches.device) for value in values])
         for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return torch.addcmul(-mean / deviation, patches.float(), 1 / (255 * deviation))
@@ -80,11 +80,12 @@ def rotate_2d(x: Tensor, places: Tensor, theta: float) -> Tensor:
 class PatchEmbedding(nn.Module):
     """Patches of any number of images of any size -> one vector per 32 x 32 pixels."""
 
-    def __init__(self, config: NeoConfig) -> None:
+    def __init__(self, config: NeoConfig, side: int = 16) -> None:
+        """`side`: pixels of a patch's side."""
         super().__init__()
         self.theta = config.rope_theta_vision
         # Conv2d holds the weights in the released layout; the forward pass reads them as matrices.
-        self.patch_embedding = nn.Conv2d(3, config.patch_hidden_size, 16, 16)
+        self.patch_embedding = nn.Conv2d(3, config.patch_hidden_size, side, side)
         self.dense_embedding = nn.Conv2d(config.patch_hidden_size, config.hidden_size, 2, 2)
 
     def forward(self, patches: Tensor, grids: Tensor, first_row: int = 0) -> Tensor:
@@ -104,8 +105,12 @@ class PatchEmbedding(nn.Module):
             pixels = normalise(pixels)
         conv1, conv2 = self.patch_embedding, self.dense_embedding
         x_PC = F.gelu(_convolved(pixels.to(conv1.weight.dtype), conv1, as_matrix))
-        x_PC = rotate_2d(x_PC, places, self.theta)
+        x_PC = self.located(x_PC, places, grids)
         return _convolved(x_PC.view(-1, 4 * x_PC.shape[1]), conv2, _channels_last)
+
+    def located(self, x_PC: Tensor, places: Tensor, grids: Tensor) -> Tensor:
+        """[P, C] patches at places [P, 2] -> the same, told where they are."""
+        return rotate_2d(x_PC, places, self.theta)
 
 
 def _channels_last(weight: Tensor) -> Tensor:

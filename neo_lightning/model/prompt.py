@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
-from neo_lightning.sequence import positions_and_limits
+from neo_lightning.sequence import NEO, SequenceRule, next_position, positions_and_limits, row_places
+from neo_lightning.types import TokenSequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,15 @@ class Prompt:
     """[I, 2] rows and columns of each image or frame in visual tokens."""
     patches: Tensor
     """[P, 768] uint8 (or normalised floats), as in PackedBatch; [0, 768] without images."""
+    rule: SequenceRule = NEO
+    """The network's."""
+
+    @classmethod
+    def of(cls, sequence: TokenSequence, patches: Tensor, rule: SequenceRule) -> Prompt:
+        """From what data makes of a conversation."""
+        return cls(
+            input_ids=sequence.input_ids, visual=sequence.visual, grids=sequence.grids, patches=patches, rule=rule
+        )
 
     def __len__(self) -> int:
         return self.input_ids.numel()
@@ -41,17 +51,30 @@ class Prompt:
     @cached_property
     def layout(self) -> tuple[Tensor, Tensor]:
         """Positions [N, 3] int32 and limits [N] int32; see `neo_lightning.sequence`."""
-        return positions_and_limits(self.visual.cpu(), self.grids.cpu())
+        return positions_and_limits(self.visual.cpu(), self.grids.cpu(), self.rule)
 
     @cached_property
     def time(self) -> int:
-        """t of the last token."""
-        return int(self.layout[0][-1, 0])
+        """t of a text token behind the prompt."""
+        return int(next_position(self.visual.cpu(), self.grids.cpu(), self.rule)[0])
 
     @cached_property
     def limits(self) -> list[int]:
         """`layout`'s limits, on the host."""
         return self.layout[1].tolist()
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """For each token: behind the last one that is read together with it, those of an image all at once."""
+        if self.rule.mask != "causal":
+            return self.limits
+        rule = replace(self.rule, mask="unit")
+        return positions_and_limits(self.visual.cpu(), self.grids.cpu(), rule)[1].tolist()
+
+    @cached_property
+    def row_places(self) -> Tensor:
+        """[R] int64: places of the row tokens of images."""
+        return row_places(self.visual.cpu(), self.grids.cpu(), self.rule)
 
     @cached_property
     def keys(self) -> Tensor:
@@ -77,14 +100,14 @@ class Prompt:
 
     def cut(self, start: int, end: int) -> int:
         """The last place in [start, end] at which no image is cut."""
-        while end > start and self.limits[end - 1] > end:
+        while end > start and self.ends[end - 1] > end:
             end -= 1
         return end
 
     def part(self, start: int, size: int) -> int:
         """Where a part from `start` on of up to `size` tokens ends; of more where it begins with a larger image."""
         end = min(start + size, len(self))
-        return self.cut(start, end) if self.cut(start, end) > start else self.limits[start]
+        return self.cut(start, end) if self.cut(start, end) > start else self.ends[start]
 
     def pixels(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Patches and grids [I, 2] of the images in [start, end), which cuts none."""

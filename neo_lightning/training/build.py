@@ -7,9 +7,8 @@ each rank makes or reads one tensor after the other and keeps its own rows, so n
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from neo_lightning.model.lora import TRAINED, Lora, add_adapter, initial_terms, 
 from neo_lightning.model.neo import Neo
 from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, parallelise
-from neo_lightning.training.stages import check_stages, never_trained
+from neo_lightning.training.stages import check_stages, groups_of, never_trained
 from neo_lightning.types import Stage
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -60,6 +59,8 @@ class Init:
     """With `scratch`: deviation of the language model's matrices; a small one wants about 1/sqrt(hidden_size)."""
     closed_hw: bool = False
     """With `scratch`: the layers behind the pre-buffer start with H and W without effect, as in the rule `smooth`."""
+    pre_buffer: str | None = None
+    """Folder of a model of the same width whose patch embedding and pre-buffer are taken, behind everything above."""
 
     def __post_init__(self) -> None:
         if self.kind != "scratch" and not self.folder:
@@ -120,6 +121,8 @@ def network(config: NeoConfig, lora: Lora | None = None, *, attention: str = "au
     with torch.device("meta"):
         model = Neo(config, attention=attention, fp8=fp8)
     if lora is not None:
+        if not config.design.computes_as_neo:
+            raise ValueError("model.lora adds terms to NEO-ov's layers, and model.design asks for others")
         modules = lora.modules(config)
         add_adapter(model, TRAINED, modules, rank=lora.rank, scale=lora.scale, dropout=lora.dropout)
         use(model, TRAINED)
@@ -169,6 +172,11 @@ def build_model(
     """
     if fp8 and (reason := why_not(device)):
         raise ValueError(f"fp8: {reason}")
+    if compile_blocks and config.design.splits:
+        raise ValueError(
+            "compile_blocks: layers with weights of the visual tokens' own (model.design) take as many tokens of each "
+            "kind as a row happens to have, and would be compiled for each number"
+        )
     model = network(config, lora, attention=attention, fp8=fp8)
     model.share = share
     check_stages(model, stages, config.extra_num_layers)
@@ -207,11 +215,38 @@ def _freeze(model: Neo, stages: Mapping[str, Stage], dtype: torch.dtype) -> None
             parameter.requires_grad_(False).data = parameter.data.to(dtype)
 
 
-def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterable[tuple[str, Tensor]]:
-    """Name and whole float32 value of each parameter, one at a time."""
+def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole float32 value of each parameter, one at a time.
+
+    Raises:
+        ValueError: a folder that does not fit the model; says what differs.
+    """
     terms = {name: shape for name, shape in shapes.items() if is_term(name)}
     base = {name: shape for name, shape in shapes.items() if name not in terms}
-    return chain(_first_base(config, init, base), initial_terms(terms, init.seed))
+    taken = trained_pre_buffer(config, init.pre_buffer, base) if init.pre_buffer else {}
+    for name, value in _first_base(config, init, base):
+        yield name, taken.get(name, value)
+    yield from initial_terms(terms, init.seed)
+
+
+def trained_pre_buffer(config: NeoConfig, folder: str, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Patch embedding and pre-buffer of another model (the papers' re-used pre-buffer), by name."""
+    theirs = load_config(folder)
+    differing = [
+        f"{name}: {getattr(theirs, name)} there, {getattr(config, name)} here"
+        for name in ("hidden_size", "extra_num_layers", "design")
+        if getattr(theirs, name) != getattr(config, name)
+    ]
+    if differing:
+        raise ValueError(f"init.pre_buffer: {folder} has another pre-buffer; " + "; ".join(differing))
+
+    def wanted(name: str) -> bool:
+        return bool({"patch_embedding", "encoder", "pre_buffer"}.intersection(groups_of(name, config.extra_num_layers)))
+
+    found = {name: value for name, value in load_state(folder).items() if wanted(name)}
+    if wrong := [name for name, value in found.items() if shapes[name] != value.shape]:
+        raise ValueError(f"init.pre_buffer: {folder} does not fit this model: {wrong[0]} and {len(wrong) - 1} more")
+    return found
 
 
 def _first_base(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterable[tuple[str, Tensor]]:

@@ -71,13 +71,12 @@ class RowCounts:
     supervised: int
     pairs: int
     """Query-key pairs that the mask lets through."""
+    patch_pairs: int = 0
+    """Sum over pictures of their patches squared."""
 
     def part(self, parts: int) -> RowCounts:
         """The average part of a row that so many ranks share."""
-        tokens, visual, supervised, pairs = (
-            -(-n // parts) for n in (self.tokens, self.visual, self.supervised, self.pairs)
-        )
-        return RowCounts(tokens=tokens, visual=visual, supervised=supervised, pairs=pairs)
+        return RowCounts(**{name: -(-count // parts) for name, count in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from neo_lightning.data.rows.collate import collate
 from neo_lightning.exits import NUMBERS_BROKEN
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.lora import Lora, is_term
+from neo_lightning.sequence import SequenceRule
 from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
@@ -171,6 +172,10 @@ class NeoModule(ScoringModule):
         """What documents cost in each stage, for the plan. A model of your own may have this method too."""
         return document_costs(self.config, self.stages, self.lora)
 
+    def sequence_rule(self) -> SequenceRule:
+        """How pictures lie in the rows, for the data. A model of your own that has `document_costs` has this too."""
+        return self.config.rule
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW over everything."""
         assert self.model is not None
@@ -261,7 +266,8 @@ class NeoModule(ScoringModule):
         stage = stage_at(self.stages, step)[1]
         parts = getattr(self.trainer.strategy, "sequence_size", 1)
         share = self.trainer.global_rank % parts, parts
-        row = collate([], context=stage.row_tokens, pad_id=0, weighting=stage.loss_weighting, share=share)
+        weighting, rule = stage.loss_weighting, self.config.rule
+        row = collate([], context=stage.row_tokens, pad_id=0, weighting=weighting, share=share, rule=rule)
         return [row] * -(-stage.packs_per_step // (self.trainer.world_size // parts))
 
     def _read(self, step: int, numbers: list[float]) -> StepReport:

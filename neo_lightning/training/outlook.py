@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from math import isqrt
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.flops import flops_per_step, layer_flops
 from neo_lightning.model.lora import Lora
+from neo_lightning.sequence import NEO, SequenceRule
 from neo_lightning.training.devices import Device
 from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
 from neo_lightning.training.term_memory import TermsOfRun
 from neo_lightning.training.traffic import NETWORK, StepTraffic, layer_exchange, step_traffic
-from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Stage
+from neo_lightning.types import Stage
 
 TEXT = {"text": 600, "image": 100, "multi_image": 100, "video": 100}
 """Tokens of text in a document of a modality, half of them supervised. An assumption."""
@@ -36,6 +38,7 @@ class Document:
     """Visual tokens of each."""
     text: int
     """Tokens of text."""
+    rule: SequenceRule = NEO
 
     @property
     def tokens(self) -> int:
@@ -43,13 +46,18 @@ class Document:
 
     @property
     def pairs(self) -> int:
-        """Query-key pairs: causal, and each unit sees itself whole."""
-        return (self.tokens * (self.tokens + 1) + self.units * self.unit * (self.unit - 1)) // 2
+        """Query-key pairs: causal, and what the mask adds for each unit."""
+        causal = self.tokens * (self.tokens + 1) // 2
+        extra = self.rule.unit_pairs(1, self.unit - self.rule.extra_columns) if self.unit else 0
+        return self.rule.pairs(causal, causal + self.units * extra)
 
 
-def document_of(modality: str, stage: Stage) -> Document:
-    """What a document of a modality is assumed to be under a stage's budgets; cut to the stage's context."""
-    area = PIXELS_PER_TOKEN_SIDE**2
+def document_of(modality: str, stage: Stage, rule: SequenceRule = NEO) -> Document:
+    """What a document of a modality is assumed to be under a stage's budgets; cut to the stage's context.
+
+    Pictures are taken for squares where their rows have tokens.
+    """
+    area = rule.side**2
     text = min(TEXT[modality], stage.context)
     image = max(1, min(IMAGE_PIXELS, round(0.6 * stage.image.max_pixels)) // area)
     frame = max(1, stage.video.max_pixels // area)
@@ -60,18 +68,19 @@ def document_of(modality: str, stage: Stage) -> Document:
         "multi_image": (IMAGES, image, text),
         "video": (frames, frame, text + STAMP * frames),
     }[modality]
-    text = min(text, stage.context)
-    return Document(units=min(units, (stage.context - text) // max(1, unit)), unit=unit, text=text)
+    text, unit = min(text, stage.context), unit + rule.extra_columns * isqrt(unit)
+    return Document(units=min(units, (stage.context - text) // max(1, unit)), unit=unit, text=text, rule=rule)
 
 
-def rows_of(stage: Stage, modalities: Mapping[str, str]) -> tuple[RowCounts, RowCounts]:
+def rows_of(stage: Stage, modalities: Mapping[str, str], rule: SequenceRule = NEO) -> tuple[RowCounts, RowCounts]:
     """A stage's average row, and the fullest one: the most of each count that one modality alone would bring.
 
     Args:
         stage: its mixture and budgets.
         modalities: source -> modality.
+        rule: how pictures lie in a row.
     """
-    documents = {source: document_of(modalities[source], stage) for source in stage.mixture}
+    documents = {source: document_of(modalities[source], stage, rule) for source in stage.mixture}
     by_samples = stage.mixture_unit == "samples"
     amounts = {s: weight * (documents[s].tokens if by_samples else 1) for s, weight in stage.mixture.items()}
     shares = {source: amount / sum(amounts.values()) for source, amount in amounts.items()}
@@ -83,6 +92,7 @@ def rows_of(stage: Stage, modalities: Mapping[str, str]) -> tuple[RowCounts, Row
             visual=round(sum(a_token[s] * documents[s].units * documents[s].unit for s in share)),
             supervised=round(sum(a_token[s] * documents[s].text / 2 for s in share)),
             pairs=round(sum(a_token[s] * documents[s].pairs for s in share)),
+            patch_pairs=round(sum(a_token[s] * documents[s].units * (4 * documents[s].unit) ** 2 for s in share)),
         )
 
     alone = [counts({source: 1.0}) for source in stage.mixture]
@@ -91,6 +101,7 @@ def rows_of(stage: Stage, modalities: Mapping[str, str]) -> tuple[RowCounts, Row
         visual=max(row.visual for row in alone),
         supervised=max(row.supervised for row in alone),
         pairs=max(row.pairs for row in alone),
+        patch_pairs=max(row.patch_pairs for row in alone),
     )
     return counts(shares), fullest
 
@@ -154,7 +165,7 @@ def stage_outlook(
         lora: low-rank terms, whose parameters are among those of `sizes`.
         network: GB/s of a device between machines.
     """
-    average, fullest = rows_of(stage, modalities)
+    average, fullest = rows_of(stage, modalities, config.rule)
     parts = layout.sequence_size
     groups = devices // parts
     micro_batches = -(-stage.packs_per_step // groups)
@@ -166,6 +177,7 @@ def stage_outlook(
         patches=4 * average.visual,
         pairs=average.pairs,
         supervised=average.supervised,
+        patch_pairs=average.patch_pairs,
         trained=trained.__contains__,
         ranks=terms.ranks,
     )

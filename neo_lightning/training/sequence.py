@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.design.axes import Design
 from neo_lightning.model.layers import PackedRow
 
 
@@ -91,8 +92,12 @@ def sharing(config: NeoConfig, group: distributed.ProcessGroup) -> Any:
     """`Neo.share` for the ranks of a group.
 
     Raises:
-        ValueError: the network's heads cannot be dealt to so many.
+        ValueError: the network is not NEO-ov's, or its heads cannot be dealt to so many.
     """
+    if config.design != Design():
+        raise ValueError(
+            "strategy: sequence_size: ranks share rows of NEO-ov, and model.design asks for another"
+        )
     return partial(_shared, group=group, repeats=key_repeats(config, group.size()))
 
 

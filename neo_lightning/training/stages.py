@@ -23,7 +23,9 @@ from neo_lightning.types import Stage
 
 GROUPS: dict[str, str] = {
     "all": "every parameter",
-    "patch_embedding": "the two convolutions that make visual tokens",
+    "patch_embedding": "what makes visual tokens: the two convolutions, or what `model.design` has in their place",
+    "encoder": "the vision transformer of `model.design.encoder`",
+    "visual": "weights of the visual tokens' own: `model.design.modality_weights` and `vision_lora`",
     "pre_buffer": "the layers in front of the language model, whole",
     "hw": "H/W projections and H/W norms of q and k in every layer",
     "backbone": "the rest: the language model without H/W, embeddings, final norm and head",
@@ -89,12 +91,16 @@ def groups_of(name: str, pre_buffer_layers: int) -> tuple[str, ...]:
     """The names of the `GROUPS` that a parameter of the released layout belongs to."""
     if is_term(name):
         return ("all", "lora")
+    if name.startswith("vision_model.embeddings.encoder."):
+        return ("all", "encoder")
     if name.startswith("vision_model."):
         return ("all", "patch_embedding")
     found = ["all"]
     if name.startswith(_LAYERS):
         if int(name.removeprefix(_LAYERS).split(".")[0]) < pre_buffer_layers:
             found.append("pre_buffer")
+        if ".visual." in name or ".vision_lora." in name:
+            found.append("visual")
         if name.split(".")[-2] in _HW:
             found.append("hw")
     return tuple(found) if len(found) > 1 else ("all", "backbone")
@@ -105,14 +111,18 @@ def trained_names(names: Iterable[str], trains: Iterable[str], pre_buffer_layers
 
     Args:
         names: parameter names in the released layout.
-        trains: names of `GROUPS`, or glob patterns of parameter names.
+        trains: names of `GROUPS`, or glob patterns of parameter names; with a `-` in front, what is taken out again.
         pre_buffer_layers: depth of the pre-buffer.
 
     Raises:
         ValueError: an entry of `trains` is no group and matches no parameter.
     """
     members = {name: groups_of(name, pre_buffer_layers) for name in names}
-    return {name for entry in trains for name in _matched(members, entry, "trains")}
+    entries = list(trains)
+    found = {name for entry in entries if not entry.startswith("-") for name in _matched(members, entry, "trains")}
+    return found - {
+        name for entry in entries if entry.startswith("-") for name in _matched(members, entry[1:], "trains")
+    }
 
 
 def _matched(members: Mapping[str, tuple[str, ...]], entry: str, key: str) -> set[str]:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from neo_lightning.checkpoint.shards import is_distributed
 from neo_lightning.types import IGNORE, MODALITIES, PackedBatch
 
-COUNTS = ("weight", "tokens", "capacity", "supervised", "pairs", "visual", "patches", "documents", "tombstones")
+_TOKENS = ("weight", "tokens", "capacity", "supervised", "pairs", "visual")
+COUNTS = (*_TOKENS, "patches", "patch_pairs", "documents", "tombstones")
 """What is summed over all micro-batches of all ranks, followed by the weight per modality."""
 
 
@@ -84,8 +85,9 @@ def count(batches: Sequence[PackedBatch]) -> Tensor:
         pairs = (batch.limit - batch.start).sum().item() if info is None else info.pairs
         supervised = (batch.targets != IGNORE).sum().item() if info is None else info.supervised
         documents, tombstones = (0, 0) if info is None else (len(info.keys), len(info.tombstones))
+        within = batch.grids.long().prod(-1).square().sum().item()
         filled = tokens if info is None else info.tokens
-        numbers = (filled, tokens, supervised, pairs, visual, batch.patches.shape[0], documents, tombstones)
+        numbers = (filled, tokens, supervised, pairs, visual, batch.patches.shape[0], within, documents, tombstones)
         sums[0] += weights.sum()
         sums[1 : len(COUNTS)] += torch.tensor(numbers, dtype=torch.float64)
         sums[len(COUNTS) :].index_add_(0, batch.modality, weights)

@@ -14,7 +14,7 @@ from neo_lightning.data.index.table import FactsTable
 from neo_lightning.data.index.tokens import count_tokens
 from neo_lightning.data.media.image import smart_resize
 from neo_lightning.data.rows.collate import Document, collate
-from neo_lightning.data.text.lengths import Labels, Measures, ShardPartShapes, fitted_layout, grid_tokens, measure
+from neo_lightning.data.text.lengths import Labels, Measures, ShardPartShapes, fitted_layout, measure, unit_grids
 from neo_lightning.data.text.serialize import Layout, Outline, build_sequence, make_outlines
 from neo_lightning.data.text.tokenizer import Tokenizer
 from neo_lightning.types import PixelBudget, Stage, VideoBudget
@@ -126,7 +126,7 @@ def test_grids_are_those_of_smart_resize(height: int, width: int, least: int, mo
     except MediaError:
         return
     arrays = [np.array([x]) for x in (height, width, least, least + more)]
-    assert grid_tokens(*arrays).tolist() == [rows * columns // 1024]
+    assert [side.tolist() for side in unit_grids(*arrays, 32)] == [[rows // 32], [columns // 32]]
 
 
 def test_pairs_are_those_that_the_mask_lets_through(tokenizer: Tokenizer) -> None:

@@ -46,8 +46,10 @@ _RGB = 3
 _START_OF_SCAN = b"\xff\xda"
 
 
-def smart_resize(height: int, width: int, budget: PixelBudget) -> tuple[int, int]:
-    """Size (height, width) in pixels: multiples of 32, area inside the budget, aspect kept as nearly as that allows.
+def smart_resize(height: int, width: int, budget: PixelBudget, f: int = PIXELS_PER_TOKEN_SIDE) -> tuple[int, int]:
+    """Size (height, width) in pixels: multiples of a visual token's side `f`, area inside the budget.
+
+    The aspect is kept as nearly as that allows.
 
     The rule of Qwen2-VL's and NEO's image processors with factor 32. An area may leave the budget
     where a side is already the smallest possible.
@@ -57,7 +59,6 @@ def smart_resize(height: int, width: int, budget: PixelBudget) -> tuple[int, int
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise MediaError(f"aspect ratio of {width}x{height} pixels is over {MAX_ASPECT}")
-    f = PIXELS_PER_TOKEN_SIDE
     rows, columns = max(1, round(height / f)), max(1, round(width / f))
     if rows * columns * f * f > budget.max_pixels:
         beta = math.sqrt(height * width / budget.max_pixels)
@@ -128,20 +129,24 @@ def fit(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(batch, size, mode="bicubic", antialias=True)[0]
 
 
-def patchify(pixels: Tensor) -> Tensor:
-    """[3, H, W] uint8 with sides that are multiples of 32 -> [H/16 * W/16, 768] uint8, flattened (c, 16, 16)."""
+def patchify(pixels: Tensor, side: int = PATCH) -> Tensor:
+    """[3, H, W] uint8 with sides that are multiples of 32 -> [H/16 * W/16, 768] uint8, flattened (c, 16, 16).
+
+    So with patches of a `side` of 16 pixels; the sides are multiples of two patches.
+    """
     _, height, width = pixels.shape
-    rows, columns = height // PATCH, width // PATCH
+    rows, columns = height // side, width // side
     # a row of a patch is copied as one item of 16 bytes, which is several times quicker than byte by byte
-    items = np.ascontiguousarray(pixels.numpy()).view(f"V{PATCH}").reshape(3, rows, PATCH, columns)
+    items = np.ascontiguousarray(pixels.numpy()).view(f"V{side}").reshape(3, rows, side, columns)
     grid = np.ascontiguousarray(items.transpose(1, 3, 0, 2))
-    return torch.from_numpy(grid.view(np.uint8).reshape(rows * columns, 3 * PATCH * PATCH))
+    return torch.from_numpy(grid.view(np.uint8).reshape(rows * columns, 3 * side * side))
 
 
 def unpatchify(patches: Tensor, rows: int, columns: int) -> Tensor:
     """The inverse of `patchify` for one unit of rows x columns patches: [P, 768] uint8 -> [3, H, W] uint8."""
-    grid = patches.cpu().view(rows, columns, 3, PATCH, PATCH)
-    return grid.permute(2, 0, 3, 1, 4).reshape(3, rows * PATCH, columns * PATCH)
+    side = math.isqrt(patches.shape[1] // 3)
+    grid = patches.cpu().view(rows, columns, 3, side, side)
+    return grid.permute(2, 0, 3, 1, 4).reshape(3, rows * side, columns * side)
 
 
 def _part(stored: tuple[int, int], size: tuple[int, int]) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neo_lightning.data.media.image import BLANK
 from neo_lightning.data.rows.share import UNIT_PATCHES, blank_unit, part_of
-from neo_lightning.sequence import positions_and_limits
+from neo_lightning.sequence import NEO, SequenceRule, positions_and_limits, restarted, row_places
 from neo_lightning.types import IGNORE, MODALITIES, PackedBatch, PackInfo, TokenSequence
 
 
@@ -44,6 +44,7 @@ def collate(
     weighting: str,
     index: int = 0,
     share: tuple[int, int] = (0, 1),
+    rule: SequenceRule = NEO,
 ) -> PackedBatch:
     """Pack documents into one row (see types.PackedBatch for the fields), or one part of it.
 
@@ -54,6 +55,7 @@ def collate(
         weighting: see `Stage.loss_weighting`.
         index: of the pack, for its PackInfo.
         share: which part, and of how many (see `rows.share`).
+        rule: how pictures lie in it.
 
     Raises:
         ValueError: the documents have more tokens than the context, or pixels do not match their grids.
@@ -73,8 +75,7 @@ def collate(
     row_lengths = torch.tensor([*lengths, pad])
     owner = torch.repeat_interleave(torch.arange(len(lengths) + 1), row_lengths)  # [T] document of each token
     start = (row_lengths.cumsum(0) - row_lengths)[owner]
-    positions, limit = positions_and_limits(visual, grids)
-    positions[:, 0] -= positions[start, 0]  # t restarts; h and w are counted per unit
+    positions, limit = positions_and_limits(visual, grids, rule)
 
     alive = torch.tensor([d.patches is not None for d in documents] + [False])
     targets = torch.full((context,), IGNORE)
@@ -87,25 +88,31 @@ def collate(
     part, parts = share
     row = PackedBatch(
         input_ids=input_ids,
-        positions=positions,
+        positions=restarted(positions, start, rule),
         start=start.int(),
         limit=limit,
         targets=targets,
         weights=weights,
         modality=kinds[owner],
         visual_index=visual.nonzero().squeeze(-1),
-        patches=_patches(documents) if parts == 1 else torch.empty(0, 768, dtype=torch.uint8),
+        patches=_patches(documents, rule.patch_values) if parts == 1 else torch.empty(0, 768, dtype=torch.uint8),
         grids=grids * 2 if grids.shape[0] else blank_unit()[1],
+        row_index=row_places(visual, grids, rule),
         info=PackInfo(
             index=index,
             tokens=used,
             supervised=int(counts.sum()),
-            pairs=int((limit.long() - start)[:used].sum()),
+            pairs=rule.pairs(
+                causal=sum(length * (length + 1) // 2 for length in lengths),
+                with_units=int((limit.long() - start)[:used].sum()),
+            ),
             keys=tuple(d.key for d in documents),
             tombstones=tuple((d.key, d.reason) for d in documents if d.patches is None),
         ),
     )
-    return row if parts == 1 else part_of(row, part, parts, lambda first, last: _patches(documents, first, last))
+    if parts == 1:
+        return row
+    return part_of(row, part, parts, lambda first, last: _patches(documents, rule.patch_values, first, last))
 
 
 def _document_weights(counts: Tensor, weighting: str) -> Tensor:
@@ -120,9 +127,9 @@ def _document_weights(counts: Tensor, weighting: str) -> Tensor:
     raise ValueError(f"loss weighting {weighting!r} is not one of square, token, sample")
 
 
-def _patches(documents: Sequence[Document], first: int = 0, last: int | None = None) -> Tensor:
-    """[P, 768] uint8: patches [first, last) of all documents; one blank unit where there is none."""
-    parts = [blank_unit()[0][:0]]
+def _patches(documents: Sequence[Document], values: int, first: int = 0, last: int | None = None) -> Tensor:
+    """[P, values] uint8: patches [first, last) of all documents; one blank unit where there is none."""
+    parts = [blank_unit(values)[0][:0]]
     end = 0
     for document in documents:
         wanted = sum(rows * columns for rows, columns in document.sequence.grids.tolist()) * UNIT_PATCHES
@@ -131,10 +138,10 @@ def _patches(documents: Sequence[Document], first: int = 0, last: int | None = N
         if own.start >= own.stop:
             continue
         if document.patches is None:
-            parts.append(torch.full((own.stop - own.start, 768), BLANK, dtype=torch.uint8))
+            parts.append(torch.full((own.stop - own.start, values), BLANK, dtype=torch.uint8))
             continue
         if document.patches.shape[0] != wanted:
             raise ValueError(f"{document.key}: {document.patches.shape[0]} patches for grids that hold {wanted}")
         parts.append(document.patches[own])
     patches = torch.cat(parts)
-    return patches if patches.shape[0] else blank_unit()[0]
+    return patches if patches.shape[0] else blank_unit(values)[0]

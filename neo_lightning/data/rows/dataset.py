@@ -56,6 +56,7 @@ class StepDataset(Dataset[list[PackedBatch]]):
             weighting=stage.loss_weighting,
             index=pack.index,
             share=self._share,
+            rule=self._tokenizer.rule,
         )
 
     def _document(
@@ -65,7 +66,7 @@ class StepDataset(Dataset[list[PackedBatch]]):
         sequence = build_sequence(layout, self._tokenizer)
         if sequence.input_ids.numel() != spec.length:
             raise RuntimeError(f"{spec.source}/{facts.key}: {sequence.input_ids.numel()} tokens, planned {spec.length}")
-        patches = torch.empty(0, 768, dtype=torch.uint8)
+        patches = torch.empty(0, self._tokenizer.rule.patch_values, dtype=torch.uint8)
         if facts.media and reads:
             try:
                 sample = self._sources[spec.source].read(spec.shard_part, spec.sample_index)

@@ -23,9 +23,9 @@ UNIT_PATCHES = 4
 """Patches of the smallest image: 2 x 2, one visual token."""
 
 
-def blank_unit() -> tuple[Tensor, Tensor]:
+def blank_unit(values: int = 768) -> tuple[Tensor, Tensor]:
     """Patches and grid of the smallest image, for what has no pixels: every rank runs every module."""
-    return torch.full((UNIT_PATCHES, 768), BLANK, dtype=torch.uint8), torch.full((1, 2), 2, dtype=torch.int32)
+    return torch.full((UNIT_PATCHES, values), BLANK, dtype=torch.uint8), torch.full((1, 2), 2, dtype=torch.int32)
 
 
 def span(tokens: int, part: int, parts: int) -> tuple[int, int]:

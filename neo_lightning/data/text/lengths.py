@@ -20,7 +20,7 @@ from neo_lightning.data.index.table import KINDS, FactsTable
 from neo_lightning.data.media.image import MAX_ASPECT
 from neo_lightning.data.text.serialize import Layout, Outline, make_layout, time_label, video_prefix
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, CostRatio, PixelBudget, Stage, VideoBudget
+from neo_lightning.types import CostRatio, PixelBudget, Stage, VideoBudget
 
 REMEMBERED_SHARD_PARTS = 4096
 """Shard parts whose lengths and costs stay in memory: 128 MB where each has 4096 samples."""
@@ -42,7 +42,7 @@ def fitted_layout(
         layout = make_layout(outline, media, tokenizer, image, video)
         if layout.length <= stage.context:
             return layout, halvings
-        if stage.too_long == "drop" or not media or all(unit.tokens == 1 for unit in layout.units):
+        if stage.too_long == "drop" or not media or all(unit.grid == (1, 1) for unit in layout.units):
             break
         image, video = _halved(image), _halved(video)
     raise SampleError(too_long_reason(layout.length, stage.context))
@@ -136,7 +136,8 @@ def measure(shapes: ShardPartShapes, labels: Labels, stage: Stage) -> Measures:
         own = shapes.of_media(open_[shapes.owner])
         tokens, extra, largest = _media_tokens(own, labels, image, video)
         full[open_] = (shapes.text + tokens)[open_]
-        pairs[open_] = (full * (full + 1) // 2 + extra)[open_]
+        causal = full * (full + 1) // 2
+        pairs[open_] = (causal + np.rint(extra * (1 - labels.rule.causal_part)).astype(np.int64))[open_]
         halvings[open_] = halving
         open_ &= (full > stage.context) & has_media & (largest > 1) & (stage.too_long == "rescale")
         if not open_.any():
@@ -162,7 +163,8 @@ def _media_tokens(
     shared = np.maximum(2 * image.max_pixels // np.maximum(images, 1), image.min_pixels)
     most = np.where(shapes.video, video.max_pixels, np.where(images > 1, shared, image.max_pixels))
     least = np.where(shapes.video, video.min_pixels, image.min_pixels)
-    unit = grid_tokens(shapes.height, shapes.width, least, most)
+    rows, columns = unit_grids(shapes.height, shapes.width, least, most, labels.rule.side)
+    unit = rows * (columns + labels.rule.extra_columns)
     shown = np.ones(len(unit), dtype=np.int64)
     segment = unit + 2
     clips = np.flatnonzero(shapes.video)
@@ -176,29 +178,32 @@ def _media_tokens(
     tokens, extra = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     largest = np.zeros(n, dtype=np.int64)
     np.add.at(tokens, shapes.owner, segment)
-    np.add.at(extra, shapes.owner, shown * (unit * (unit - 1) // 2))
-    np.maximum.at(largest, shapes.owner, unit)
+    np.add.at(extra, shapes.owner, shown * labels.rule.unit_pairs(rows, columns))
+    np.maximum.at(largest, shapes.owner, rows * columns)
     return tokens, extra, largest
 
 
-def grid_tokens(height: np.ndarray, width: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Visual tokens [m] int64 of units of these sizes under bounds of their areas in pixels (see smart_resize)."""
-    f = PIXELS_PER_TOKEN_SIDE
+def unit_grids(
+    height: np.ndarray, width: np.ndarray, least: np.ndarray, most: np.ndarray, f: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns [m] int64 of units of these sizes under bounds of their areas in pixels (see smart_resize)."""
     height, width = height.astype(np.float64), width.astype(np.float64)  # exact: sides and areas are below 2**53
     rows, columns = np.maximum(1, np.rint(height / f)), np.maximum(1, np.rint(width / f))
     area = rows * columns * f * f
     shrink = np.sqrt(height * width / most)
     grow = np.sqrt(least / (height * width))
-    small = np.maximum(1, np.floor(height / shrink / f)) * np.maximum(1, np.floor(width / shrink / f))
-    large = np.ceil(height * grow / f) * np.ceil(width * grow / f)
-    return np.where(area > most, small, np.where(area < least, large, rows * columns)).astype(np.int64)
+    grid = []
+    for side, nearest in ((height, rows), (width, columns)):
+        small, large = np.maximum(1, np.floor(side / shrink / f)), np.ceil(side * grow / f)
+        grid.append(np.where(area > most, small, np.where(area < least, large, nearest)).astype(np.int64))
+    return grid[0], grid[1]
 
 
 class Labels:
     """Numbers of tokens of the sentences and time labels around a clip's frames; each is tokenised once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self.rule = tokenizer, tokenizer.rule
         self.newline = len(tokenizer.newline_ids)
         """Tokens of a line feed."""
         self.assistant_line = 1 + len(tokenizer.encode_text("assistant\n"))

@@ -40,7 +40,7 @@ class PromptPlan:
     tokenizer: Tokenizer
 
     def read(self) -> tuple[TokenSequence, Tensor]:
-        """Tokens, and patches [P, 768] uint8.
+        """Tokens, and patches [P, values] uint8.
 
         Raises:
             MediaError: a medium is damaged or is not what its header says; names it.
@@ -49,7 +49,7 @@ class PromptPlan:
         for medium, fact, segment in zip(self.media, self.facts, self.layout.segments, strict=True):
             with _named(medium):
                 patches += read_medium(medium, fact, segment)
-        return build_sequence(self.layout, self.tokenizer), together(patches)
+        return build_sequence(self.layout, self.tokenizer), together(patches, self.tokenizer.rule)
 
 
 def plan_prompt(

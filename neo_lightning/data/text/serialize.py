@@ -26,10 +26,14 @@ from neo_lightning.data.facts import MediaError, MediaFacts, SampleFacts, Turn
 from neo_lightning.data.media.image import decode_image, patchify, smart_resize
 from neo_lightning.data.media.video import choose_moments, decode_frames
 from neo_lightning.data.text.tokenizer import Tokenizer
-from neo_lightning.types import PIXELS_PER_TOKEN_SIDE, Mark, Media, PixelBudget, TokenSequence, VideoBudget
+from neo_lightning.sequence import NEO, SequenceRule
+from neo_lightning.types import Mark, Media, PixelBudget, TokenSequence, VideoBudget
 
 _HOLE = -1
 """In an outline, medium k stands as _HOLE - k."""
+
+_VISUAL = np.iinfo(np.int32).min
+"""A visual token, until it has its id: a row token may have the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +55,28 @@ class Unit:
     frame: int
     """Index into the clip's frames; 0 for an image."""
     height: int
-    """Pixels after resizing, a multiple of 32."""
+    """Pixels after resizing, a multiple of a visual token's side."""
     width: int
+    rule: SequenceRule = NEO
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of visual tokens."""
-        return self.height // PIXELS_PER_TOKEN_SIDE, self.width // PIXELS_PER_TOKEN_SIDE
+        return self.height // self.rule.side, self.width // self.rule.side
 
     @property
     def tokens(self) -> int:
-        """Visual tokens."""
+        """Tokens, row tokens included."""
         rows, columns = self.grid
-        return rows * columns
+        return rows * (columns + self.rule.extra_columns)
+
+    def run(self, row_id: int | None) -> np.ndarray:
+        """[tokens] int64: `_VISUAL`, and the row tokens' id behind each row where there is one."""
+        rows, columns = self.grid
+        run = np.full((rows, columns + self.rule.extra_columns), _VISUAL)
+        if row_id is not None:
+            run[:, columns:] = row_id
+        return run.ravel()
 
 
 Segment = tuple[list[int] | Unit, ...]
@@ -178,19 +191,19 @@ def make_layout(
 
 
 def _image_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: PixelBudget) -> Segment:
-    height, width = smart_resize(facts.height, facts.width, budget)
-    return [tokenizer.img_start_id], Unit(k, 0, height, width), [tokenizer.img_end_id]
+    height, width = smart_resize(facts.height, facts.width, budget, tokenizer.rule.side)
+    return [tokenizer.img_start_id], Unit(k, 0, height, width, tokenizer.rule), [tokenizer.img_end_id]
 
 
 def _video_segment(k: int, facts: MediaFacts, tokenizer: Tokenizer, budget: VideoBudget) -> Segment:
     """Global prefix, then per frame its time, the frame and a line feed (as in NEO-ov's evaluation code)."""
     seconds, frames = choose_moments(facts, budget)
     bounds = PixelBudget(min_pixels=budget.min_pixels, max_pixels=budget.max_pixels)
-    height, width = smart_resize(facts.height, facts.width, bounds)
+    height, width = smart_resize(facts.height, facts.width, bounds, tokenizer.rule.side)
     pieces: list[list[int] | Unit] = [[*_encode_label(tokenizer, video_prefix(len(frames), facts.duration, budget))]]
     for second, frame in zip(seconds.tolist(), frames.tolist(), strict=True):
         pieces.append([*_encode_label(tokenizer, time_label(second, budget)), tokenizer.img_start_id])
-        pieces += [Unit(k, frame, height, width), [tokenizer.img_end_id, *tokenizer.newline_ids]]
+        pieces += [Unit(k, frame, height, width, tokenizer.rule), [tokenizer.img_end_id, *tokenizer.newline_ids]]
     return tuple(pieces)
 
 
@@ -229,15 +242,17 @@ def build_sequence(layout: Layout, tokenizer: Tokenizer) -> TokenSequence:
     for hole in np.flatnonzero(ids < 0).tolist():
         segment = layout.segments[_HOLE - int(ids[hole])]
         runs.append(ids[at:hole])
-        runs += [np.full(p.tokens, tokenizer.context_id) if isinstance(p, Unit) else p for p in segment if p]
+        runs += [p.run(tokenizer.row_id) if isinstance(p, Unit) else p for p in segment if p]
         counts[hole] = segment_length(segment)
         at = hole + 1
     input_ids = np.concatenate([*runs, ids[at:]], dtype=np.int64)
+    visual = input_ids == _VISUAL
+    input_ids[visual] = tokenizer.context_id
     grids = np.array([unit.grid for unit in layout.units], dtype=np.int32).reshape(-1, 2)
     return TokenSequence(
         input_ids=torch.from_numpy(input_ids),
         supervised=torch.from_numpy(np.repeat(layout.outline.supervised, counts)),  # a hole is not
-        visual=torch.from_numpy(input_ids == tokenizer.context_id),
+        visual=torch.from_numpy(visual),
         grids=torch.from_numpy(grids),
     )
 
@@ -261,13 +276,16 @@ def read_medium(medium: Media, fact: MediaFacts, segment: Segment) -> Iterator[T
     units = [piece for piece in segment if isinstance(piece, Unit)]
     if medium.kind != fact.kind:
         raise MediaError(f"a {medium.kind} was read where a {fact.kind} was planned")
-    size = units[0].height, units[0].width  # all frames of a clip share it
+    size, side = (units[0].height, units[0].width), units[0].rule.patch  # all frames of a clip share them
     if fact.kind == "image":
-        return map(patchify, [decode_image(medium.data, fact, size)])
-    return map(patchify, decode_frames(medium.data, fact, [unit.frame for unit in units], size))
+        pixels: Iterable[Tensor] = [decode_image(medium.data, fact, size)]
+    else:
+        pixels = decode_frames(medium.data, fact, [unit.frame for unit in units], size)
+    return (patchify(unit, side) for unit in pixels)
 
 
-def together(patches: list[Tensor]) -> Tensor:
+def together(patches: list[Tensor], rule: SequenceRule = NEO) -> Tensor:
+    """Patches of one document [P, values]."""
     if len(patches) == 1:  # most often; one picture need not be copied
         return patches[0]
-    return torch.cat(patches) if patches else torch.empty(0, 768, dtype=torch.uint8)
+    return torch.cat(patches) if patches else torch.empty(0, rule.patch_values, dtype=torch.uint8)

@@ -14,12 +14,14 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from neo_lightning.data.text.answers import MARKS
 from neo_lightning.hub import resolve_folder
+from neo_lightning.sequence import NEO, SequenceRule
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (
@@ -57,10 +59,10 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """A byte-level tokenizer with NEO's special tokens. Picklable."""
+    """A byte-level tokenizer with NEO's special tokens, and how pictures lie between them. Picklable."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, rule: SequenceRule = NEO) -> None:
+        self.backend, self.rule = backend, rule
         tree = json.loads(backend.to_str())
         self.digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
         self.special = {token["content"]: token["id"] for token in tree["added_tokens"]}
@@ -86,15 +88,21 @@ class Tokenizer:
         self._bare = Backend.from_str(json.dumps(tree))
         self._known: dict[str, list[int]] = {}
         self._check_neutral()
+        if rule != NEO:  # other rows from the same text: no part of a plan that another rule made
+            self.digest = hashlib.sha256(f"{self.digest} {rule}".encode()).hexdigest()
+        self.row_id: int | None = {"none": None, "learned": self.context_id}.get(rule.row_tokens, -1)
+        """The id behind each row of a unit's visual tokens; None where there is none."""
+        if self.row_id == -1:
+            self.row_id = self._one_token(rule.row_token)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
+    def load(cls, folder: str | Path, rule: SequenceRule = NEO) -> Tokenizer:
         """Load from a folder with a `tokenizer.json`, local or `hf://owner/name`.
 
         Raises:
-            TokenizerError: no fast tokenizer there, or it lacks NEO's special tokens.
+            TokenizerError: no fast tokenizer there, or it lacks NEO's special tokens or the rule's row token.
         """
-        return cls(_load_backend(folder))
+        return cls(_load_backend(folder), rule)
 
     @property
     def vocab_size(self) -> int:
@@ -158,16 +166,25 @@ class Tokenizer:
         """Ids of a single line feed."""
         return self.encode_text("\n")
 
+    def _one_token(self, text: str) -> int:
+        ids = [self.special[text]] if text in self.special else self.encode_text(text)
+        if len(ids) != 1:
+            raise TokenizerError(
+                f"the row token {text!r} (model.design.row_tokens) is {len(ids)} tokens here; one is needed, such as "
+                f"the line feed or one of {', '.join(self.special)}"
+            )
+        return ids[0]
+
     def _check_neutral(self) -> None:
         for token, identity in self.special.items():
             if identity in self.encode_text(f"a {token}") or identity in self.encode_text(token):
                 raise TokenizerError(f"plain text can spell the special token {token!r}: its model merges it")
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"backend": self.backend.to_str()}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"backend": self.backend.to_str(), "rule": self.rule}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
-        self.__init__(Backend.from_str(state["backend"]))  # type: ignore[misc]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(Backend.from_str(state["backend"]), state["rule"])  # type: ignore[misc]
 
 
 CHAT_TEMPLATE = (

@@ -176,6 +176,7 @@ class Throughput(Callback):
             patches=int(counts["patches"]),
             pairs=int(counts["pairs"]),
             supervised=int(counts["supervised"]),
+            patch_pairs=int(counts["patch_pairs"]),
             trained=self._trained[report.stage].__contains__,
             ranks=module.lora.ranks(module.config) if module.lora else None,
         )
