@@ -73,6 +73,7 @@ PROMISES = {
     r"make demo": exists("runs/demo-0/report.html", "runs/demo-0/export/config.json"),
     r"lightning run recipes/demo.yaml": exists("runs/demo-0/report.html"),
     r"lightning chat ": says("/image", "/quit"),
+    r"--config design/fuyu": exists("runs/fuyu/report.html", "runs/fuyu/export/config.json"),
     r"data import .*instructions\.json": six_samples,
     r"data check my_data": says("samples can be used", "0 are left out"),
     r"data stats my_data": says("cats", "clips", "turns", "megapixels", "seconds"),

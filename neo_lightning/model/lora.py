@@ -153,9 +153,11 @@ def add_adapter(
         Module name -> its term.
 
     Raises:
-        ValueError: the model has an adapter of that name.
+        ValueError: the model has an adapter of that name, or its layers would not look at one.
     """
     adapters = model.adapters
+    if not model.config.design.computes_as_neo:
+        raise ValueError("low-rank terms lie in NEO-ov's layers, and the model's design (model.design) has others")
     if name in adapters.slots:
         raise ValueError(f"this model has an adapter {name!r} already")
     slot = str(1 + max(map(int, adapters.slots.values()), default=-1))

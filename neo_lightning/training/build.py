@@ -121,8 +121,6 @@ def network(config: NeoConfig, lora: Lora | None = None, *, attention: str = "au
     with torch.device("meta"):
         model = Neo(config, attention=attention, fp8=fp8)
     if lora is not None:
-        if not config.design.computes_as_neo:
-            raise ValueError("model.lora adds terms to NEO-ov's layers, and model.design asks for others")
         modules = lora.modules(config)
         add_adapter(model, TRAINED, modules, rank=lora.rank, scale=lora.scale, dropout=lora.dropout)
         use(model, TRAINED)

@@ -51,8 +51,10 @@ def key_repeats(config: NeoConfig, sequence_size: int) -> int:
     """How often key heads are repeated, so that each rank of a group has as many and those that its queries read.
 
     Raises:
-        ValueError: the heads cannot be dealt so.
+        ValueError: the network is not NEO-ov's, or its heads cannot be dealt so.
     """
+    if sequence_size > 1 and config.design != Design():
+        raise ValueError("strategy: sequence_size: ranks share rows of NEO-ov, and model.design asks for another")
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
     repeats = max(1, sequence_size // key_heads)
     if heads % sequence_size or key_heads * repeats % sequence_size:
@@ -92,12 +94,8 @@ def sharing(config: NeoConfig, group: distributed.ProcessGroup) -> Any:
     """`Neo.share` for the ranks of a group.
 
     Raises:
-        ValueError: the network is not NEO-ov's, or its heads cannot be dealt to so many.
+        ValueError: see `key_repeats`.
     """
-    if config.design != Design():
-        raise ValueError(
-            "strategy: sequence_size: ranks share rows of NEO-ov, and model.design asks for another"
-        )
     return partial(_shared, group=group, repeats=key_repeats(config, group.size()))
 
 

@@ -117,6 +117,13 @@ def test_a_size_that_does_not_divide_the_heads_is_refused(size: int, fit: str) -
         key_repeats(replace(NeoConfig(), num_attention_heads=12, num_key_value_heads=6), 4)
 
 
+def test_another_design_is_refused() -> None:
+    config = small_config(design={"mask": {"kind": "causal"}})
+    assert key_repeats(config, 1) == 1
+    with pytest.raises(ValueError, match="sequence_size: ranks share rows of NEO-ov"):
+        key_repeats(config, 2)
+
+
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from neo_lightning.model.batch import RunningBatch
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.design.axes import Design
 from neo_lightning.model.design.refusals import REFUSALS
+from neo_lightning.model.lora import add_adapter
 from neo_lightning.model.neo import Neo
+from neo_lightning.model.prompt import Prompt
+from neo_lightning.model.sampling import Sampling
 from tests.model.design.arms import ARMS
 from tests.model.support import small_config
 
@@ -79,6 +84,21 @@ def test_a_design_goes_through_config_json_and_back(arm: str) -> None:
     written = config.to_dict()
     assert NeoConfig.from_dict(written) == config
     assert ("design" in written) == (written["model_type"] == "neo_design") == (arm != "neo_ov")
+
+
+def test_low_rank_terms_are_refused_where_no_layer_would_look_at_them() -> None:
+    term = {"rank": 2, "scale": 1.0}
+    with pytest.raises(ValueError, match="low-rank terms lie in NEO-ov's layers"):
+        add_adapter(Neo(small_config(design=ARMS["ffn"])), "cats", [], **term)
+    assert add_adapter(Neo(small_config(design=ARMS["causal_in_some"])), "cats", [], **term) == {}
+
+
+def test_a_prompt_of_another_rule_is_refused() -> None:
+    model = Neo(small_config(design=ARMS["causal_in_some"]))
+    none = torch.zeros(0, 2, dtype=torch.int32)
+    prompt = Prompt(input_ids=torch.ones(2).long(), visual=torch.zeros(2).bool(), grids=none, patches=none)
+    with pytest.raises(ValueError, match="the prompt is laid out by SequenceRule"):
+        RunningBatch(model).join(prompt, max_new_tokens=1, sampling=Sampling())
 
 
 def test_fp8_is_refused_with_layers_that_do_not_compute_in_it() -> None:
