@@ -39,7 +39,8 @@ def shipped(kind: str) -> dict[str, Path]:
     """Name -> file of the recipes or manifests that come with the package.
 
     Args:
-        kind: recipes, recipes/design (to be laid over one of those), recipes/design/real or data_manifests.
+        kind: recipes, recipes/design (to be laid over one of those), recipes/design/real, recipes/ablations (for
+            `lightning sweep`) or data_manifests.
     """
     package = Path(__file__).resolve().parents[1]
     folder = package / kind  # in a wheel

@@ -27,16 +27,14 @@ def main(argv: list[str]) -> int:
     from . import recipe
 
     parser = Options(prog="lightning sweep", description=__doc__.split("\n\n")[0])
-    parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="arms, seeds, measures, expectations")
+    parser.add_argument("sweep", metavar="SWEEP.yaml", help="arms, seeds, measures, expectations; or a shipped name")
     parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time (default: GPUs, else half the cores)")
     parser.add_argument("--report", action="store_true", help="train nothing: table and page of what is done")
     args = parser.parse_args(argv)
-    if not args.sweep.is_file():
-        raise UserError(f"sweep: there is no file {args.sweep}")
     if args.at_once is not None and args.at_once < 1:
         raise UserError(f"sweep: --at-once must be at least 1, found {args.at_once}")
     try:
-        sweep = read_sweep(args.sweep)
+        sweep = read_sweep(recipe.find(args.sweep, "recipes/ablations"))
         status = exits.DONE if args.report else _train(sweep, recipe.find(sweep.recipe), args.at_once)
     except SweepError as error:
         raise UserError(str(error)) from error

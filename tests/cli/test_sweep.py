@@ -74,5 +74,5 @@ def test_nothing_to_report_is_told(micro: Path, tmp_path: Path, capsys: pytest.C
     assert main(["sweep", str(file), "--report"]) == 2
     assert "no run below" in capsys.readouterr().err
     assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
-    assert "there is no file" in capsys.readouterr().err
+    assert "is neither a file nor a shipped name" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "sweep")
