@@ -13,9 +13,8 @@ else than alpha / r (or alpha / sqrt(r)) times B A is refused, known or not.
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,9 @@ _ANYTHING = (
     *("modules_to_save", "layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size"),
 )
 """Options that say what the tensors say, or nothing that is computed."""
-_NEUTRAL = {"bias": ("none",), "init_lora_weights": (True, "gaussian")}
+_NEUTRAL = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
 """Options whose neutral values are not empty ones."""
+_MOST_ALPHA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,17 @@ def write_adapter(
     return target
 
 
+def unwritable(config: NeoConfig, whole: Iterable[str]) -> str | None:
+    """Why PEFT's format cannot hold what was trained whole, by name; None where it can."""
+    ends = sorted({EMBEDDINGS, HEAD}.intersection(whole))
+    if not config.tie_word_embeddings or not ends:
+        return None
+    return (
+        f"{ends[0]} was trained whole, and this model's head is tied to its embeddings: PEFT's format would change one "
+        "of the two. Merge it into the model (`neo-lightning model export --merge`) instead"
+    )
+
+
 def read_adapter(source: str | Path, config: NeoConfig) -> Adapter:
     """The adapter of a folder (or `hf://owner/name`).
 
@@ -178,17 +189,24 @@ def load_adapter(model: Neo, source: str | Path, name: str) -> None:
 
 
 def merge_adapter(model: Neo, adapter: Adapter) -> None:
-    """Make an adapter's weights the model's own; each is rounded once, to the model's data type."""
-    _put(model, adapter, name := "merged")
+    """Make an adapter's weights the model's own; each sum is rounded once, to the model's data type.
+
+    Raises:
+        ValueError: a sum is not finite; the model is spoilt then.
+    """
+    _put(model, adapter, name := "merged", torch.float32)
     merge(model, name)
     parameters = dict(model.named_parameters())
+    for path in adapter.pairs:
+        if not torch.isfinite(parameters[f"{path}.weight"]).all():
+            raise ValueError(f"{path}: the sum of its weight and the adapter's term is not finite")
     with torch.no_grad():
         for path, value in adapter.whole.items():
             parameters[path].copy_(value)
 
 
-def _put(model: Neo, adapter: Adapter, name: str) -> None:
-    how: dict[str, Any] = {"rank": adapter.rank, "scale": adapter.scale, "dropout": adapter.dropout}
+def _put(model: Neo, adapter: Adapter, name: str, dtype: torch.dtype | None = None) -> None:
+    how: dict[str, Any] = {"rank": adapter.rank, "scale": adapter.scale, "dropout": adapter.dropout, "dtype": dtype}
     with torch.no_grad():
         for path, term in add_adapter(model, name, adapter.pairs, **how).items():
             for parameter, value in zip((term.A, term.B), adapter.pairs[path], strict=True):
@@ -225,9 +243,9 @@ def _options(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:
     rslora, base = tree.get("use_rslora", False), tree.get("base_model_name_or_path")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"{file}: r must be a positive whole number, found {rank!r}")
-    for name, value in (("lora_alpha", alpha), ("lora_dropout", dropout)):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"{file}: {name} must be a finite number, found {value!r}")
+    for name, value, end in (("lora_alpha", alpha, _MOST_ALPHA), ("lora_dropout", dropout, 1.0)):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < end:
+            raise ValueError(f"{file}: {name} must be a number from 0 to below {end:g}, found {value!r}")
     if not isinstance(rslora, bool):
         raise ValueError(f"{file}: use_rslora must be true or false, found {rslora!r}")
     return {"rank": rank, "alpha": alpha, "rslora": rslora, "dropout": dropout, "base": base and str(base)}
@@ -240,14 +258,12 @@ def _check(adapter: Adapter, config: NeoConfig, where: str) -> None:
         ValueError: lists what is missing, unexpected or of another shape; or names what is no float, or not finite.
     """
     shapes = expected_shapes(config)
-    ends = [name for name in (EMBEDDINGS, HEAD) if name in adapter.whole]
-    if config.tie_word_embeddings and ends:
-        raise ValueError(
-            f"{where}: {ends[0]} was trained whole, and this model's head is tied to its embeddings: PEFT's format "
-            "would change one of the two. Merge it into the model (`neo-lightning model export --merge`) instead"
-        )
+    if reason := unwritable(config, adapter.whole):
+        raise ValueError(f"{where}: {reason}")
     if not adapter.pairs:
         raise ValueError(f"{where}: no low-rank terms there")
+    if both := sorted(name for name in adapter.pairs if f"{name}.weight" in adapter.whole):
+        raise ValueError(f"{where}: {both[0]} has a low-rank term and is there whole as well: which one counts?")
     expected = {name: shapes.get(name, torch.Size()) for name in adapter.whole if name in shapes}
     tensors = dict(adapter.whole)
     for name, (a, b) in adapter.pairs.items():

@@ -271,7 +271,8 @@ def _model(args: argparse.Namespace) -> Model:
     if args.adapter is None:
         return Model(name=args.model, facts=model_facts(model_folder(source)), out=out, engine=engine)
     facts = model_facts(model_folder(source), adapter := adapter_folder(args.adapter))
-    out = out.with_name(f"{out.name}-{_file_name(str(adapter))}")
+    label = adapter.parent.name if adapter.name == "adapter" and adapter.parent.name else adapter.name
+    out = out.with_name(f"{out.name}-{label}")
     return Model(name=f"{args.model} with {args.adapter}", facts=facts, out=out, engine=engine)
 
 

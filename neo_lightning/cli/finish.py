@@ -23,7 +23,7 @@ from neo_lightning.report.run import write_report
 
 from ..answering import Answering, Engine, load, write_adapter_folder, write_folder
 from ..checkpoint import commit
-from ..checkpoint.adapters import Adapter
+from ..checkpoint.adapters import Adapter, unwritable
 from ..checkpoint.meta import read_meta
 from ..checkpoint.shards import ShardReader
 from ..evaluation.context import Evaluation, EvaluationContext
@@ -106,6 +106,12 @@ def lora_of(checkpoint: Path) -> Lora | None:
     """The low-rank terms that a checkpoint was trained with."""
     noted = about(checkpoint).get("lora")
     return None if noted is None else Lora(**{**noted["options"], "targets": tuple(noted["options"]["targets"])})
+
+
+def no_adapter(checkpoint: Path) -> str | None:
+    """Why a checkpoint that was trained with `model.lora` gives no adapter's folder; None where it does."""
+    noted = about(checkpoint)
+    return unwritable(NeoConfig.from_dict(noted["config"]), noted["lora"]["whole"])
 
 
 def export_adapter(

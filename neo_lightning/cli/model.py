@@ -153,15 +153,22 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _merge(args: argparse.Namespace) -> None:
+    import torch
+
     from ..answering import load, write_folder
+    from ..checkpoint.adapters import is_adapter
     from ..checkpoint.load import load_state
     from ..checkpoint.names import EMBEDDINGS
     from ..checkpoint.read import model_folder
 
     folder = model_folder(args.base)
+    if is_adapter(args.out):
+        raise UserError(f"{args.out} is an adapter's folder: the merged model wants one of its own")
     own = load_state(folder)[EMBEDDINGS].dtype
-    engine, replaced = load(folder, dtype=own, device="cpu", adapter=args.adapter), _replaced(args.out)
-    model = engine.model.to(own if args.dtype is None else _dtype(args))
+    wanted = own if args.dtype is None else _dtype(args)
+    wider = torch.promote_types(own, wanted)  # so that no sum is rounded to less than is written
+    engine, replaced = load(folder, dtype=wider, device="cpu", adapter=args.adapter), _replaced(args.out)
+    model = engine.model.to(wanted)
     write_folder(model, args.out, folder, engine.answering, own_template=False)
     print(f"{args.out}: {args.base} with {args.adapter}{replaced}")
 

@@ -304,8 +304,11 @@ class Run:
             )
             self.times.add("export", time.perf_counter() - started)
             if finish.lora_of(self.checkpoint) is not None:
-                finish.export_adapter(self.checkpoint, self.folder / "adapter", results.tokenizer_of(self))
-                print(f"adapter: {self.folder / 'adapter'}")
+                if reason := finish.no_adapter(self.checkpoint):
+                    print(f"no adapter is written, the export holds everything: {reason}", file=sys.stderr)
+                else:
+                    finish.export_adapter(self.checkpoint, self.folder / "adapter", results.tokenizer_of(self))
+                    print(f"adapter: {self.folder / 'adapter'}")
             self.finished.note_export(self.export_dir, self._done())
             print(f"exported: {self.export_dir}{replaced}")
         if self._reported():

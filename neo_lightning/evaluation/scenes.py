@@ -83,9 +83,10 @@ class SceneEvaluation(Evaluation):
         self._chosen: list[tuple[str, Callable[[], Sample]]] = []
 
     def check(self) -> None:
-        """Refuse patterns that match no shard."""
+        """Refuse patterns that match no shard, and goals of types that none asks."""
         for pattern in self.shards:
             expand_pattern(Path(), pattern, f"evaluation {self.name!r}")
+        self._choose()
 
     def size(self) -> int:
         """Questions of one asking."""

@@ -186,6 +186,12 @@ def use(model: Neo, name: str | None) -> None:
     adapters.active = None if name is None else adapters.slots[name]
 
 
+def active_name(model: Neo) -> str | None:
+    """The adapter that the model computes with."""
+    adapters = model.adapters
+    return next((name for name, slot in adapters.slots.items() if slot == adapters.active), None)
+
+
 def remove_adapter(model: Neo, name: str) -> None:
     """Take an adapter out of a model.
 
@@ -193,7 +199,7 @@ def remove_adapter(model: Neo, name: str) -> None:
         ValueError: the model has none of that name.
     """
     adapters = model.adapters
-    before = next((known for known, slot in adapters.slots.items() if slot == adapters.active), None)
+    before = active_name(model)
     use(model, name)
     slot = adapters.slots.pop(name)
     for module in _with_terms(model):
@@ -210,12 +216,14 @@ def merge(model: Neo, name: str) -> None:
     Raises:
         ValueError: the model has none of that name.
     """
+    before = active_name(model)
     use(model, name)
     for module in _with_terms(model):
         if (term := active_term(module)) is not None:
             weight: Tensor = module.weight  # type: ignore[assignment]
             weight.copy_(weight.float() + term.delta())
     remove_adapter(model, name)
+    use(model, None if before == name else before)
 
 
 def _with_terms(model: Neo) -> Iterator[nn.Module]:

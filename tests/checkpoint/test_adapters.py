@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,14 @@ HOSTILE = {
     "weights that are changed at the start": (edit_config(init_lora_weights="pissa"), "init_lora_weights is 'pissa'"),
     "no rank": (edit_config(r="four"), "r must be a positive whole number, found 'four'"),
     "another rank": (edit_config(r=5), "lora_A.weight is .*expected"),
-    "no scale": (edit_config(lora_alpha=None), "lora_alpha must be a finite number"),
+    "no scale": (edit_config(lora_alpha=None), "lora_alpha must be a number"),
+    "a scale of nobody": (edit_config(lora_alpha=1e300), r"lora_alpha must be a number from 0 to below 1e\+06"),
+    "a scale that is no float": (edit_config(lora_alpha=10**400), "lora_alpha must be a number"),
+    "more dropout than all": (edit_config(lora_dropout=5), "lora_dropout must be a number from 0 to below 1"),
+    "a term and the whole": (
+        edit_tensors(lambda t: t.update({A.replace("lora_A.weight", "weight"): t[A].clone()})),
+        "q_proj has a low-rank term and is there whole as well",
+    ),
     "half a pair": (edit_tensors(lambda t: t.pop(A)), "q_proj has only one of lora_A and lora_B"),
     "NaN": (edit_tensors(lambda t: t[A].__setitem__((0, 0), float("nan"))), "q_proj.lora_A.weight holds NaN"),
     "numbers that are none": (edit_tensors(lambda t: t.update({A: t[A].int()})), "floating-point weights"),
@@ -220,6 +228,26 @@ def test_a_tied_head_is_not_trained_whole_beside_terms(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="head is tied to its embeddings"):
         write_adapter(learned, model.config, tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_sum_with_a_base_in_bfloat16_is_rounded_once() -> None:
+    model, _ = twins()
+    learned = adapter(model)
+    merged = model.bfloat16()
+    before = {name: value.float() for name, value in merged.named_parameters()}
+    merge_adapter(merged, learned)
+    for name, (a, b) in learned.pairs.items():
+        delta = learned.scale * (b.flatten(1) @ a.flatten(1)).view_as(before[f"{name}.weight"])
+        assert torch.equal(merged.get_parameter(f"{name}.weight"), (before[f"{name}.weight"] + delta).bfloat16())
+
+
+def test_sums_that_are_not_finite_are_refused() -> None:
+    model, _ = twins()
+    learned = adapter(model)
+    name = next(iter(learned.pairs))
+    a, b = learned.pairs[name]
+    with pytest.raises(ValueError, match="the adapter's term is not finite"):
+        merge_adapter(model, replace(learned, pairs={name: (a * 1e30, b * 1e30)}))
 
 
 def test_weights_trained_whole_do_not_lie_beside_the_bases(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,23 @@ data: {{manifest: {scenes}/manifest.yaml, tokenizer: {scenes}/tokenizer}}
 trainer: {{accelerator: cpu, devices: 1}}
 export: true
 """
+
+
+def test_a_tied_head_trained_whole_gives_a_model_and_no_adapter(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(tiny_config(Tokenizer.load(scenes / "tokenizer")), tie_word_embeddings=True)
+    base = write_folder(random_model(config, 0), tmp_path / "base", scenes / "tokenizer", Answering.of_config(config))
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    text = RECIPE.format(dir=run, start=base, scenes=scenes).replace("*.norm.weight", "*embed_tokens*")
+    recipe.write_text(text, encoding="utf-8")
+    for _ in range(2):
+        assert main(["run", str(recipe)]) == 0
+    assert "no adapter is written, the export holds everything: language_model" in capsys.readouterr().err
+    assert not (run / "adapter").exists()
+    assert (run / "report.html").is_file()
+    moved = load_state(run / "export")["language_model.model.embed_tokens.weight"]
+    assert not moved.equal(load_state(base)["language_model.model.embed_tokens.weight"])
 
 
 def test_a_runs_adapter_is_its_export_without_the_base(
