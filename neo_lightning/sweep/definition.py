@@ -19,8 +19,8 @@ expect:                               written before the runs, printed beside wh
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
@@ -35,6 +35,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LOCK, TABLE, PAGE = "sweep.lock", "sweep.json", "sweep.html"
 """Files of a sweep's folder, beside its arms."""
 TAKES = ("last", "area", "reach")
+SEEDS = 2**32
+"""One more than the largest that a run takes."""
 OWN_KEYS = ("seed_everything", "run", "run.dir", "run.name")
 """Of a recipe: the sweep sets them, run by run; with one for all, one run would count as several."""
 
@@ -172,6 +174,8 @@ def _arms(value: Any, file: Path) -> dict[str, dict[str, Any]]:
     folders: dict[str, str] = {}
     for arm, keys in _mapping(value, f"{file}: arms").items():
         where = f"{file}: arms.{arm}"
+        if arm not in map(_named, value):
+            raise SweepError(f"{where}: YAML reads this name as no text: put it in quotes")
         if not NAME.fullmatch(arm):
             raise SweepError(
                 f"{where}: the name of an arm is that of a folder: letters, digits, . _ -, at most 64, the first one "
@@ -199,8 +203,8 @@ def _overrides(value: Any, where: str) -> dict[str, Any]:
 
 def _seeds(value: Any, file: Path) -> tuple[int, ...]:
     found = value if isinstance(value, list) else []
-    if not found or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in found):
-        raise SweepError(f"{file}: seeds must be a list of whole numbers from 0 on, found {value!r}")
+    if not found or not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < SEEDS for s in found):
+        raise SweepError(f"{file}: seeds must be a list of whole numbers from 0 to {SEEDS - 1}, found {value!r}")
     if len(set(found)) != len(found):
         raise SweepError(f"{file}: seeds: one stands there twice, which would count one run as two")
     if len(found) > MOST_PAIRS:
@@ -218,7 +222,9 @@ def _measure(entry: Any, where: str) -> Measure:
     found = Measure(**{"name": values["column"], **values})
     _one_of(found.take, TAKES, f"{where}: take")
     _one_of(found.better, ("higher", "lower"), f"{where}: better")
-    number = isinstance(found.at, int | float) and not isinstance(found.at, bool) and math.isfinite(found.at)
+    number = (
+        isinstance(found.at, int | float) and not isinstance(found.at, bool) and abs(found.at) <= sys.float_info.max
+    )
     if not (number if found.take == "reach" else found.at is None):
         raise SweepError(
             f"{where}: `at` is the value that `take: reach` waits for, a number, and of nothing else; found "
@@ -264,10 +270,11 @@ def _one_of(value: Any, known: Collection[str], where: str) -> None:
 
 def _named(value: Any) -> Any:
     """What a name refers to: that of an arm may look like a number, and is one in YAML."""
-    return str(value) if isinstance(value, int | float) else value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise SweepError(f"{where} must be text, found {value!r}" + ("" if value is None else f": '{value}' in quotes"))
+        advice = f": '{value}' in quotes" if isinstance(value, int | float) else ""
+        raise SweepError(f"{where} must be text, found {value!r}{advice}")
     return value

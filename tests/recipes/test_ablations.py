@@ -40,7 +40,7 @@ def test_an_arm_builds_its_network_and_its_stages_fit(name: str, job: Job) -> No
 @pytest.mark.parametrize("key", ["stages.sft.lrr", "stages.stf.lr", "model.model.depth", "evaluations"])
 def test_a_key_that_there_is_not_is_seen(name: str, key: str) -> None:
     job = SWEEPS[name].jobs[0]
-    with pytest.raises((UserError, ValueError), match="stages|depth|evaluations"):
+    with pytest.raises((UserError, ValueError), match=r"stages|depth|evaluations"):
         compose(name, replace(job, overrides={**job.overrides, key: 1}))
 
 
