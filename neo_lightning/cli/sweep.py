@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +37,32 @@ def main(argv: list[str]) -> int:
         raise UserError(f"sweep: --at-once must be at least 1, found {args.at_once}")
     try:
         sweep = read_sweep(recipe.find(args.sweep, "recipes/ablations"))
-        status = exits.DONE if args.report else _train(sweep, recipe.find(sweep.recipe), args.at_once)
+        status = exits.DONE
+        if not args.report:
+            with _owned(sweep):
+                status = _train(sweep, recipe.find(sweep.recipe), args.at_once)
     except SweepError as error:
         raise UserError(str(error)) from error
     _tell(sweep)
     return status
+
+
+@contextmanager
+def _owned(sweep: Sweep) -> Iterator[None]:
+    """One process trains the runs of a folder."""
+    from ..data.owner import OwnedError, owned
+    from ..sweep.definition import LOCK
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(owned(sweep.folder / LOCK, what=f"the sweep in {sweep.folder}"))
+        except OwnedError as error:
+            raise UserError(f"{error} What is done by now: the same command with --report") from error
+        except OSError as error:
+            if exits.disk_full(error):
+                raise
+            raise UserError(f"{sweep.folder} cannot be written ({error.strerror}): name another `folder`") from error
+        yield
 
 
 def _train(sweep: Sweep, recipe: Path, at_once: int | None) -> int:
@@ -82,6 +105,7 @@ def _gpus() -> list[str]:
 def _tell(sweep: Sweep) -> None:
     from ..data.files import replacing
     from ..report.sweep import render
+    from ..sweep.definition import PAGE, TABLE
     from ..sweep.jobs import is_done
     from ..sweep.outcome import Outcome, as_json, read_run
 
@@ -91,13 +115,13 @@ def _tell(sweep: Sweep) -> None:
         raise UserError(f"sweep: no run below {sweep.folder} is done yet")
     outcome = Outcome(sweep, runs)
     for name, text in (
-        ("sweep.json", json.dumps(as_json(outcome), indent=1, allow_nan=False) + "\n"),
-        ("sweep.html", render(outcome)),
+        (TABLE, json.dumps(as_json(outcome), indent=1, allow_nan=False) + "\n"),
+        (PAGE, render(outcome)),
     ):
         with replacing(sweep.folder / name) as copy:
             copy.write_text(text, encoding="utf-8")
     _print(outcome)
-    print(f"page: {sweep.folder / 'sweep.html'}")
+    print(f"page: {sweep.folder / PAGE}")
 
 
 def _print(outcome: Outcome) -> None:
@@ -106,7 +130,7 @@ def _print(outcome: Outcome) -> None:
     from rich.table import Table
 
     from ..console import table_console
-    from ..report.sweep import against, mean_of
+    from ..report.sweep import against, mean_of, seeds_of
 
     sweep = outcome.sweep
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -119,8 +143,9 @@ def _print(outcome: Outcome) -> None:
                 arm,
                 mean_of(outcome, arm, measure),
                 *against(outcome, arm, measure),
+                seeds_of(outcome, arm, measure),
             ]
-            table.add_row(*map(escape, row), str(len(outcome.numbers(arm, measure))))
+            table.add_row(*map(escape, row))
     table_console().print(table)
     for verdict in map(outcome.verdict, sweep.expect):
         said = verdict.expected

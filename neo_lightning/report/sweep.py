@@ -70,6 +70,18 @@ def against(outcome: Outcome, arm: str, measure: Measure) -> tuple[str, str, str
     return _in_words(outcome.difference(arm, outcome.sweep.baseline, measure))
 
 
+def seeds_of(outcome: Outcome, arm: str, measure: Measure) -> str:
+    """How many of the seeds have a number, and with how many the arm is compared where that is fewer."""
+    sweep = outcome.sweep
+    numbers = len(outcome.numbers(arm, measure))
+    said = f"{numbers} of {len(sweep.seeds)}"
+    if arm == sweep.baseline:
+        return said
+    found = outcome.difference(arm, sweep.baseline, measure)
+    pairs = found.pairs if found else 0
+    return said if pairs == numbers else f"{said}, {pairs} compared"
+
+
 def _in_words(found: Difference | None) -> tuple[str, str, str]:
     if found is None:
         return "–", "–", "–"
@@ -85,15 +97,16 @@ def _expected(outcome: Outcome) -> str:
         rows.append(
             f'<tr><th scope="row">{escape(said.better)} better than {escape(said.worse)}{because}</th>'
             f'<td>{escape(said.measure)}</td><td class="num">{mean}</td><td class="num">{interval}</td>'
-            f'<td class="num">{p}</td><td><span class="pill {verdict.said}">{verdict.said}</span></td></tr>'
+            f'<td class="num">{p}</td><td class="num">{verdict.difference.pairs if verdict.difference else 0} of '
+            f'{len(outcome.sweep.seeds)}</td><td><span class="pill {verdict.said}">{verdict.said}</span></td></tr>'
         )
     if not rows:
         return ""
     return (
         "<h2>Expected before, and what came out</h2>"
-        "<p>An expectation agrees, or disagrees, where the 95% interval of the difference lies on one side of 0; else "
-        "it is open. p is that of the exact sign-flip test over seeds.</p>"
-        + _table(("expected", "measure", "difference", "95% interval", "p", ""), rows, numbers=(2, 3, 4))
+        "<p>An expectation agrees, or disagrees, where all seeds have a pair of runs and the 95% interval of the "
+        "difference lies on one side of 0; else it is open. p is that of the exact sign-flip test over seeds.</p>"
+        + _table(("expected", "measure", "difference", "95% interval", "p", "seeds", ""), rows, numbers=(2, 3, 4, 5))
     )
 
 
@@ -110,7 +123,8 @@ def _measure(outcome: Outcome, measure: Measure) -> str:
         rows.append(
             f'<tr><th scope="row">{swatch}{escape(arm)}</th><td>{_strip(outcome, arm, measure, low, high, number)}</td>'
             f'<td class="num">{mean_of(outcome, arm, measure)}</td><td class="num">{mean or "baseline"}</td>'
-            f'<td class="num">{interval}</td><td class="num">{p}</td></tr>'
+            f'<td class="num">{interval}</td><td class="num">{p}</td>'
+            f'<td class="num">{seeds_of(outcome, arm, measure)}</td></tr>'
         )
     taken = {
         "last": f"last value of {measure.column}",
@@ -120,9 +134,17 @@ def _measure(outcome: Outcome, measure: Measure) -> str:
         else "",
     }[measure.take]
     better = "lower is better" if measure.lower_is_better else "higher is better"
-    head = ("arm", f"{_number(low)} to {_number(high)}, a dot a seed", "mean", f"– {sweep.baseline}", "95%", "p")
+    head = (
+        "arm",
+        f"{_number(low)} to {_number(high)}, a dot a seed",
+        "mean",
+        f"– {sweep.baseline}",
+        "95%",
+        "p",
+        "seeds",
+    )
     return f"<h2>{escape(measure.name)}</h2><p class='soft'>{escape(taken)}; {better}.</p>" + _table(
-        head, rows, numbers=(2, 3, 4, 5)
+        head, rows, numbers=(2, 3, 4, 5, 6)
     )
 
 

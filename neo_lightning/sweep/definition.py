@@ -18,8 +18,10 @@ expect:                               written before the runs, printed beside wh
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -27,8 +29,16 @@ from typing import Any, Literal
 
 import yaml
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+from .statistics import MOST_PAIRS
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LOCK, TABLE, PAGE = "sweep.lock", "sweep.json", "sweep.html"
+"""Files of a sweep's folder, beside its arms."""
 TAKES = ("last", "area", "reach")
+SEEDS = 2**32
+"""One more than the largest that a run takes."""
+OWN_KEYS = ("seed_everything", "run", "run.dir", "run.name")
+"""Of a recipe: the sweep sets them, run by run; with one for all, one run would count as several."""
 
 
 class SweepError(ValueError):
@@ -104,6 +114,22 @@ class Sweep:
         ]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, `1` and `'1'` too: one of them would be lost without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name = str(self.construct_object(key))
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+            seen.add(name)
+        return node
+
+
 def read_sweep(file: Path) -> Sweep:
     """Read and check a sweep's file.
 
@@ -111,35 +137,30 @@ def read_sweep(file: Path) -> Sweep:
         SweepError: it is none; names the key.
     """
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SweepError(f"{file}: not a readable YAML file: {error}") from error
     tree = _mapping(tree, f"{file}: a sweep")
     _known(tree, [f.name for f in fields(Sweep) if f.name != "name"], f"{file}")
     for key in ("recipe", "folder", "seeds", "arms", "measures"):
         if key not in tree:
             raise SweepError(f"{file}: `{key}` is missing")
-    arms = {
-        str(arm): _mapping(keys or {}, f"{file}: arms.{arm}") for arm, keys in _mapping(tree["arms"], "arms").items()
-    }
-    for arm in arms:
-        if not NAME.fullmatch(arm):
-            raise SweepError(f"{file}: arms.{arm}: the name of an arm is that of a folder: letters, digits, . _ -")
-    baseline = str(tree.get("baseline", next(iter(arms), "")))
+    arms = _arms(tree["arms"], file)
     measures = tuple(_measure(entry, f"{file}: measures[{i}]") for i, entry in enumerate(_list(tree, "measures", file)))
     names = [measure.name for measure in measures]
     if not arms or not measures:
         raise SweepError(f"{file}: a sweep has at least one arm and one measure")
     if len(set(names)) != len(names):
         raise SweepError(f"{file}: measures: two have one name")
+    baseline = _named(tree.get("baseline", next(iter(arms))))
     _one_of(baseline, arms, f"{file}: baseline")
     return Sweep(
         name=file.stem,
-        recipe=str(tree["recipe"]),
-        folder=Path(str(tree["folder"])).expanduser(),
+        recipe=_text(tree["recipe"], f"{file}: recipe"),
+        folder=Path(_text(tree["folder"], f"{file}: folder")).expanduser(),
         seeds=_seeds(tree["seeds"], file),
         arms=arms,
-        common=_mapping(tree.get("common") or {}, f"{file}: common"),
+        common=_overrides(tree.get("common"), f"{file}: common"),
         baseline=baseline,
         measures=measures,
         expect=tuple(
@@ -148,12 +169,46 @@ def read_sweep(file: Path) -> Sweep:
     )
 
 
+def _arms(value: Any, file: Path) -> dict[str, dict[str, Any]]:
+    arms: dict[str, dict[str, Any]] = {}
+    folders: dict[str, str] = {}
+    for arm, keys in _mapping(value, f"{file}: arms").items():
+        where = f"{file}: arms.{arm}"
+        if arm not in map(_named, value):
+            raise SweepError(f"{where}: YAML reads this name as no text: put it in quotes")
+        if not NAME.fullmatch(arm):
+            raise SweepError(
+                f"{where}: the name of an arm is that of a folder: letters, digits, . _ -, at most 64, the first one "
+                "a letter or a digit"
+            )
+        if arm.casefold() in (LOCK, TABLE, PAGE):
+            raise SweepError(f"{where}: a file in the sweep's folder has this name, and the arm's folder cannot")
+        if (other := folders.setdefault(arm.casefold(), arm)) != arm:
+            raise SweepError(f"{where}: where a disk does not tell capitals its folder is that of {other}")
+        arms[arm] = _overrides(keys, where)
+    return arms
+
+
+def _overrides(value: Any, where: str) -> dict[str, Any]:
+    found = _mapping({} if value is None else value, where)
+    for key, item in found.items():
+        if key in OWN_KEYS:
+            raise SweepError(f"{where}: {key}: the sweep sets it: one for several runs would make them the same run")
+        try:
+            json.dumps(item, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SweepError(f"{where}: {key}: not a value of a command line ({error}): {item!r}") from error
+    return found
+
+
 def _seeds(value: Any, file: Path) -> tuple[int, ...]:
     found = value if isinstance(value, list) else []
-    if not found or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in found):
-        raise SweepError(f"{file}: seeds must be a list of whole numbers from 0 on, found {value!r}")
+    if not found or not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < SEEDS for s in found):
+        raise SweepError(f"{file}: seeds must be a list of whole numbers from 0 to {SEEDS - 1}, found {value!r}")
     if len(set(found)) != len(found):
         raise SweepError(f"{file}: seeds: one stands there twice, which would count one run as two")
+    if len(found) > MOST_PAIRS:
+        raise SweepError(f"{file}: seeds: at most {MOST_PAIRS} can be tested exactly, found {len(found)}")
     return tuple(found)
 
 
@@ -162,28 +217,36 @@ def _measure(entry: Any, where: str) -> Measure:
     _known(values, [f.name for f in fields(Measure)], where)
     if "column" not in values:
         raise SweepError(f"{where}: `column` is missing: which column of metrics.csv")
-    found = Measure(**{"name": str(values["column"]), **values})
+    for key in values.keys() & {"name", "column"}:
+        _text(values[key], f"{where}: {key}")
+    found = Measure(**{"name": values["column"], **values})
     _one_of(found.take, TAKES, f"{where}: take")
     _one_of(found.better, ("higher", "lower"), f"{where}: better")
-    if (found.take == "reach") != isinstance(found.at, int | float):
-        raise SweepError(f"{where}: `at` is the value that `take: reach` waits for, and of nothing else")
+    number = (
+        isinstance(found.at, int | float) and not isinstance(found.at, bool) and abs(found.at) <= sys.float_info.max
+    )
+    if not (number if found.take == "reach" else found.at is None):
+        raise SweepError(
+            f"{where}: `at` is the value that `take: reach` waits for, a number, and of nothing else; found "
+            f"{found.at!r}"
+        )
     return found
 
 
-def _expectation(
-    entry: Any, arms: Sequence[str] | Mapping[str, Any], measures: Sequence[str], where: str
-) -> Expectation:
-    values = _mapping(entry, where)
+def _expectation(entry: Any, arms: Collection[str], measures: Collection[str], where: str) -> Expectation:
+    values = {key: _named(value) for key, value in _mapping(entry, where).items()}
     _known(values, [f.name for f in fields(Expectation)], where)
     for key, among in (("measure", measures), ("better", arms), ("worse", arms)):
         _one_of(values.get(key), among, f"{where}: {key}")
     if values["better"] == values["worse"]:
         raise SweepError(f"{where}: an arm is not better than itself")
-    return Expectation(**{key: str(value) for key, value in values.items()})
+    for key, value in values.items():
+        _text(value, f"{where}: {key}")
+    return Expectation(**values)
 
 
 def _list(tree: Mapping[str, Any], key: str, file: Path) -> list[Any]:
-    value = tree.get(key) or []
+    value = [] if tree.get(key) is None else tree[key]
     if not isinstance(value, list):
         raise SweepError(f"{file}: `{key}` must be a list, found {type(value).__name__}")
     return value
@@ -200,6 +263,18 @@ def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
         raise SweepError(f"{where}: there is no key {unknown[0]!r}; known: {', '.join(known)}")
 
 
-def _one_of(value: Any, known: Any, where: str) -> None:
-    if value not in known:
-        raise SweepError(f"{where} must be one of {', '.join(map(str, known))}, found {value!r}")
+def _one_of(value: Any, known: Collection[str], where: str) -> None:
+    if value not in list(known):  # by equality: what the file says need not be hashable
+        raise SweepError(f"{where} must be one of {', '.join(known)}, found {value!r}")
+
+
+def _named(value: Any) -> Any:
+    """What a name refers to: that of an arm may look like a number, and is one in YAML."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        advice = f": '{value}' in quotes" if isinstance(value, int | float) else ""
+        raise SweepError(f"{where} must be text, found {value!r}{advice}")
+    return value

@@ -119,15 +119,22 @@ def said_last(job: Job, status: int) -> str:
     return f"ended with {status}: {lines[-1] if lines else 'without a word'} ({job.folder / OUTPUT})"
 
 
-def _start(job: Job, recipe: Path, place: str, at_once: int) -> subprocess.Popen[bytes]:
+def arguments(job: Job, recipe: Path) -> list[str]:
+    """Of `lightning run`, for one run."""
     keys: Mapping[str, Any] = {
         "run.dir": str(job.folder),
         "run.name": f"{job.arm}-{job.seed}",
         "seed_everything": job.seed,
         **job.overrides,
     }
-    line = [sys.executable, "-m", "neo_lightning", "run", str(recipe)]
-    line += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in keys.items()]
+    return [
+        str(recipe),
+        *(f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in keys.items()),
+    ]
+
+
+def _start(job: Job, recipe: Path, place: str, at_once: int) -> subprocess.Popen[bytes]:
+    line = [sys.executable, "-m", "neo_lightning", "run", *arguments(job, recipe)]
     environment = {**os.environ, stopping.LAUNCHER: str(os.getpid())}
     if place:
         environment["CUDA_VISIBLE_DEVICES"] = place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Verdict:
 
     expected: Expectation
     said: str
-    """`agrees`, `disagrees`, or `open`: the interval holds 0, or runs are missing."""
+    """`agrees`, `disagrees`, or `open`: the interval holds 0 or has no width, or pairs of runs are missing."""
     difference: Difference | None
 
 
@@ -92,6 +93,15 @@ def measured(run: RunResult, measure: Measure) -> Reached | None:
     return Reached(value=float(run.steps), censored=True)
 
 
+def _ordered(first: Reached, second: Reached) -> bool:
+    """Whether two numbers say which is less: the truth of a censored one is anything above it."""
+    if first.censored and second.censored:
+        return False
+    if first.censored:
+        return second.value <= first.value
+    return not second.censored or first.value <= second.value
+
+
 def _area(points: Points) -> float:
     """Mean over the steps between the first and the last, by trapezoids."""
     if len(points) == 1:
@@ -112,17 +122,27 @@ class Outcome:
         return {seed: number for seed, number in found.items() if number is not None}
 
     def difference(self, arm: str, other: str, measure: Measure) -> Difference | None:
-        """Arm - other over the seeds that both have; None where there are none. Censored numbers count as they are."""
+        """Arm - other over the seeds whose order is known; None where there are none.
+
+        A censored number counts as the steps of its run where the other is no more: the true difference is larger.
+        """
         first, second = self.numbers(arm, measure), self.numbers(other, measure)
-        seeds = [seed for seed in first if seed in second]
+        seeds = [seed for seed in first if seed in second and _ordered(first[seed], second[seed])]
         return paired([first[s].value for s in seeds], [second[s].value for s in seeds]) if seeds else None
 
     def verdict(self, expected: Expectation) -> Verdict:
-        """Whether an expectation was met: its interval lies on one side of 0."""
+        """Whether an expectation was met: all seeds have a pair, and the interval lies on one side of 0.
+
+        An interval without width is of gains that are all the same: of a number too coarse to tell how far seeds are
+        apart, or of too few seeds. It says nothing.
+        """
         measure = next(m for m in self.sweep.measures if m.name == expected.measure)
         found = self.difference(expected.better, expected.worse, measure)
         said = "open"
-        if found is not None and not found.interval[0] <= 0 <= found.interval[1]:
+        if found is None or found.pairs < len(self.sweep.seeds):
+            return Verdict(expected=expected, said=said, difference=found)
+        low, high = found.interval
+        if not low <= 0 <= high and not math.isclose(low, high, rel_tol=1e-6):  # equal but for rounding
             said = "agrees" if (found.mean < 0) == measure.lower_is_better else "disagrees"
         return Verdict(expected=expected, said=said, difference=found)
 

@@ -18,7 +18,7 @@ _T = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
-_MOST_PAIRS = 20
+MOST_PAIRS = 20
 """2^20 signs are all tried; more seeds than that nobody trains."""
 
 
@@ -57,8 +57,8 @@ def paired(arm: Sequence[float], baseline: Sequence[float]) -> Difference:
     Raises:
         ValueError: they are not as many, none, or more than can be tested exactly.
     """
-    if len(arm) != len(baseline) or not 1 <= len(arm) <= _MOST_PAIRS:
-        raise ValueError(f"need 1 to {_MOST_PAIRS} pairs, found {len(arm)} and {len(baseline)} numbers")
+    if len(arm) != len(baseline) or not 1 <= len(arm) <= MOST_PAIRS:
+        raise ValueError(f"need 1 to {MOST_PAIRS} pairs, found {len(arm)} and {len(baseline)} numbers")
     gains = [a - b for a, b in zip(arm, baseline, strict=True)]
     mean, low, high = mean_interval(gains)
     # rounding must not make the observed signs less extreme than themselves

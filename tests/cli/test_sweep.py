@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from neo_lightning.cli.main import main
+from tests.owners import holder
 
 SWEEP = """
 recipe: {recipe}
@@ -76,3 +77,26 @@ def test_nothing_to_report_is_told(micro: Path, tmp_path: Path, capsys: pytest.C
     assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
     assert "is neither a file nor a shipped name" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "sweep")
+
+
+def test_one_sweep_at_a_time_trains_in_a_folder(
+    micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "sweep", tmp_path / "rates.yaml"
+    file.write_text(SWEEP.format(recipe=micro, folder=folder))
+    with holder(folder / "sweep.lock") as process:
+        assert main(["sweep", str(file)]) == 2
+        error = capsys.readouterr().err
+        assert f"the sweep in {folder} is in use by" in error
+        assert f"pid {process.pid}" in error
+        assert [path.name for path in folder.iterdir()] == ["sweep.lock"], "nothing was done there"
+        assert main(["sweep", str(file), "--report"]) == 2, "which only reads"
+        assert "no run below" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_a_file_is_told(micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sweep").touch()
+    file = tmp_path / "rates.yaml"
+    file.write_text(SWEEP.format(recipe=micro, folder=tmp_path / "sweep"))
+    assert main(["sweep", str(file)]) == 2
+    assert f"{tmp_path / 'sweep'} cannot be written" in capsys.readouterr().err

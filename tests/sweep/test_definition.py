@@ -45,6 +45,7 @@ def test_jobs_come_in_pairs_and_an_arm_has_the_last_word(tmp_path: Path) -> None
         ("seeds: [3, 1]", "seeds: [3, 3]", "seeds: one stands there twice"),
         ("seeds: [3, 1]", "seeds: [-1]", "seeds must be a list of whole numbers"),
         ("seeds: [3, 1]", "seeds: [true]", "seeds must be a list of whole numbers"),
+        ("seeds: [3, 1]", f"seeds: [{2**32}]", "seeds must be a list of whole numbers from 0 to 4294967295"),
         ("  slow:", "  ../slow:", r"arms\.\.\./slow: the name of an arm is that of a folder"),
         ("baseline: fast", "baseline: quick", "baseline must be one of slow, fast, found 'quick'"),
         ("take: area", "take: mean", r"measures\[0\]: take must be one of last, area, reach"),
@@ -58,9 +59,68 @@ def test_jobs_come_in_pairs_and_an_arm_has_the_last_word(tmp_path: Path) -> None
         ("arms:", "arms: [", "not a readable YAML file"),
         ("arms:\n  slow: {stages.sft.lr: 2.0e-4}\n  fast:\nbaseline: fast", "arms: {}", "at least one arm"),
         (FILE, "- a", "a sweep must be a mapping, found list"),
+        # what would invent replicates, or put a run where nobody looks for it
+        ("common: {", "common: {seed_everything: 7, ", "common: seed_everything: the sweep sets it"),
+        ("fast:\n", "fast: {run.dir: here}\n", r"arms\.fast: run\.dir: the sweep sets it"),
+        ("fast:\n", "fast: {run.name: one}\n", r"arms\.fast: run\.name: the sweep sets it"),
+        ("fast:\n", "fast: {run: {dir: here}}\n", r"arms\.fast: run: the sweep sets it"),
+        # what would break the table when everything is trained
+        (
+            "column: val_loss",
+            "column: val_loss, name: 90",
+            r"measures\[0\]: name must be text, found 90: '90' in quotes",
+        ),
+        ("column: val_loss", "column: 4", r"measures\[0\]: column must be text, found 4"),
+        ("column: val_loss", "column: [a]", r"measures\[0\]: column must be text"),
+        ("take: area", "take: [area]", "take must be one of last, area, reach"),
+        ("take: area", "take: reach, at: .nan", "`at` is the value that .* found nan"),
+        ("take: area", "take: reach, at: .inf", "`at` is the value that .* found inf"),
+        ("take: area", f"take: reach, at: 1{'0' * 400}", "`at` is the value that .* found 1000"),
+        ("take: area", "take: reach, at: true", "`at` is the value that .* found True"),
+        ("take: area", "take: area, at: high", "`at` is the value that .* found 'high'"),
+        ("  slow:", "  Sweep.HTML:", r"arms\.Sweep\.HTML: a file in the sweep's folder has this name"),
+        ("  slow:", "  off:", r"arms\.False: YAML reads this name as no text: put it in quotes"),
+        ("  slow:", "  sweep.json:", r"arms\.sweep\.json: a file in the sweep's folder"),
+        ("  slow:", "  sweep.lock:", r"arms\.sweep\.lock: a file in the sweep's folder"),
+        ("  slow:", f"  {'a' * 65}:", "the name of an arm is that of a folder"),
+        ("seeds: [3, 1]", f"seeds: {list(range(21))}", "seeds: at most 20 can be tested exactly, found 21"),
+        ("baseline: fast", "expect: [{measure: val_loss, better: [fast], worse: slow}]", "better must be one of slow"),
+        ("baseline: fast", "expect: [{measure: {a: b}, better: fast, worse: slow}]", "measure must be one of val_loss"),
+        ("baseline: fast", "baseline: [fast]", "baseline must be one of slow, fast"),
+        ("folder: runs/rates", "folder:", "folder must be text, found None"),
+        ("recipe: demo", "recipe: [demo]", "recipe must be text"),
+        ("fast:\n", "fast: {stages.sft.lr: .nan}\n", r"arms\.fast: stages\.sft\.lr: not a value of a command line"),
+        ("fast:\n", "fast: {stages.sft.lr: 2026-01-01}\n", r"stages\.sft\.lr: not a value of a command line"),
+        ("fast:\n", "fast: 0\n", r"arms\.fast must be a mapping, found int"),
+        # what YAML would lose without a word
+        ("  fast:", "  slow:", "the key 'slow' stands twice"),
+        ("  slow: {stages.sft.lr: 2.0e-4}\n  fast:", "  1:\n  '1':", "the key '1' stands twice"),
+        ("  fast:", "  Slow:", r"arms\.Slow: where a disk does not tell capitals its folder is that of slow"),
+        ("baseline: fast", "seeds: [0]", "the key 'seeds' stands twice"),
+        ("stages.sft.lr: 1.0e-3", "stages.sft.steps: 100", "the key 'stages.sft.steps' stands twice"),
+        ("seeds: [3, 1]", "seeds: [2026-13-41]", "not a readable YAML file"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in FILE
-    with pytest.raises(SweepError, match=rf"rates\.yaml.*{said}"):
+    with pytest.raises(SweepError, match=rf"(?s)rates\.yaml.*{said}"):
         read(tmp_path, FILE.replace(old, new))
+
+
+def test_keys_that_merge_are_no_doubles(tmp_path: Path) -> None:
+    """`<<` brings keys that the mapping may set anew, also where an anchor that has merged is merged again."""
+    text = FILE.replace(
+        "  slow: {stages.sft.lr: 2.0e-4}\n  fast:",
+        "  slow: &slow {stages.sft.lr: 2.0e-4, export: false}\n"
+        "  fast: &fast {<<: *slow, stages.sft.lr: 8.0e-4}\n"
+        "  both: {<<: [*fast, *slow], export: true}",
+    )
+    arms = read(tmp_path, text).arms
+    assert arms["fast"] == {"stages.sft.lr": 8e-4, "export": False}
+    assert arms["both"] == {"stages.sft.lr": 8e-4, "export": True}
+
+
+def test_an_arm_may_be_called_by_a_number(tmp_path: Path) -> None:
+    text = FILE.replace("slow:", "4:").replace("fast:", "16:").replace("baseline: fast", "baseline: 16")
+    sweep = read(tmp_path, text + "expect: [{measure: val_loss, better: 4, worse: 16, because: it is 1/4}]\n")
+    assert (list(sweep.arms), sweep.baseline, sweep.expect[0].better) == (["4", "16"], "16", "4")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neo_lightning.report.sweep import mean_curve, mean_of, render
+from neo_lightning.report.sweep import mean_curve, mean_of, render, seeds_of
 from neo_lightning.sweep.definition import Measure, Sweep, read_sweep
 from neo_lightning.sweep.outcome import Outcome, Reached, RunResult, as_json, measured, read_run
 
@@ -67,11 +68,13 @@ def test_an_expectation_is_met_missed_or_open(tmp_path: Path) -> None:
         for seed, gain in enumerate(gains):
             runs["slow", seed] = run(val_loss=[4.0 + seed, 4.0 + seed])
             runs["2d", seed] = run(val_loss=[4.0 + seed - gain] * 2)
-        return Outcome(sweep, runs).verdict(expected).said
+        return Outcome(replace(sweep, seeds=(0, 1, 2)), runs).verdict(expected).said
 
     assert said([0.5, 0.6, 0.4]) == "agrees", "seeds differ by far more than arms do"
     assert said([-0.5, -0.6, -0.4]) == "disagrees"
     assert said([0.5, -0.6, 0.4]) == "open"
+    assert said([0.5, 0.501]) == "open", "a run is missing, and why is not known"
+    assert said([0.3, 0.3, 0.3]) == "open", "equal gains, but for rounding, do not tell how far seeds are apart"
     assert said([0.5]) == "open", "one pair says nothing"
     assert said([]) == "open"
 
@@ -82,6 +85,35 @@ def test_only_seeds_that_both_arms_have_are_compared(tmp_path: Path) -> None:
     found = Outcome(sweep, runs).difference("2d", "slow", sweep.measures[0])
     assert found is not None
     assert (found.mean, found.pairs) == (-1.0, 1)
+
+
+def test_what_was_never_reached_is_compared_only_where_the_order_is_known(tmp_path: Path) -> None:
+    """Runs of 40 steps that never reach 0.9 are neither faster nor slower than one that does after 50."""
+    text = SWEEP.replace("measure: loss, better: 2d, worse: slow", "measure: steps to 90%, better: 2d, worse: slow")
+    sweep = replace(sweep_of(tmp_path, text), seeds=(0, 1, 2))
+    reach = sweep.measures[1]
+
+    def outcome(steps: list[int]) -> Outcome:
+        never, runs = run(**{"eval/scenes": [0.1, 0.2]}), {}
+        for seed, step in enumerate(steps):
+            runs["2d", seed] = never
+            runs["slow", seed] = replace(never, curves={"eval/scenes": [(step, 0.9)]}, steps=80) if step else never
+        return Outcome(sweep, runs)
+
+    late = outcome([50, 52, 51])
+    assert late.difference("2d", "slow", reach) is None
+    assert late.difference("slow", "2d", reach) is None
+    assert late.verdict(sweep.expect[0]).said == "open"
+    early = outcome([20, 40, 30])
+    found = early.difference("2d", "slow", reach)
+    assert found is not None
+    assert (found.mean, found.pairs) == (10, 3), "40 steps are the least that it takes"
+    some = outcome([20, 0, 50])
+    found = some.difference("slow", "2d", reach)
+    assert found is not None
+    assert (found.mean, found.pairs) == (-20, 1)
+    assert seeds_of(some, "2d", reach) == "3 of 3, 1 compared"
+    assert some.verdict(sweep.expect[0]).said == "open"
 
 
 def test_the_json_and_the_page_have_everything_and_escape_it(tmp_path: Path) -> None:
@@ -96,12 +128,14 @@ def test_the_json_and_the_page_have_everything_and_escape_it(tmp_path: Path) -> 
     slow = tree["arms"]["slow"]["measures"]["steps to 90%"]
     assert (slow["values"]["0"], slow["censored"]) == (40.0, [0, 1, 2])
     assert tree["arms"]["2d"]["measures"]["steps to 90%"]["against_baseline"]["mean"] == -30.0
-    assert tree["expected"][0]["said"] == "agrees"
+    assert tree["expected"][0]["said"] == "open", "half of the runs are missing"
+    assert tree["expected"][0]["difference"]["pairs"] == 3
     assert mean_of(outcome, "slow", sweep.measures[1]) == "> 40"
     page = render(outcome)
     assert "<script>alert" not in page
     assert "9 of" not in page
     assert "6 of 12 runs" in page
+    assert page.count('<td class="num">3 of 6</td>') == 5, "a row of the expectation, two of each measure"
     assert page.count('class="seed censored"') == 3
     assert "2d better than slow" in page
 
