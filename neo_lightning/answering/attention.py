@@ -26,7 +26,6 @@ from ..model.prompt import Prompt
 from ..types import TokenSequence
 from .engine import Engine
 
-
 MOST_TOKENS = 64
 """Of a word: each holds its weights over the whole row, of every head."""
 

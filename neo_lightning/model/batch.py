@@ -4,8 +4,8 @@
 
 A step either reads parts of prompts (one packed row, up to `prefill` tokens, no image cut) or makes the next token of
 every sequence that has been read; where there is both they take turns, so a long prompt delays a token by one part. A
-sequence gets the tokens that it would get alone, as it sees its own places only and draws from a generator of its own; in
-bfloat16, where products are rounded otherwise in another company, that may decide between tokens that are all but equal.
+sequence gets the tokens that it would get alone: it sees its own places only and draws from a generator of its own. In
+bfloat16 sums are rounded otherwise in another company, which may decide between tokens that are all but equal.
 """
 
 from __future__ import annotations

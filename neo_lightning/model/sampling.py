@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 COLDEST = 1e-5
 """Temperatures below take the likeliest token: logits divided by less leave the range of float32."""
 

@@ -21,7 +21,7 @@ BODY_SECONDS = 60.0
 MOST_MARKS = 1_000_000
 """Brackets, braces and commas: each may become a Python object of a hundred bytes."""
 MOST_ESCAPES = 4_000_000
-"""Backslashes: each takes as long as a hundred plain letters. Those of a clip whose slashes are escaped are a million."""
+"""Backslashes: each takes as long as ten plain letters. A clip whose slashes are escaped has a million."""
 
 
 class Bodies:

@@ -1,7 +1,7 @@
 """Clients whose requests have come: each is waited for until it goes away or the server stops, whatever is under way.
 
-Decoded pictures are a thousand times as large as their files, and are held until a request is answered: they are counted
-here, before they are decoded.
+Decoded pictures may be a thousand times as large as their files, and are held until a request is answered: they are
+counted here, before they are decoded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from .errors import Refused, busy, stopped
+from .errors import busy, stopped
 
 T = TypeVar("T")
 
@@ -74,8 +74,7 @@ class Client:
         self._pixel_bytes = 0
 
     async def wait(self, what: Awaitable[T]) -> T:
-        """What comes of it. Where the client's end comes first it is cancelled: a thread's work that has not begun never
-        does.
+        """What comes of it; cancelled where the client's end comes first: a thread's work that waits never begins.
 
         Raises:
             Gone: the client went away.

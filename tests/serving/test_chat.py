@@ -261,6 +261,6 @@ def test_attention(running: Running) -> None:
     weights = torch.tensor(weights)
     assert list(weights.shape) == [medium["rows"], medium["columns"]]
     assert 0 < float(weights.sum()) < 1
-    for wrong in ({"layer": 99}, {"start": 50, "end": 51}, {"start": "0"}, {"start": 0, "end": None}):
+    for wrong in ({"layer": 99}, {"start": 50, "end": 51}, {"layer": ""}, {"layer": []}, {"start": "0"}, {"end": None}):
         with pytest.raises(openai.BadRequestError):
             running.client().post("/neo/attention", body={**body, **wrong}, cast_to=dict)  # type: ignore[type-var]
