@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -10,8 +11,10 @@ from contextlib import ExitStack
 import pytest
 
 from neo_lightning.answering import Engine
+from neo_lightning.answering.batching import Piece
 from neo_lightning.answering.seen import plan, read
 from neo_lightning.serving import clients
+from neo_lightning.serving.answers import Answers
 from neo_lightning.serving.clients import Gone
 from neo_lightning.serving.service import MEDIA_THREADS
 from neo_lightning.types import Media, Message
@@ -123,3 +126,10 @@ def test_one_request_alone_is_bounded_by_its_tokens(engine: Engine, monkeypatch:
         for path, body in QUESTIONS.items():
             assert raw(running, json.dumps(body).encode(), path=path)[0] == 200
         assert running.service.clients.pixel_bytes == 0
+
+
+def test_a_piece_for_a_loop_that_has_ended_is_dropped(running: Running) -> None:
+    async def made() -> Answers:
+        return Answers(running.service, 1)
+
+    asyncio.run(made()).on_piece(0, Piece(text="", finish="cancelled", made=0, cached=0))
