@@ -41,8 +41,10 @@ def opened(running: Running, path: str, body: object) -> socket.socket:
 
 def busied(running: Running, released: threading.Event) -> None:
     """Whatever shows something waits until then."""
+    begun = threading.Barrier(MEDIA_THREADS + 1)
     for _ in range(MEDIA_THREADS):
-        running.service._media.submit(released.wait)
+        running.service._media.submit(lambda: (begun.wait(60), released.wait()))
+    begun.wait(60)
 
 
 def test_clients_that_go_away_are_not_waited_for_by_their_pictures(engine: Engine) -> None:
