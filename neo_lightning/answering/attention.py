@@ -26,6 +26,9 @@ from ..model.prompt import Prompt
 from ..types import TokenSequence
 from .engine import Engine
 
+MOST_TOKENS = 64
+"""Of a word: each holds its weights over the whole row, of every head."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
@@ -41,21 +44,21 @@ class Attention:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WatchedRow(PackedRow):
-    """A packed row that keeps the weights of some of its tokens."""
+    """A packed row that adds up the weights of some of its tokens."""
 
     watched: Tensor
     """[n] int64, places."""
     layers: tuple[int, ...]
-    """Whose weights are kept."""
-    weights: list[Tensor]
-    """[n, T] float32 of each of those layers, when it has been through."""
+    """Whose weights are added up."""
+    weights: Tensor
+    """[T] float32: the mean over the watched tokens, added up over those layers that have been through."""
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKE: Tensor) -> Tensor:
         """See `Row`."""
         if layer in self.layers:
             bounds = self.start[self.watched], self.limit[self.watched]
             scale = v_TKE.shape[-1] ** -0.5
-            self.weights.append(attention_weights(q_THD[self.watched], k_TKD, *bounds, scale=scale))
+            self.weights.add_(attention_weights(q_THD[self.watched], k_TKD, *bounds, scale=scale).mean(0))
         return super().attend(layer, q_THD, k_TKD, v_TKE)
 
 
@@ -88,7 +91,7 @@ def attention(
         layer: number of a layer; None takes the mean over all.
 
     Raises:
-        ValueError: no such layer, or no token there.
+        ValueError: no such layer, no token there, or more than `MOST_TOKENS`.
     """
     depth = engine.model.config.num_hidden_layers
     if layer is not None and not 0 <= layer < depth:
@@ -98,6 +101,8 @@ def attention(
     word = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
     if not word:
         raise ValueError(f"the answer has no token at characters {start} to {end}")
+    if len(word) > MOST_TOKENS:
+        raise ValueError(f"characters {start} to {end} are {len(word)} tokens: choose a word of up to {MOST_TOKENS}")
     ids = ids[: word[-1]]
     learnt = torch.zeros(len(ids), dtype=torch.bool)
     sequence = TokenSequence(
@@ -117,11 +122,11 @@ def attention(
         **vars(model.row(batch.positions, batch.start, batch.limit, *of_units)),
         watched=torch.tensor([first + i for i in word], device=batch.start.device),
         layers=tuple(range(depth)) if layer is None else (layer,),
-        weights=[],
+        weights=torch.zeros(total, device=batch.start.device),
     )
     with torch.no_grad():
         model.hidden(model.embed(batch.input_ids, batch.visual_index, batch.patches, batch.grids, batch.row_index), row)
-    weights = torch.stack(row.weights).mean((0, 1)).cpu()[sequence.visual]
+    weights = (row.weights / len(row.layers)).cpu()[sequence.visual]
     sizes = prompt.grids.long().tolist()
     parts = weights.split([rows * columns for rows, columns in sizes])
     units = tuple(part.view(*size) for part, size in zip(parts, sizes, strict=True))

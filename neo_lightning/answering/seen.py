@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,13 +47,13 @@ def plan(engine: Engine, messages: Sequence[Message]) -> PromptPlan:
     return plan_prompt(marked, engine.tokenizer, engine.answering.image, engine.answering.video)
 
 
-def read(planned: PromptPlan) -> Prompt:
-    """The prompt that was planned, decoded.
+def read(planned: PromptPlan, check: Callable[[], None] = lambda: None) -> Prompt:
+    """The prompt that was planned, decoded; `check`: see `PromptPlan.read`.
 
     Raises:
         SampleError: a medium is damaged; names it.
     """
-    sequence, patches = planned.read()
+    sequence, patches = planned.read(check)
     return Prompt.of(sequence, patches, planned.tokenizer.rule)
 
 

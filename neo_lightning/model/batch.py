@@ -4,7 +4,8 @@
 
 A step either reads parts of prompts (one packed row, up to `prefill` tokens, no image cut) or makes the next token of
 every sequence that has been read; where there is both they take turns, so a long prompt delays a token by one part. A
-sequence gets the tokens that it would get alone: it sees its own places only and draws from a generator of its own.
+sequence gets the tokens that it would get alone: it sees its own places only and draws from a generator of its own. In
+bfloat16 sums are rounded otherwise in another company, which may decide between tokens that are all but equal.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from neo_lightning.sequence import advance
 
 TABLE = 1024
 """Rotations are made for multiples of so many times."""
+MOST_KEPT = 256
+"""Sequences that have left: a prompt is compared with each when it joins."""
 
 
 class RunningBatch:
@@ -44,7 +47,7 @@ class RunningBatch:
         Args:
             model: in whatever dtype and on whatever device it is; gradients are off.
             cache_tokens: most tokens in the cache, of all sequences and what is kept; None: no bound.
-            keep: most tokens of sequences that have left, for prompts that begin alike.
+            keep: most tokens of sequences that have left, for prompts that begin alike; at most `MOST_KEPT` are kept.
             prefill: most tokens of prompts in a step; None: no bound.
             use: makes the model use an adapter, None being none; needed where a sequence names one.
         """
@@ -114,7 +117,7 @@ class RunningBatch:
         said = torch.tensor(sequence.tokens, dtype=torch.long)
         keys = torch.cat([sequence.prompt.keys, said])[:count].clone()
         self.kept.append(Kept(keys=keys, adapter=sequence.adapter, places=sequence.places))
-        while sum(kept.places.size for kept in self.kept) > self._keep:
+        while len(self.kept) > MOST_KEPT or sum(kept.places.size for kept in self.kept) > self._keep:
             self._evict(self.kept[0])
 
     @torch.no_grad()
@@ -153,15 +156,15 @@ class RunningBatch:
         if source is not None and source[1] is not None and source[2] == best and self.cache.extend(source[0], size):
             self.kept.remove(source[1])  # the next turn of a conversation
             return source[0], best
+        if not self.cache.would_fit(size, [sequence.places for sequence in self.running]):
+            return None  # and nothing is evicted in vain
         while (places := self.cache.take(size, grow=True)) is None:
             others_kept = [kept for kept in self.kept if source is None or kept is not source[1]]
             if others_kept:
                 self._evict(others_kept[0])
-            elif self.kept:  # only what it would begin with is left, and in the way
+            else:  # only what it would begin with is left, and in the way
                 self._evict(self.kept[0])
                 source, best = None, 0
-            else:
-                return None
         if source is not None:
             self.cache.copy(source[0], places, best)
             if source[1] is not None:

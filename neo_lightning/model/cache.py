@@ -12,6 +12,7 @@ can be free and yet too few; then the next sequence waits until one leaves.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -72,6 +73,17 @@ class Cache:
             taken.size = keep
         else:
             self.ranges.remove(taken)
+
+    def would_fit(self, size: int, among: Iterable[Range]) -> bool:
+        """Whether there would be a piece of this size, were only these ranges taken."""
+        if self.most is None:
+            return True
+        at = 0
+        for taken in (*sorted(among, key=lambda taken: taken.start), Range(self.most, 0)):
+            if taken.start - at >= size:
+                return True
+            at = taken.end
+        return False
 
     def extend(self, taken: Range, size: int) -> bool:
         """Whether there was room behind a range to give it this size."""

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COLDEST = 1e-5
+"""Temperatures below take the likeliest token: logits divided by less leave the range of float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is chosen."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token; otherwise logits are divided by this before drawing."""
+    """Below `COLDEST`, as at 0, the likeliest token is taken; otherwise logits are divided by this before drawing."""
     top_k: int = 0
     """Draw from the k likeliest tokens; 0 from all."""
     top_p: float = 1.0
@@ -45,7 +48,7 @@ def choose(logits: Tensor, sampling: Sampling, seen: Tensor | None, uniform: Ten
     if sampling.repetition_penalty != 1.0 and seen is not None:
         penalty = sampling.repetition_penalty
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-    if sampling.temperature == 0 or uniform is None:
+    if sampling.temperature < COLDEST or uniform is None:
         return logits.argmax(-1)
     ordered, tokens = (logits / sampling.temperature).sort(stable=True, dim=-1, descending=True)
     if sampling.top_k:
@@ -54,5 +57,6 @@ def choose(logits: Tensor, sampling: Sampling, seen: Tensor | None, uniform: Ten
     p = torch.where(p.cumsum(-1) - p < sampling.top_p, p, torch.zeros_like(p))  # the likeliest token always stays
     cumulative = p.cumsum(-1)
     place = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
-    last = (p > 0).sum(-1) - 1  # rounding must not step past the last token that may be drawn
+    # rounding must not step past the last token that may be drawn; where logits are no numbers there is none
+    last = ((p > 0).sum(-1) - 1).clamp(min=0)
     return tokens.gather(1, place.minimum(last)[:, None])[:, 0]

@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-
-from starlette.types import Receive
 
 from ..answering.batching import Piece, QueueFull, Request, Ticket
 from ..model.prompt import Prompt
-from .errors import Refused, busy, too_long
+from .clients import Client
+from .errors import Refused, busy, stopped, too_long
 from .fields import Asked
 from .service import Service
-
-
-class Gone(Exception):
-    """The client went away."""
 
 
 class Answers:
@@ -36,7 +31,8 @@ class Answers:
 
     def on_piece(self, number: int, piece: Piece) -> None:
         """From the batching's thread."""
-        self._loop.call_soon_threadsafe(self._pieces.put_nowait, (number, piece))
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waits
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, (number, piece))
 
     async def next(self) -> tuple[int, Piece]:
         """The next piece of any answer."""
@@ -60,16 +56,15 @@ class Answers:
 
 @asynccontextmanager
 async def submitted(
-    service: Service, asked: Asked, prompt: Prompt, longest: int, receive: Receive
+    service: Service, asked: Asked, prompt: Prompt, longest: int, client: Client
 ) -> AsyncIterator[tuple[Answers, AsyncIterator[tuple[int, Piece]]]]:
     """The answers and their pieces; whatever happens within, nothing is left in the queue behind it.
 
     Raises:
         Refused: the queue is full, or there is no room for so many tokens.
-        Gone: within, from the pieces: the client went away.
+        Gone: within, from the pieces: the client went away; or Refused: the server stops.
     """
     answers, tickets = Answers(service, asked.n), list[Ticket]()
-    gone = asyncio.ensure_future(_disconnected(receive))
     try:
         for i in range(asked.n):
             request = Request(
@@ -82,9 +77,8 @@ async def submitted(
                 adapter=service.adapter(asked.model),
             )
             tickets.append(_submit(service, request, partial(answers.on_piece, i)))
-        yield answers, _pieces(answers, gone)
+        yield answers, _pieces(answers, client)
     finally:
-        gone.cancel()
         for ticket in tickets:
             ticket.cancel()
 
@@ -98,24 +92,11 @@ def _submit(service: Service, request: Request, on_piece: Callable[[Piece], None
         raise too_long(str(error)) from error
 
 
-async def _pieces(answers: Answers, gone: asyncio.Future[None]) -> AsyncIterator[tuple[int, Piece]]:
+async def _pieces(answers: Answers, client: Client) -> AsyncIterator[tuple[int, Piece]]:
     while not answers.ended:
-        coming = asyncio.ensure_future(answers.next())
-        try:
-            await asyncio.wait((coming, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not coming.done():
-                coming.cancel()
-        if not coming.done():
-            raise Gone
-        number, piece = coming.result()
+        number, piece = await client.wait(answers.next())
         if piece.finish == "cancelled":
-            raise Refused(503, "the server is stopping", code="server_stopping")
+            raise stopped()
         if piece.finish == "failed":
             raise Refused(500, "the answer failed: the server's log says why", code="internal_error")
         yield number, piece
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

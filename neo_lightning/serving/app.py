@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .body import parse
 from .chat import complete
-from .errors import Refused
+from .errors import Refused, stopped
 from .gate import Gate
 from .messages import Turn, read_messages
 from .service import Service
@@ -67,7 +67,7 @@ class Endpoints:
                 raise Refused(405, f"{path} takes {allowed[0]}", code="method_not_allowed")
             raise Refused(404, f"there is nothing at {path[:200]}", code="unknown_url")
         elif method == "POST" and self._service.stopping:
-            raise Refused(503, "the server is stopping", code="server_stopping")
+            raise stopped()
         elif (endpoint := self.table[method, path]) is None:
             await complete(self._service, scope, receive, send)
             return
@@ -87,6 +87,7 @@ class Endpoints:
     async def _metrics(self, _: Request) -> Response:
         bodies = self._service.bodies
         gauges = {"requests_under_way": bodies.requests, "request_bytes_held": bodies.bytes}
+        gauges["pixel_bytes_held"] = self._service.clients.pixel_bytes
         text = self._service.metrics.text(self._service.batching.load(), gauges)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
@@ -111,7 +112,8 @@ class Endpoints:
         service = self._service
         async with service.bodies.taken(request) as data:
             turns = await service.in_thread(lambda: _turns(parse(data), ("model",)))
-            planned = await service.plan(turns)
+            async with service.clients.watched(request.receive) as client:
+                planned = await service.plan(turns, client)
             media = [asdict(medium) for medium in service.seen(planned)]
             return JSONResponse({"tokens": planned.layout.length, "room": service.room, "media": media})
 
@@ -123,10 +125,11 @@ class Endpoints:
             turns = _turns(body, ("model", "start", "end", "layer"), answered=True)
             answer = "".join(part for part in turns[-1].parts if isinstance(part, str))
             start, end, layer = (body.get(name) for name in ("start", "end", "layer"))
-            for name, value in (("start", start), ("end", end), ("layer", layer or 0)):
+            for name, value in (("start", start), ("end", end), ("layer", 0 if layer is None else layer)):
                 if not isinstance(value, int) or isinstance(value, bool):
                     raise Refused(400, f"{name} must be a whole number, found {value!r}"[:200], param=name)
-            planned, found = await service.attention(turns[:-1], answer, start, end, layer)  # type: ignore[arg-type]
+            async with service.clients.watched(request.receive) as client:
+                planned, found = await service.attention(turns[:-1], answer, start, end, layer, client)  # type: ignore[arg-type]
             media = [asdict(medium) | {"units": []} for medium in service.seen(planned)]
             for unit, weights in zip(planned.layout.units, found.units, strict=True):
                 media[unit.medium]["units"].append(weights.tolist())

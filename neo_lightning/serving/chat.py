@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.requests import Request
@@ -25,13 +26,15 @@ async def complete(service: Service, scope: Scope, receive: Receive, send: Send)
 
     Raises:
         Refused: before anything is sent.
-        answers.Gone: the client went away.
+        clients.Gone: the client went away.
     """
-    async with service.bodies.taken(Request(scope, receive)) as data:
+    async with AsyncExitStack() as stack:
+        data = await stack.enter_async_context(service.bodies.taken(Request(scope, receive)))
         asked = await service.in_thread(lambda: read_asked(parse(data)))
         service.adapter(asked.model)  # before anything dear
-        prompt, longest = await service.prompt(asked.turns, asked.max_new_tokens)
-        async with submitted(service, asked, prompt, longest, receive) as (answers, pieces):
+        client = await stack.enter_async_context(service.clients.watched(receive))
+        prompt, longest = await service.prompt(asked.turns, asked.max_new_tokens, client)
+        async with submitted(service, asked, prompt, longest, client) as (answers, pieces):
             writer = Writer(service.engine.tokenizer, asked, answers, prompt.input_ids.numel())
             if not asked.stream:
                 async for number, piece in pieces:

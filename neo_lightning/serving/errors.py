@@ -37,6 +37,11 @@ def busy(what: str) -> Refused:
     return Refused(429, f"{what}; try again in a moment", code="rate_limit_exceeded")
 
 
+def stopped() -> Refused:
+    """Nothing more is answered."""
+    return Refused(503, "the server is stopping", code="server_stopping")
+
+
 def too_long(message: str) -> Refused:
     """More tokens than there is room for."""
     return Refused(400, message, param="messages", code="context_length_exceeded")

@@ -10,7 +10,6 @@ refused     everything else: an answer that leaves out what was asked for would 
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +79,10 @@ def read_asked(given: Mapping[str, Any]) -> Asked:
     options = body.get("stream_options", {})
     if not isinstance(options, Mapping):
         raise Refused(400, "stream_options must be an object", param="stream_options")
+    options = {key: value for key, value in options.items() if value is not None}
+    if unknown := [key for key in options if key != "include_usage"]:
+        where = f"stream_options.{unknown[0][:60]}"
+        raise Refused(400, f"there is no field {where!r}", param=where, code="unknown_parameter")
     if options and not body.get("stream"):
         raise Refused(400, "stream_options goes with stream: true", param="stream_options")
     return Asked(
@@ -91,7 +94,7 @@ def read_asked(given: Mapping[str, Any]) -> Asked:
         n=_whole(body, "n", 1, MOST_CHOICES) if "n" in body else 1,
         stop=_stops(body.get("stop", [])),
         stream=_flag(body, "stream"),
-        usage=bool(options.get("include_usage")),
+        usage=_flag(options, "include_usage"),
         logprobs=_logprobs(body),
     )
 
@@ -125,7 +128,7 @@ def _number(body: Mapping[str, Any], key: str, least: float, most: float) -> flo
     value = body[key]
     whole = isinstance(least, int)
     right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not right or not math.isfinite(value) or not least <= value <= most:
+    if not right or not least <= value <= most:
         kind = "whole number" if whole else "number"
         raise Refused(400, f"{key} must be a {kind} from {least:g} to {most:g}, found {_shown(value)}", param=key)
     return value if whole else float(value)

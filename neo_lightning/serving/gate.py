@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .answers import Gone
+from .clients import Gone
 from .errors import Refused
 from .metrics import Metrics
 
@@ -84,7 +84,7 @@ class Gate:
         if self._local and not _is_local(host):
             raise Refused(403, f"this server answers to localhost, and was addressed as {host[:80]!r}", code="host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and not _is_of(origin, host):
             raise Refused(403, "pages of other sites may not ask this server", code="origin")
         if self._key and scope["path"] not in _OPEN:
             given = headers.get("authorization", "").removeprefix("Bearer ").strip()
@@ -100,6 +100,13 @@ async def _refuse(error: Refused, send: Send) -> None:
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": error.status, "headers": head})
     await send({"type": "http.response.body", "body": body})
+
+
+def _is_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _is_local(host: str) -> bool:

@@ -56,10 +56,13 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """No more requests; answers end, or are told at the end of the grace."""
         self._service.stopping = True
-        loop = asyncio.get_running_loop()
-        told = loop.call_later(self._grace, lambda: loop.run_in_executor(None, self._service.batching.close))
+        told = asyncio.get_running_loop().call_later(self._grace, self._tell)
         await super().shutdown(sockets)
         told.cancel()
+
+    def _tell(self) -> None:
+        self._service.clients.stop()
+        asyncio.get_running_loop().run_in_executor(None, self._service.batching.close)
 
 
 def listen(host: str, port: int) -> socket.socket:

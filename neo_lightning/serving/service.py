@@ -7,6 +7,7 @@ asking about text. Before anything is decoded its headers tell how many tokens a
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from ..model.prompt import Prompt
 from ..model.sampling import Sampling
 from ..types import Media, Message
 from .body import Bodies
+from .clients import Client, Clients
 from .errors import Refused, busy, too_long
 from .media import Sources
 from .messages import Address, Turn
@@ -73,13 +75,13 @@ class Service:
         """Tokens of a prompt and its answer."""
         self.waiting = waiting
         self.sources = sources or Sources()
-        self.bodies, self.metrics = Bodies(waiting + BESIDES), Metrics()
+        self.bodies, self.clients, self.metrics = Bodies(waiting + BESIDES), Clients(), Metrics()
         self.started = int(time.time())
         self.stopping = False
         self._longest_token = max(len(token) for token in engine.tokenizer.backend.get_vocab())
         self._text = ThreadPoolExecutor(2, "text")
         self._media = ThreadPoolExecutor(MEDIA_THREADS, "media", initializer=_media_thread)
-        self._looking = asyncio.Semaphore(1)
+        self._looking = threading.Lock()
 
     def close(self) -> None:
         """End every answer and all threads; takes as long as what they are in the middle of."""
@@ -110,59 +112,57 @@ class Service:
         """Run what needs no medium."""
         return await asyncio.get_running_loop().run_in_executor(self._text, what)
 
-    async def plan(self, turns: Sequence[Turn]) -> PromptPlan:
+    async def plan(self, turns: Sequence[Turn], client: Client) -> PromptPlan:
         """The conversation's prompt, of which nothing is decoded yet.
 
         Raises:
             Refused: a medium that cannot be used, or more than there is room for.
+            Gone: the client is.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool(turns), partial(self._plan, turns))
+        return await self._for(client, turns, partial(self._plan, turns, client))
 
-    async def prompt(self, turns: Sequence[Turn], longest: int | None) -> tuple[Prompt, int]:
+    async def prompt(self, turns: Sequence[Turn], longest: int | None, client: Client) -> tuple[Prompt, int]:
         """The conversation's prompt, and how many tokens its answer may have.
 
         Raises:
-            Refused: see `plan`; or a medium is damaged.
+            Refused, Gone: see `plan`; or a medium is damaged, or too many pixels are held.
         """
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool(turns), partial(self._prompt, turns, longest)
-        )
+        return await self._for(client, turns, partial(self._prompt, turns, longest, client))
 
     def seen(self, planned: PromptPlan) -> list[SeenMedium]:
         """What the model is shown."""
         return seen(self.engine, planned)
 
     async def attention(
-        self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None
+        self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None, client: Client
     ) -> tuple[PromptPlan, Attention]:
         """Where the model looked for a word of its answer; one at a time.
 
         Raises:
-            Refused: see `plan`; or no such word or layer, or adapters, between which only the batching may switch.
+            Refused, Gone: see `prompt`; or no such word or layer, or adapters, between which only the batching may
+                switch.
         """
         if self.adapters:
             raise Refused(400, "attention is shown by a server without adapters", code="unsupported")
-        if self._looking.locked():
-            raise busy("attention is being computed for somebody")
-        async with self._looking:
-            pool = self._pool(turns)
-            return await asyncio.get_running_loop().run_in_executor(
-                pool, partial(self._attention, turns, answer, start, end, layer)
-            )
+        return await self._for(client, turns, partial(self._attention, turns, answer, start, end, layer, client))
 
     # ---- in threads
 
-    def _pool(self, turns: Sequence[Turn]) -> ThreadPoolExecutor:
-        return self._media if any(isinstance(part, Address) for turn in turns for part in turn.parts) else self._text
+    async def _for(self, client: Client, turns: Sequence[Turn], what: Callable[[], T]) -> T:
+        shows = any(isinstance(part, Address) for turn in turns for part in turn.parts)
+        pool = self._media if shows else self._text
+        return await client.wait(asyncio.get_running_loop().run_in_executor(pool, what))
 
-    def _plan(self, turns: Sequence[Turn]) -> PromptPlan:
+    def _plan(self, turns: Sequence[Turn], client: Client) -> PromptPlan:
         letters = sum(len(part.encode()) for turn in turns for part in turn.parts if isinstance(part, str))
         if letters > self.room * self._longest_token:  # whatever the words are; tokenising them takes memory
             raise too_long(f"{letters} bytes of text cannot fit into {self.room} tokens")
         clips = sum(isinstance(part, Address) and part.kind == "video" for turn in turns for part in turn.parts)
         if clips > MOST_CLIPS:
             raise Refused(400, f"{clips} clips are more than {MOST_CLIPS}", param="messages")
-        messages = [Message(role=turn.role, parts=tuple(map(self._read, turn.parts))) for turn in turns]
+        messages = [
+            Message(role=turn.role, parts=tuple(self._read(part, client) for part in turn.parts)) for turn in turns
+        ]
         try:
             planned = plan(self.engine, messages)
         except SampleError as error:
@@ -175,11 +175,17 @@ class Service:
             raise Refused(400, f"images of {pixels} pixels together are more than {MOST_PIXELS}", param="messages")
         return planned
 
-    def _read(self, part: str | Address) -> str | Media:
+    def _read(self, part: str | Address, client: Client) -> str | Media:
+        client.check()
         return self.sources.read(part) if isinstance(part, Address) else part
 
-    def _prompt(self, turns: Sequence[Turn], longest: int | None) -> tuple[Prompt, int]:
-        planned = self._plan(turns)
+    def _decoded(self, planned: PromptPlan, client: Client) -> Prompt:
+        tokens = sum(unit.tokens for unit in planned.layout.units)
+        client.hold(4 * tokens * planned.tokenizer.rule.patch_values)  # a byte each, four patches a token
+        return read(planned, client.check)
+
+    def _prompt(self, turns: Sequence[Turn], longest: int | None, client: Client) -> tuple[Prompt, int]:
+        planned = self._plan(turns, client)
         left = self.room - planned.layout.length
         if longest is not None and longest > left:
             raise too_long(
@@ -187,24 +193,28 @@ class Service:
                 f"for {self.room}"
             )
         try:
-            return read(planned), longest or min(self.engine.answering.max_new_tokens, left)
+            return self._decoded(planned, client), longest or min(self.engine.answering.max_new_tokens, left)
         except SampleError as error:
             raise Refused(400, str(error), param="messages", code="invalid_media") from error
 
     def _attention(
-        self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None
+        self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None, client: Client
     ) -> tuple[PromptPlan, Attention]:
-        planned = self._plan(turns)
+        planned = self._plan(turns, client)
+        if not self._looking.acquire(blocking=False):
+            raise busy("attention is being computed for somebody")
         try:
             if len(answer) > self.room * self._longest_token:
                 raise too_long("the answer is longer than any answer can be")
             if (length := planned.layout.length + len(self.engine.tokenizer.encode_text(answer))) > self.room:
                 raise too_long(f"conversation and answer have {length} tokens, and there is room for {self.room}")
-            return planned, attention(self.engine, read(planned), answer, start, end, layer=layer)
+            return planned, attention(self.engine, self._decoded(planned, client), answer, start, end, layer=layer)
         except SampleError as error:
             raise Refused(400, str(error), param="messages", code="invalid_media") from error
         except ValueError as error:
             raise Refused(400, str(error)) from error
+        finally:
+            self._looking.release()
 
 
 def _media_thread() -> None:

@@ -41,7 +41,7 @@ def test_a_words_weights(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Non
     found = attention(engine, prompt, answer, 2, 5)
     assert "red" in "".join(found.tokens)
     assert [tuple(unit.shape) for unit in found.units] == [tuple(grid) for grid in prompt.grids.tolist()]
-    weights = torch.stack(rows[0].weights).mean((0, 1))
+    weights = rows[0].weights / found.layers
     assert torch.allclose(weights.sum(), torch.ones(()), atol=1e-5), "with the text's they add up to 1"
     assert torch.equal(
         torch.cat([unit.flatten() for unit in found.units]), weights[: prompt.visual.numel()][prompt.visual]
@@ -55,3 +55,5 @@ def test_a_words_weights(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Non
         attention(engine, prompt, answer, 0, 1, layer=found.layers)
     with pytest.raises(ValueError, match="no token"):
         attention(engine, prompt, answer, 99, 100)
+    with pytest.raises(ValueError, match=r"characters 0 to 300 are \d+ tokens: choose a word of up to 64"):
+        attention(engine, prompt, "@ " * 150, 0, 300)

@@ -276,3 +276,27 @@ def test_a_step_without_sequences_is_a_pass_all_the_same() -> None:
     batch = RunningBatch(model)
     assert batch.step() == []
     assert (passes, batch.cache.layers) == ([1], {})
+
+
+def test_nothing_is_evicted_for_what_would_find_no_room_all_the_same() -> None:
+    batch = RunningBatch(small_model(seed=3), cache_tokens=60, keep=60)
+    for i in range(3):
+        joined(batch, prompt_of([], 6, seed=i), max_new_tokens=1)
+        run(batch)
+    holds = joined(batch, prompt_of([], 6, seed=9), max_new_tokens=20)
+    kept = list(batch.kept)
+    assert len(kept) == 3
+    assert batch.join(prompt_of([], 6, seed=10), **asked(0, max_new_tokens=40)) is None
+    assert batch.kept == kept
+    batch.leave(holds)
+    assert joined(batch, prompt_of([], 6, seed=10), max_new_tokens=55).places.size == 60
+    assert batch.kept == []
+
+
+def test_as_many_sequences_are_kept_as_may_be_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neo_lightning.model.batch.MOST_KEPT", 2)
+    batch = RunningBatch(small_model(seed=3), keep=1000)
+    for i in range(3):
+        joined(batch, prompt_of([], 6, seed=i), max_new_tokens=1)
+        run(batch)
+    assert [joined(batch, prompt_of([], 6, seed=i)).cached for i in range(3)] == [0, 5, 5]

@@ -157,3 +157,12 @@ def test_repetition_penalty_lowers_seen_tokens_of_either_sign():
     seen = torch.tensor([[True, False, False], [True, False, False]])
     assert choose(logits, Sampling(repetition_penalty=2.0), seen, None).tolist() == [1, 1]
     assert choose(logits, Sampling(), seen, None).tolist() == [0, 0]
+
+
+def test_the_coldest_temperatures_take_the_likeliest_token_and_no_number_is_no_fault():
+    uniform = torch.full((2,), 0.999)
+    logits = torch.stack([3e2 * LOGITS.flip(0), torch.full((4,), float("nan"))])
+    for temperature in (1e-5, 9e-6, 1e-38, 1e-45, 5e-324):
+        tokens = choose(logits, Sampling(temperature=temperature), None, uniform).tolist()
+        assert tokens[0] == 3
+        assert 0 <= tokens[1] < 4

@@ -140,6 +140,9 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"logprobs": 3}, "logprobs", "true or false"),
     ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
+    ({"stream": True, "stream_options": {"include_usage": "no"}}, "include_usage", "true or false, found 'no'"),
+    ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "no field"),
+    ({"temperature": 10**400}, "temperature", "from 0 to 100"),
     ({"frequency_penalty": 0.5}, "frequency_penalty", "as 0 only"),
     ({"tools": [{"type": "function"}]}, "tools", "as [] only"),
     ({"response_format": {"type": "json_object"}}, "response_format", "text"),
@@ -258,6 +261,6 @@ def test_attention(running: Running) -> None:
     weights = torch.tensor(weights)
     assert list(weights.shape) == [medium["rows"], medium["columns"]]
     assert 0 < float(weights.sum()) < 1
-    for wrong in ({"layer": 99}, {"start": 50, "end": 51}, {"start": "0"}, {"start": 0, "end": None}):
+    for wrong in ({"layer": 99}, {"start": 50, "end": 51}, {"layer": ""}, {"layer": []}, {"start": "0"}, {"end": None}):
         with pytest.raises(openai.BadRequestError):
             running.client().post("/neo/attention", body={**body, **wrong}, cast_to=dict)  # type: ignore[type-var]

@@ -13,7 +13,7 @@ import pytest
 
 from neo_lightning.answering import Engine
 from neo_lightning.serving import body, protocol
-from neo_lightning.serving.body import MOST_MARKS
+from neo_lightning.serving.body import MOST_ESCAPES, MOST_MARKS
 from tests.serving.conftest import NAME, Running, data_url, picture, serving, shown, until
 
 HELLO = {"model": NAME, "messages": [{"role": "user", "content": "copy red"}], "max_tokens": 3}
@@ -60,6 +60,7 @@ BODIES: list[tuple[bytes, int, str]] = [
     (b"[" * 100_000, 400, "nested too deeply"),
     (b'{"a":' * 100_000, 400, "nested too deeply"),
     (b"[" + b"[]," * MOST_MARKS + b"[]]", 400, "brackets and commas"),
+    (b'{"model": "' + b"\\n" * (MOST_ESCAPES + 1) + b'"}', 400, "escapes"),
     (json.dumps({**HELLO, "messages": [{"role": "user", "content": "\ud800"}]}).encode(), 400, "no text"),
     (json.dumps({**HELLO, "messages": [{"role": "user", "content": "a" * 20_000_000}]}).encode(), 400, "cannot fit"),
     (json.dumps({**HELLO, "messages": shown(data_url(bomb(1_000_000, 1_000_000)))}).encode(), 400, "too many pixels"),
@@ -97,6 +98,7 @@ def test_other_sites_and_other_names(running: Running) -> None:
     data = json.dumps(HELLO).encode()
     assert raw(running, data, more="Origin: http://evil.example")[0] == 403
     assert raw(running, data, more="Origin: null")[0] == 403
+    assert raw(running, data, more="Origin: http://[")[0] == 403
     assert raw(running, data, more=f"Origin: http://127.0.0.1:{running.port}")[0] == 200
     assert raw(running, data, more="Host: evil.example")[0] == 403, "a name that was pointed here"
     assert raw(running, data, more="Host: localhost:1")[0] == 200

@@ -165,6 +165,33 @@ def test_stop_errors_and_a_key(browser: sync_api.Browser, engine: Engine) -> Non
 
 @needs_chromium
 @pytest.mark.slow
+def test_deleted_and_left_while_the_model_answers(browser: sync_api.Browser, engine: Engine) -> None:
+    """A deleted conversation stays so, and a question belongs to the conversation in which it was asked."""
+    with serving(engine, cache_tokens=40960) as running:
+        context = browser.new_context(viewport={"width": 1180, "height": 820})
+        tab = Tab(context, running.address)
+        page, expect = tab.page, sync_api.expect
+        page.evaluate("() => { settings.max_tokens = '8000'; settings.temperature = '1.5'; }")
+        tab.ask("Tell me everything")
+        expect(page.locator("article.assistant .said")).not_to_be_empty()
+        page.get_by_role("button", name="Delete Tell me everything").click()
+        page.get_by_role("button", name="Delete", exact=True).click()
+        tab.idle()
+        expect(page.locator("#list li")).to_have_count(0)
+        assert page.evaluate("kept('conversations', 'readonly', (s) => s.getAll())") == []
+        page.evaluate(
+            "async () => { $('question').value = 'Asked'; const asked = ask(); await show(null); await asked; }"
+        )
+        expect(page.locator("article")).to_have_count(0)
+        (first,) = page.evaluate("kept('conversations', 'readonly', (s) => s.getAll())")
+        assert [turn["text"] for turn in first["turns"]] == ["Asked", "…"]
+        assert page.evaluate("current.turns") == []
+        assert tab.wrong == []
+        context.close()
+
+
+@needs_chromium
+@pytest.mark.slow
 def test_on_a_phone(browser: sync_api.Browser, running: Running, tmp_path: Path) -> None:
     (tmp_path / "wide.png").write_bytes(picture((1600, 300)))
     (tmp_path / "notes.txt").write_text("no picture")

@@ -5,7 +5,7 @@ A plan needs headers alone: how many tokens there will be, and at which size eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,14 +39,18 @@ class PromptPlan:
     """Of each medium."""
     tokenizer: Tokenizer
 
-    def read(self) -> tuple[TokenSequence, Tensor]:
+    def read(self, check: Callable[[], None] = lambda: None) -> tuple[TokenSequence, Tensor]:
         """Tokens, and patches [P, values] uint8.
+
+        Args:
+            check: called in front of each medium; what it raises ends the reading.
 
         Raises:
             MediaError: a medium is damaged or is not what its header says; names it.
         """
         patches: list[Tensor] = []
         for medium, fact, segment in zip(self.media, self.facts, self.layout.segments, strict=True):
+            check()
             with _named(medium):
                 patches += read_medium(medium, fact, segment)
         return build_sequence(self.layout, self.tokenizer), together(patches, self.tokenizer.rule)
