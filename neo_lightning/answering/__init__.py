@@ -7,8 +7,8 @@
 """
 
 from .engine import Engine, Score
-from .folder import load, write_adapter_folder, write_folder
+from .folder import load, put_adapter, write_adapter_folder, write_folder
 from .ranks import Ranks
 from .settings import Answering
 
-__all__ = ["Answering", "Engine", "Ranks", "Score", "load", "write_adapter_folder", "write_folder"]
+__all__ = ["Answering", "Engine", "Ranks", "Score", "load", "put_adapter", "write_adapter_folder", "write_folder"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.adapters import Adapter, adapter_folder, merge_adapter, read_adapter, write_adapter
+from ..checkpoint.adapters import Adapter, adapter_folder, load_adapter, merge_adapter, read_adapter, write_adapter
 from ..checkpoint.export import export_model
 from ..checkpoint.load import load_config, load_model
 from ..checkpoint.read import model_folder
@@ -63,6 +63,20 @@ def load(
     answering = Answering.read(asked_as, model.config)
     changed = answering.changed(min_pixels=min_pixels, max_pixels=max_pixels, fps=fps, max_frames=max_frames)
     return Engine(model, tokenizer, changed)
+
+
+def put_adapter(engine: Engine, source: str | Path, name: str) -> Answering:
+    """Put the adapter of a folder (or `hf://owner/name`) beside an engine's weights; see `checkpoint.adapters`.
+
+    Returns:
+        How the model is asked with it: as the adapter was trained, where its folder says how, else as the engine.
+
+    Raises:
+        ValueError: see `load_adapter`.
+    """
+    load_adapter(engine.model, source, name)
+    folder = adapter_folder(source)
+    return Answering.read(folder, engine.model.config) if (folder / PROCESSOR).is_file() else engine.answering
 
 
 def _device(name: torch.device | str | None) -> torch.device:

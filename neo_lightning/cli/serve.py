@@ -60,31 +60,31 @@ def _serve(args: argparse.Namespace) -> None:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         raise UserError(f"serve needs {error.name}: pip install 'neo-lightning[serve]'") from error
-    from ..answering import load
+    from ..answering import load, put_adapter
 
     for name, least in (("cache_tokens", 16), ("waiting", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}, found {getattr(args, name)}")
     key = args.api_key if args.api_key is not None else os.environ.get(KEY, "")
     sources = Sources(args.media_root, tuple(args.media_host))
-    adapters = dict(_adapter(text) for text in args.adapter)
     name = args.name or model_name(args.model)
-    if name in adapters:
-        raise UserError(f"--adapter {name}: the model itself is called that; see --name")
+    adapters: dict[str, str] = {}
+    for each, folder in map(_adapter, args.adapter):
+        if each == name:
+            raise UserError(f"--adapter {name}: the model itself is called that; see --name")
+        if each in adapters:
+            raise UserError(f"--adapter {each} stands there twice")
+        adapters[each] = folder
     sock = listen(args.host, args.port)  # before the model is loaded: it may be taken
     engine = load(args.model, device=args.device)
-    if adapters:
-        from ..checkpoint.adapters import load_adapter
-
-        for each, folder in adapters.items():
-            load_adapter(engine.model, folder, each)
+    asked = {each: put_adapter(engine, folder, each) for each, folder in adapters.items()}
     local = _loopback(sock.getsockname()[0])
     if not local and not key:
         print(f"anybody who reaches {args.host} may ask: --api-key, or ${KEY}, keeps others out", file=sys.stderr)
     service = Service(
         engine,
         name=name,
-        adapters=tuple(adapters),
+        adapters=asked,
         sources=sources,
         cache_tokens=args.cache_tokens,
         waiting=args.waiting,

@@ -70,7 +70,7 @@ async def submitted(
             request = Request(
                 prompt=prompt,
                 max_new_tokens=longest,
-                sampling=service.sampling(asked.sampling),
+                sampling=service.sampling(asked.model, asked.sampling),
                 seed=asked.seed + i,
                 stop=asked.stop,
                 logprobs=asked.logprobs,

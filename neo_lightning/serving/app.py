@@ -104,17 +104,19 @@ class Endpoints:
         service = self._service
         head = {"id": name, "object": "model", "created": service.started, "owned_by": "neo_lightning"}
         base = {} if name == service.name else {"parent": service.name}
-        answering = service.engine.answering
+        answering = service.engines[name].answering
         decoding = {**asdict(answering.sampling), "max_tokens": answering.max_new_tokens}
         return {**head, **base, "max_model_len": service.room, "neo": {"decoding": decoding}}
 
     async def _seen(self, request: Request) -> Response:
         service = self._service
         async with service.bodies.taken(request) as data:
-            turns = await service.in_thread(lambda: _turns(parse(data), ("model",)))
+            body = await service.in_thread(lambda: parse(data))
+            turns, model = _turns(body, ("model",)), body.get("model", service.name)
+            service.adapter(model)
             async with service.clients.watched(request.receive) as client:
-                planned = await service.plan(turns, client)
-            media = [asdict(medium) for medium in service.seen(planned)]
+                planned = await service.plan(model, turns, client)
+            media = [asdict(medium) for medium in service.seen(model, planned)]
             return JSONResponse({"tokens": planned.layout.length, "room": service.room, "media": media})
 
     async def _attention(self, request: Request) -> Response:
@@ -130,7 +132,7 @@ class Endpoints:
                     raise Refused(400, f"{name} must be a whole number, found {value!r}"[:200], param=name)
             async with service.clients.watched(request.receive) as client:
                 planned, found = await service.attention(turns[:-1], answer, start, end, layer, client)  # type: ignore[arg-type]
-            media = [asdict(medium) | {"units": []} for medium in service.seen(planned)]
+            media = [asdict(medium) | {"units": []} for medium in service.seen(service.name, planned)]
             for unit, weights in zip(planned.layout.units, found.units, strict=True):
                 media[unit.medium]["units"].append(weights.tolist())
             return JSONResponse({"tokens": found.tokens, "layers": found.layers, "media": media})

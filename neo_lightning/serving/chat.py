@@ -33,7 +33,7 @@ async def complete(service: Service, scope: Scope, receive: Receive, send: Send)
         asked = await service.in_thread(lambda: read_asked(parse(data)))
         service.adapter(asked.model)  # before anything dear
         client = await stack.enter_async_context(service.clients.watched(receive))
-        prompt, longest = await service.prompt(asked.turns, asked.max_new_tokens, client)
+        prompt, longest = await service.prompt(asked.model, asked.turns, asked.max_new_tokens, client)
         async with submitted(service, asked, prompt, longest, client) as (answers, pieces):
             writer = Writer(service.engine.tokenizer, asked, answers, prompt.input_ids.numel())
             if not asked.stream:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TypeVar
 
-from ..answering import Engine
+from ..answering import Answering, Engine
 from ..answering.attention import Attention, attention
 from ..answering.batching import Batching
 from ..answering.seen import SeenMedium, plan, read, seen
@@ -54,7 +54,7 @@ class Service:
         engine: Engine,
         *,
         name: str,
-        adapters: Sequence[str] = (),
+        adapters: Mapping[str, Answering] | None = None,
         sources: Sources | None = None,
         cache_tokens: int,
         waiting: int,
@@ -63,11 +63,13 @@ class Service:
         Args:
             engine: the model; adapters are loaded.
             name: of the model in requests.
-            adapters: names of loaded adapters, which are model names too.
+            adapters: loaded adapters by name, which is a model's name too, and how each is asked.
             sources: where media may come from.
             cache_tokens, waiting: see `Batching`.
         """
-        self.engine, self.name, self.adapters = engine, name, tuple(adapters)
+        self.engine, self.name, self.adapters = engine, name, tuple(adapters or ())
+        self.engines = {name: engine} | {each: engine.asked(how) for each, how in (adapters or {}).items()}
+        """By the name of a model: they differ in how it is asked."""
         self.batching = Batching(
             engine, cache_tokens=cache_tokens, waiting=waiting, use=partial(use, engine.model) if adapters else None
         )
@@ -100,38 +102,40 @@ class Service:
         if model not in self.adapters:
             known = ", ".join((self.name, *self.adapters))
             raise Refused(
-                404, f"there is no model {model[:80]!r}; there is {known}", param="model", code="model_not_found"
+                404, f"there is no model {str(model)[:80]!r}; there is {known}", param="model", code="model_not_found"
             )
         return model
 
-    def sampling(self, changes: Mapping[str, float]) -> Sampling:
-        """The folder's, changed."""
-        return Sampling(**{**asdict(self.engine.answering.sampling), **changes})
+    def sampling(self, model: str, changes: Mapping[str, float]) -> Sampling:
+        """A model's own, changed."""
+        return Sampling(**{**asdict(self.engines[model].answering.sampling), **changes})
 
     async def in_thread(self, what: Callable[[], T]) -> T:
         """Run what needs no medium."""
         return await asyncio.get_running_loop().run_in_executor(self._text, what)
 
-    async def plan(self, turns: Sequence[Turn], client: Client) -> PromptPlan:
-        """The conversation's prompt, of which nothing is decoded yet.
+    async def plan(self, model: str, turns: Sequence[Turn], client: Client) -> PromptPlan:
+        """The conversation's prompt as a model is asked, of which nothing is decoded yet.
 
         Raises:
             Refused: a medium that cannot be used, or more than there is room for.
             Gone: the client is.
         """
-        return await self._for(client, turns, partial(self._plan, turns, client))
+        return await self._for(client, turns, partial(self._plan, self.engines[model], turns, client))
 
-    async def prompt(self, turns: Sequence[Turn], longest: int | None, client: Client) -> tuple[Prompt, int]:
+    async def prompt(
+        self, model: str, turns: Sequence[Turn], longest: int | None, client: Client
+    ) -> tuple[Prompt, int]:
         """The conversation's prompt, and how many tokens its answer may have.
 
         Raises:
             Refused, Gone: see `plan`; or a medium is damaged, or too many pixels are held.
         """
-        return await self._for(client, turns, partial(self._prompt, turns, longest, client))
+        return await self._for(client, turns, partial(self._prompt, self.engines[model], turns, longest, client))
 
-    def seen(self, planned: PromptPlan) -> list[SeenMedium]:
-        """What the model is shown."""
-        return seen(self.engine, planned)
+    def seen(self, model: str, planned: PromptPlan) -> list[SeenMedium]:
+        """What a model is shown."""
+        return seen(self.engines[model], planned)
 
     async def attention(
         self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None, client: Client
@@ -153,7 +157,7 @@ class Service:
         pool = self._media if shows else self._text
         return await client.wait(asyncio.get_running_loop().run_in_executor(pool, what))
 
-    def _plan(self, turns: Sequence[Turn], client: Client) -> PromptPlan:
+    def _plan(self, engine: Engine, turns: Sequence[Turn], client: Client) -> PromptPlan:
         letters = sum(len(part.encode()) for turn in turns for part in turn.parts if isinstance(part, str))
         if letters > self.room * self._longest_token:  # whatever the words are; tokenising them takes memory
             raise too_long(f"{letters} bytes of text cannot fit into {self.room} tokens")
@@ -164,7 +168,7 @@ class Service:
             Message(role=turn.role, parts=tuple(self._read(part, client) for part in turn.parts)) for turn in turns
         ]
         try:
-            planned = plan(self.engine, messages)
+            planned = plan(engine, messages)
         except SampleError as error:
             raise Refused(400, str(error), param="messages", code="invalid_media") from error
         if planned.layout.length >= self.room:
@@ -184,8 +188,8 @@ class Service:
         client.hold(4 * tokens * planned.tokenizer.rule.patch_values)  # a byte each, four patches a token
         return read(planned, client.check)
 
-    def _prompt(self, turns: Sequence[Turn], longest: int | None, client: Client) -> tuple[Prompt, int]:
-        planned = self._plan(turns, client)
+    def _prompt(self, engine: Engine, turns: Sequence[Turn], longest: int | None, client: Client) -> tuple[Prompt, int]:
+        planned = self._plan(engine, turns, client)
         left = self.room - planned.layout.length
         if longest is not None and longest > left:
             raise too_long(
@@ -193,14 +197,14 @@ class Service:
                 f"for {self.room}"
             )
         try:
-            return self._decoded(planned, client), longest or min(self.engine.answering.max_new_tokens, left)
+            return self._decoded(planned, client), longest or min(engine.answering.max_new_tokens, left)
         except SampleError as error:
             raise Refused(400, str(error), param="messages", code="invalid_media") from error
 
     def _attention(
         self, turns: Sequence[Turn], answer: str, start: int, end: int, layer: int | None, client: Client
     ) -> tuple[PromptPlan, Attention]:
-        planned = self._plan(turns, client)
+        planned = self._plan(self.engine, turns, client)
         if not self._looking.acquire(blocking=False):
             raise busy("attention is being computed for somebody")
         try:

@@ -47,10 +47,12 @@ def serving(
     grace: float = 20,
     key: str = "",
     sources: Sources | None = None,
+    adapters: Mapping[str, Answering] | None = None,
 ) -> Iterator[Running]:
     """Serve within the block; in a thread, as the block is the client."""
     sock, started = listen("127.0.0.1", 0), threading.Event()
-    service = Service(engine, name=NAME, sources=sources, cache_tokens=cache_tokens, waiting=waiting)
+    room = {"cache_tokens": cache_tokens, "waiting": waiting}
+    service = Service(engine, name=NAME, adapters=adapters, sources=sources, **room)
     server = Server(application(service, key=key), service, grace=grace, ready=started.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])))
     port = sock.getsockname()[1]
