@@ -19,7 +19,7 @@ from neo_lightning.serving.clients import Gone
 from neo_lightning.serving.service import MEDIA_THREADS
 from neo_lightning.types import Media, Message
 from tests.serving.conftest import NAME, Running, data_url, picture, serving, shown, until
-from tests.serving.test_hostile import HELLO, PATH, head, raw
+from tests.serving.test_hostile import HELLO, PATH, _rest, head, raw
 
 SHOWN = shown(data_url(picture((96, 64))))
 ANSWERED = [*SHOWN, {"role": "assistant", "content": "red"}]
@@ -68,7 +68,7 @@ def test_a_stop_tells_those_whose_pictures_wait(engine: Engine) -> None:
 
     def listen(there: socket.socket) -> None:
         try:
-            replies.append(there.recv(1 << 16))
+            replies.append(_rest(there))
         finally:
             released.set()  # only now the threads are free, without whom the server does not end
 
