@@ -3,6 +3,7 @@
 counts      model messages max_tokens max_completion_tokens temperature top_p top_k repetition_penalty seed n stop
             stream stream_options logprobs top_logprobs
 no effect   user metadata store service_tier safety_identifier prompt_cache_key parallel_tool_calls
+            stream_options.include_obfuscation
 only as     frequency_penalty 0, presence_penalty 0, logit_bias {}, tools [], tool_choice none or auto,
             response_format {"type": "text"}, modalities ["text"]
 refused     everything else: an answer that leaves out what was asked for would be a wrong one
@@ -80,7 +81,7 @@ def read_asked(given: Mapping[str, Any]) -> Asked:
     if not isinstance(options, Mapping):
         raise Refused(400, "stream_options must be an object", param="stream_options")
     options = {key: value for key, value in options.items() if value is not None}
-    if unknown := [key for key in options if key != "include_usage"]:
+    if unknown := [key for key in options if key not in ("include_usage", "include_obfuscation")]:
         where = f"stream_options.{unknown[0][:60]}"
         raise Refused(400, f"there is no field {where!r}", param=where, code="unknown_parameter")
     if options and not body.get("stream"):

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import openai
 import pytest
 from PIL import Image
 
-from neo_lightning.answering import Engine
+from neo_lightning.answering import Answering, Engine
 from neo_lightning.serving.app import application
 from neo_lightning.serving.media import Sources
 from neo_lightning.serving.run import Server, listen
