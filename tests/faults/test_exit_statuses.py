@@ -166,10 +166,10 @@ def test_point_17_tasks_of_slurm_end_by_the_table_and_promise_no_requeue(
 
 
 @contextmanager
-def launched(folder: Path, *line: str) -> Iterator[subprocess.Popen[str]]:
-    """`lightning launch` in a process of its own; none of its ranks outlives the block."""
+def launched(folder: Path, *line: str, command: str = "launch") -> Iterator[subprocess.Popen[str]]:
+    """`lightning launch`, or `run`, in a process of its own; none of its ranks outlives the block."""
     with subprocess.Popen(
-        [sys.executable, "-m", "neo_lightning", "launch", *line],
+        [sys.executable, "-m", "neo_lightning", command, *line],
         cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     ) as process:  # fmt: skip
@@ -216,6 +216,30 @@ def test_point_02_a_signal_to_the_launcher_reaches_the_ranks_which_save(
         assert process.wait() == exits.TRY_AGAIN, output
     assert output.count(f"asked to stop ({name}): saved after step") == 1, output
     assert "started again" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "two"), [("launch", "-n=2"), ("run", "--trainer.devices=2")])
+def test_point_14_a_second_ctrl_c_ends_both_ranks_at_once(micro: Path, tmp_path: Path, command: str, two: str) -> None:
+    """As a terminal sends it: to the whole group of processes."""
+    os.mkfifo(tmp_path / "pipe")
+    hangs = callback("tests.faults.stops.Hangs", pipe=str(tmp_path / "pipe"))
+    line = (two, str(micro)) if command == "launch" else (str(micro), two)
+    with launched(tmp_path, *line, "--evaluation=[]", "--export=false", hangs, command=command) as process:
+        for last in ("hangs", "Ctrl-C again ends it at once"):
+            read_until(process, last)
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.wait() == exits.INTERRUPTED
+        assert not ranks_of(process)
+
+
+@pytest.mark.slow
+def test_fault_36_a_killed_rank_ends_lightnings_own_launcher_by_the_table(micro: Path, tmp_path: Path) -> None:
+    kill = callback(SENDS, name="SIGKILL", after=4, rank=1)
+    line = ("run", str(micro), "--trainer.devices=2", "--evaluation=[]", "--export=false", kill)
+    found, output = started(tmp_path, "neo_lightning", *line)
+    assert found == exits.RANK_LOST, output
+    assert "error: rank 1 (" in output
 
 
 @pytest.mark.slow
