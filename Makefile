@@ -1,5 +1,6 @@
 # make install   virtual environment and dependencies, once (the other targets do it by themselves)
 # make demo      draw scenes, train the demo model on them, report (SEED=1 for another seed)
+# make photos    real photographs and clips become shards, the demo's model learns them by low-rank terms
 # make check     format, lint, types, fast tests
 # make test      the whole test suite
 # make lowest    the fast tests with the oldest packages that pyproject.toml allows (an environment of its own, 3 GB to fetch)
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo-$(SEED)
 
-.PHONY: install demo check test lowest format bench bench-gpu
+.PHONY: install demo photos check test lowest format bench bench-gpu
 
 install: $(STAMP)
 
@@ -36,6 +37,16 @@ demo: $(STAMP)
 	$(BIN)/neo-lightning data scenes --out $(RUN)/scenes --seed $(SEED)
 	$(BIN)/neo-lightning run recipes/demo.yaml --run.name=demo-$(SEED) --seed_everything=$(SEED)
 	@echo "report: $(RUN)/report.html"
+
+# each input with the format that it has
+PHOTOS := llava/photos.json messages/clips_and_pairs.jsonl llava/held_out.json
+
+photos: $(STAMP)
+	$(BIN)/python tests/real/media.py runs/photos/media
+	@set -e; for input in $(PHOTOS); do file=$${input#*/}; \
+		$(BIN)/neo-lightning data import --format $${input%/*} --input tests/real/$$file --media runs/photos/media \
+			--out runs/photos/$${file%.*}; done
+	$(BIN)/neo-lightning run photos_lora
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -244,6 +244,11 @@ def _choose(recipe: Mapping[str, Any], key: str, default: str, base: type) -> tu
     return cls, dict(block.get("init_args") or {})
 
 
+def _is_manifest(path: Path) -> bool:
+    """A file, or a folder that holds some: `photos/` with pictures does not hide the shipped manifest of that name."""
+    return path.is_file() or any(path.glob("*.yaml"))
+
+
 def _complete(recipe: dict[str, Any], data_class: Any) -> None:
     """Fill in what follows from other keys: seeds of data and weights, and the file of a shipped manifest's name."""
     known = keys.parameters(data_class) or {}
@@ -254,7 +259,7 @@ def _complete(recipe: dict[str, Any], data_class: Any) -> None:
     if isinstance(init, dict):
         init.setdefault("seed", "${seed_everything}")
     manifest = data.get("manifest")
-    if isinstance(manifest, str) and manifest in shipped("data_manifests") and not Path(manifest).exists():
+    if isinstance(manifest, str) and manifest in shipped("data_manifests") and not _is_manifest(Path(manifest)):
         data["manifest"] = str(find(manifest, "data_manifests"))
 
 

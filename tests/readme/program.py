@@ -23,6 +23,7 @@ APPENDED = {
     ("data", "scenes"): SCENES,
     ("run", "recipes/demo.yaml"): DEMO,
     ("run", "demo"): DEMO,
+    ("run", "photos_lora"): "--stages.sft.steps=2",
     ("run", "my_recipe.yaml"): "--stages.one.steps=2",
     ("run", "neo_ov_2b"): "--print_config",  # 128 GPUs: composed and checked, not run
 }

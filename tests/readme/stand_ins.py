@@ -16,7 +16,16 @@ from tokenizers import Tokenizer as Backend
 from neo_lightning.data.text.tokenizer import SPECIAL_TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
-CLONE = ("README.md", "Makefile", "pyproject.toml", "setup.py", "neo_lightning", "recipes", "data_manifests")
+CLONE = (
+    "README.md",
+    "Makefile",
+    "pyproject.toml",
+    "setup.py",
+    "neo_lightning",
+    "recipes",
+    "data_manifests",
+    "tests/real",
+)
 
 NOT_RUN = {
     r"make test\b|python -m pytest": "this very suite",

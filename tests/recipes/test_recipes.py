@@ -125,3 +125,12 @@ def test_every_manifest_has_the_sources_that_recipes_name(tmp_path: Path, monkey
         sources = loaded["demo" if "${" in manifest else manifest]
         for stage in recipe["stages"].values():
             assert set(stage["mixture"]) <= sources, f"{name}: {stage['mixture']}"
+
+
+def test_a_folder_does_not_hide_the_manifest_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes say `manifest: neo`; the folder that one stands in may hold a `neo/` of anything."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "neo").mkdir()
+    assert build("neo_2b")[0].datamodule.manifest_path == shipped("data_manifests")["neo"]
+    (tmp_path / "neo" / "manifest.yaml").touch()
+    assert str(build("neo_2b")[0].datamodule.manifest_path) == "neo", "which of them is meant is asked"
