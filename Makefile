@@ -46,7 +46,7 @@ photos: $(STAMP)
 	@set -e; for input in $(PHOTOS); do file=$${input#*/}; \
 		$(BIN)/neo-lightning data import --format $${input%/*} --input tests/real/$$file --media runs/photos/media \
 			--out runs/photos/$${file%.*}; done
-	$(BIN)/neo-lightning run photos_lora
+	NEO_DATA=runs/photos NEO_MODEL=$(RUN)/export $(BIN)/neo-lightning run photos_lora
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -131,6 +131,6 @@ def test_a_folder_does_not_hide_the_manifest_of_its_name(tmp_path: Path, monkeyp
     """Recipes say `manifest: neo`; the folder that one stands in may hold a `neo/` of anything."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "neo").mkdir()
-    assert build("neo_2b")[0].datamodule.manifest_path == shipped("data_manifests")["neo"]
+    assert build("neo_2b")[0].datamodule.manifest_path == str(shipped("data_manifests")["neo"])
     (tmp_path / "neo" / "manifest.yaml").touch()
-    assert str(build("neo_2b")[0].datamodule.manifest_path) == "neo", "which of them is meant is asked"
+    assert build("neo_2b")[0].datamodule.manifest_path == "neo", "which of them is meant is asked"
