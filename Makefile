@@ -1,7 +1,8 @@
 # make install   virtual environment and dependencies, once (the other targets do it by themselves)
 # make demo      draw scenes, train the demo model on them, report (SEED=1 for another seed)
 # make photos    real photographs and clips become shards, the demo's model learns them by low-rank terms
-# make check     format, lint, types, fast tests
+# make lint      format, lint, types
+# make check     the same, and the fast tests
 # make test      the whole test suite
 # make lowest    the fast tests with the oldest packages that pyproject.toml allows (an environment of its own, 3 GB to fetch)
 # make format    rewrite the sources in the project's format
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo-$(SEED)
 
-.PHONY: install demo photos check test lowest format bench bench-gpu
+.PHONY: install demo photos lint check test lowest format bench bench-gpu
 
 install: $(STAMP)
 
@@ -48,10 +49,12 @@ photos: $(STAMP)
 			--out runs/photos/$${file%.*}; done
 	NEO_DATA=runs/photos NEO_MODEL=$(RUN)/export $(BIN)/neo-lightning run photos_lora
 
-check: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) -m "not slow"
 
 test: $(STAMP)
