@@ -66,6 +66,14 @@ def serving(
         service.close()
 
 
+@pytest.fixture(scope="session")
+def endless(engine: Engine) -> Engine:
+    """The same model, whose answers have no end but their length."""
+    found = engine.asked(engine.answering)
+    found.stop_ids = ()  # type: ignore[assignment]
+    return found
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The media root, and a picture beside it."""

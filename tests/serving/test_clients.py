@@ -101,13 +101,11 @@ def test_nothing_is_decoded_for_nobody(engine: Engine) -> None:
         read(plan(engine, [Message(role="user", parts=(*media, "What?"))]), check)
 
 
-def test_decoded_pixels_are_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_pixels_are_bounded(endless: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "MOST_PIXEL_BYTES", 2 * PIXELS)
-    asked = {"model": NAME, "messages": SHOWN, "max_tokens": 1900, "temperature": 1.0}
+    asked = {"model": NAME, "messages": SHOWN, "max_tokens": 1900}
     more = json.dumps({**QUESTIONS[PATH], "messages": SHOWN}).encode()
-    with serving(engine, cache_tokens=4096) as running, ExitStack() as held:
-        engine_ends, engine.stop_ids = engine.stop_ids, ()
-        held.callback(setattr, engine, "stop_ids", engine_ends)
+    with serving(endless, cache_tokens=4096) as running, ExitStack() as held:
         for number in (1, 2):
             there = held.enter_context(opened(running, PATH, asked))
             until(lambda n=number: running.service.clients.pixel_bytes == n * PIXELS, running.client())  # type: ignore[misc]

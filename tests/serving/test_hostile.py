@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
@@ -14,6 +15,7 @@ import pytest
 from neo_lightning.answering import Engine
 from neo_lightning.serving import body, protocol
 from neo_lightning.serving.body import MOST_ESCAPES, MOST_MARKS
+from neo_lightning.serving.run import listen
 from tests.serving.conftest import NAME, Running, data_url, picture, serving, shown, until
 
 HELLO = {"model": NAME, "messages": [{"role": "user", "content": "copy red"}], "max_tokens": 3}
@@ -94,6 +96,23 @@ def test_sizes_that_are_only_said(running: Running) -> None:
     until(lambda: running.service.bodies.bytes == 0, running.client())
 
 
+def test_what_is_written_is_sent_at_once() -> None:
+    """Else the second part of an answer waits 40 ms for the receipt of the first."""
+    with listen("127.0.0.1", 0) as sock:
+        sock.listen()
+        with socket.create_connection(sock.getsockname()), sock.accept()[0] as here:
+            here.setblocking(False)
+            assert asyncio.run(_no_delay(here))
+
+
+async def _no_delay(here: socket.socket) -> bool:
+    """What asyncio makes of a connection."""
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, here)
+    found = bool(here.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    transport.close()
+    return found
+
+
 def test_other_sites_and_other_names(running: Running) -> None:
     data = json.dumps(HELLO).encode()
     assert raw(running, data, more="Origin: http://evil.example")[0] == 403
@@ -106,9 +125,9 @@ def test_other_sites_and_other_names(running: Running) -> None:
     assert raw(running, data, path="/health")[0] == 405
 
 
-def test_clients_that_go_away_free_their_place(engine: Engine) -> None:
-    asked = {**HELLO, "max_tokens": 4000, "temperature": 1.0}
-    with serving(engine) as running:
+def test_clients_that_go_away_free_their_place(endless: Engine) -> None:
+    asked = {**HELLO, "max_tokens": 4000}
+    with serving(endless) as running:
         for stream in (True, False):
             data = json.dumps({**asked, "stream": stream}).encode()
             there = socket.create_connection(("127.0.0.1", running.port), timeout=300)
@@ -121,9 +140,9 @@ def test_clients_that_go_away_free_their_place(engine: Engine) -> None:
         assert running.service.bodies.requests == 0
 
 
-def test_a_full_queue_says_so(engine: Engine) -> None:
-    data = json.dumps({**HELLO, "max_tokens": 4000, "temperature": 1.0}).encode()
-    with serving(engine, waiting=1, cache_tokens=4096) as running, ExitStack() as held:
+def test_a_full_queue_says_so(endless: Engine) -> None:
+    data = json.dumps({**HELLO, "max_tokens": 4000}).encode()
+    with serving(endless, waiting=1, cache_tokens=4096) as running, ExitStack() as held:
         for _ in range(2):  # one runs, one waits
             there = held.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=300))
             there.sendall(head(running, len(data)) + data)
@@ -183,11 +202,11 @@ def _rest(there: socket.socket) -> bytes:
     return found
 
 
-def test_a_stop_lets_answers_end_and_tells_the_others(engine: Engine) -> None:
+def test_a_stop_lets_answers_end_and_tells_the_others(endless: Engine) -> None:
     for most, grace, words in ((20, 60.0, b"[DONE]"), (4000, 0.0, b"the server is stopping")):
-        data = json.dumps({**HELLO, "max_tokens": most, "temperature": 1.0, "stream": True}).encode()
+        data = json.dumps({**HELLO, "max_tokens": most, "stream": True}).encode()
         with ExitStack() as server:
-            running = server.enter_context(serving(engine, grace=grace))
+            running = server.enter_context(serving(endless, grace=grace))
             there = socket.create_connection(("127.0.0.1", running.port), timeout=300)
             there.sendall(head(running, len(data)) + data)
             first = there.recv(1 << 12)

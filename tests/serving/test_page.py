@@ -127,8 +127,8 @@ def test_a_conversation(
 
 @needs_chromium
 @pytest.mark.slow
-def test_stop_errors_and_a_key(browser: sync_api.Browser, engine: Engine) -> None:
-    with serving(engine, key="secret") as running:
+def test_stop_errors_and_a_key(browser: sync_api.Browser, endless: Engine) -> None:
+    with serving(endless, key="secret") as running:
         context = browser.new_context(viewport={"width": 1180, "height": 820}, color_scheme="dark")
         tab = Tab.__new__(Tab)
         tab.page = page = context.new_page()
