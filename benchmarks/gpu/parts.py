@@ -36,7 +36,7 @@ def parts(*, rehearse: bool, kit: Path | None) -> list[Part]:
 
 def _on_a_gpu(kit: str) -> list[Part]:
     here, step = "benchmarks/gpu", "benchmarks/step.py --rows image"
-    tests = "-m pytest -q -p no:cacheprovider -rf --durations=0 --durations-min=20"
+    tests = "-m pytest -p no:cacheprovider -rf --durations=0 --durations-min=20"
     return [
         part("golden", 40, "values, loss and gradients of the authors' code, float32 and bf16", f"{here}/golden.py"),
         part("losses", 45, "20 steps of training have the CPU's losses", f"{here}/losses.py"),
@@ -84,7 +84,7 @@ def _on_a_gpu(kit: str) -> list[Part]:
 
 def _rehearsal() -> list[Part]:
     here, step = "benchmarks/gpu", "benchmarks/step.py --size tiny --tokens 128 --rows image --repeats 1"
-    tests = "-m pytest -q -p no:cacheprovider -rf"
+    tests = "-m pytest -p no:cacheprovider -rf"
     return [
         part("golden", 300, "values, loss and gradients of the authors' code", f"{here}/golden.py", **INTERPRETER),
         part("losses", 300, "2 steps of training", f"{here}/losses.py --steps 2", **INTERPRETER),
