@@ -47,6 +47,7 @@ def _card(run: Path, name: str, args: argparse.Namespace) -> str:
         scores=_read(scores) if scores.is_file() else None,
         licence=args.licence,
         base=args.base,
+        design=_read(run / "export" / "config.json").get("design"),
     )
 
 

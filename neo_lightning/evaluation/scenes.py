@@ -86,7 +86,8 @@ class SceneEvaluation(Evaluation):
         """Refuse patterns that match no shard, and goals of types that none asks."""
         for pattern in self.shards:
             expand_pattern(Path(), pattern, f"evaluation {self.name!r}")
-        self._choose()
+        if self.goals:
+            self._choose()
 
     def size(self) -> int:
         """Questions of one asking."""

@@ -230,6 +230,7 @@ class Neo(nn.Module):
         x = self.language_model.model.embed_tokens(input_ids)
         if visual_index is None or patches is None or grids is None:
             return x
+        # what a design has in the place of NEO-ov's knows no cut images, as ranks share rows of NEO-ov alone
         visual = self.embeddings(patches, grids, 2 * first_row) if first_row else self.embeddings(patches, grids)
         if row_index is not None and self.config.design.row_tokens.kind == "learned":
             vector = self.vision_model.row_vector.to(x.dtype)

@@ -56,7 +56,9 @@ class Prompt:
     @cached_property
     def time(self) -> int:
         """t of a text token behind the prompt."""
-        return int(next_position(self.visual.cpu(), self.grids.cpu(), self.rule)[0])
+        if self.rule.positions == "grid":  # behind an image it is further on than all of it
+            return int(next_position(self.visual.cpu(), self.grids.cpu(), self.rule)[0])
+        return int(self.layout[0][-1, 0]) + 1
 
     @cached_property
     def limits(self) -> list[int]:

@@ -16,6 +16,7 @@ import yaml
 from neo_lightning.evaluation.words import count, duration, label, percent
 
 TAGS = ("neo-ov", "vision-language", "encoder-free", "neo_lightning")
+_OF_NEO_OV = ("neo-ov", "encoder-free")
 Row = tuple[str, ...]
 _CELL = re.compile(r"[|\n\r]+")
 
@@ -28,6 +29,7 @@ def model_card(
     scores: Mapping[str, Any] | None,
     licence: str,
     base: str | None = None,
+    design: Mapping[str, Any] | None = None,
 ) -> str:
     """The card's text.
 
@@ -38,26 +40,48 @@ def model_card(
         scores: content of scores.json.
         licence: an identifier of the hub, such as `apache-2.0`.
         base: id of the model that it was trained from.
+        design: `design` of its config.json, where it is no NEO-ov: transformers does not read it then.
     """
     head = {
         "license": licence,
-        "library_name": "transformers",
+        "library_name": "neo_lightning" if design else "transformers",
         "pipeline_tag": "image-text-to-text",
-        "tags": list(TAGS),
+        "tags": [tag for tag in TAGS if not design or tag not in _OF_NEO_OV],
         **({"base_model": base} if base else {}),
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False).strip()}\n---",
         f"# {name}",
-        f"A native vision-language model (NEO-ov: one decoder from pixels and words, no vision encoder) of "
-        f"{count(report['model']['parameters'])} parameters, trained with neo_lightning {_version(report)}.",
+        f"{_kind(design)} of {count(report['model']['parameters'])} parameters, trained with neo_lightning "
+        f"{_version(report)}.",
         *map(_cell, report["summary"]),
-        _use(name),
+        _use_here(name) if design else _use(name),
         "## Scores\n\n" + ("\n\n".join(_scores(report, scores)) or "None have been taken."),
         "## Training\n\n" + "\n\n".join(_training(report)),
         "## Recipe\n\n```yaml\n" + without_folders(recipe).strip() + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _kind(design: Mapping[str, Any] | None) -> str:
+    if not design:
+        return "A native vision-language model (NEO-ov: one decoder from pixels and words, no vision encoder)"
+    axes = ", ".join(f"`{axis}`" for axis in design)
+    return f"A vision-language model that differs from NEO-ov in {axes} (`design` in config.json)"
+
+
+def _use_here(name: str) -> str:
+    return f"""## Use
+
+```python
+import neo_lightning
+
+model = neo_lightning.load("hf://{name}")
+print(model.answer("What is this?", images=["photo.png"]))
+```
+
+The folder carries the pixel budgets and frames of its last training stage, and the chat template. It is not read by
+transformers."""
 
 
 def _use(name: str) -> str:

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from neo_lightning.checkpoint.shards import is_distributed
 from neo_lightning.types import IGNORE, MODALITIES, PackedBatch
 
-_TOKENS = ("weight", "tokens", "capacity", "supervised", "pairs", "visual")
-COUNTS = (*_TOKENS, "patches", "patch_pairs", "documents", "tombstones")
+COUNTS = (
+    *("weight", "tokens", "capacity", "supervised", "pairs"),
+    *("visual", "patches", "patch_pairs", "documents", "tombstones"),
+)
 """What is summed over all micro-batches of all ranks, followed by the weight per modality."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from neo_lightning.checkpoint.export import CARD_MARK
 from neo_lightning.cli.main import main
@@ -59,6 +60,30 @@ def test_the_card_says_what_the_run_says_and_a_push_without_a_network_leaves_it(
     assert "pushing to hf://me/mine failed" in said.err
     assert f"The folder is ready: {finished / 'export'}" in said.err
     assert (finished / "export" / "README.md").read_text().count("me/mine") >= 2
+
+
+def test_the_card_of_another_design_promises_what_its_folder_does(
+    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its program is run, on the folder in the place of the hub's."""
+    run = micro.parent / "run"
+    design = "{mask: {kind: causal}, encoder: {layers: 1, hidden_size: 16, heads: 2}}"
+    assert main(["run", str(micro), "--evaluation=[]", f"--model.model.design={design}"]) == 0
+    assert main(["model", "publish", "--run", str(run), "--licence", "mit", "--name", "me/arm"]) == 0
+    card = (run / "export" / "README.md").read_text()
+    assert CARD_MARK in card
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "neo_lightning"
+    assert yaml.safe_load(head)["tags"] == ["vision-language", "neo_lightning"]
+    assert "differs from NEO-ov in `mask`, `encoder`" in body
+    assert "pipeline(" not in body
+    assert "no vision encoder" not in body
+    program = body.split("```python\n")[1].split("```")[0].replace("hf://me/arm", str(run / "export"))
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(compile(program, "card", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n")
 
 
 @pytest.mark.parametrize("target", ["me/mine", "hf://mine", "hf://me/../x", "https://me/mine"])
