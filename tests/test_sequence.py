@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neo_lightning.model.prompt import Prompt
 from neo_lightning.sequence import (
     Mask,
     Positions,
@@ -162,3 +163,16 @@ def test_tags_are_needed_where_the_mask_has_them() -> None:
 
 def test_the_average_layer_has_the_average_pairs() -> None:
     assert SequenceRule(causal_part=0.25).pairs(causal=100, with_units=180) == 160
+
+
+@pytest.mark.parametrize("positions", ["native", "index", "grid", "centred"])
+@pytest.mark.parametrize("behind", [0, 2])
+def test_a_prompt_knows_the_time_behind_it(positions: Positions, behind: int) -> None:
+    """Also where it ends with an image, behind which a grid's text is further on."""
+    visual = torch.tensor([False] * 2 + [True] * 6 + [False] * behind)
+    rule = SequenceRule(positions=positions)
+    none = torch.empty(0, 768, dtype=torch.uint8)
+    prompt = Prompt(
+        input_ids=torch.zeros(len(visual)).long(), visual=visual, grids=torch.tensor([[2, 3]]), patches=none, rule=rule
+    )
+    assert prompt.time == next_position(visual, prompt.grids, rule)[0]
