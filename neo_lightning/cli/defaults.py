@@ -112,10 +112,12 @@ def _callbacks(given: Any, config: Mapping[str, Any], asked: Sequence[Evaluation
         unwanted |= {DataPosition, CommitCheckpoint}
     limit = config.get("max_time")
     wanted = [kind for kind in CALLBACKS if kind not in unwanted]
+    pulses = [callback for callback in own if isinstance(callback, Pulse)]
     return [
+        *pulses,  # first, as the package's own is
         *[kind() for kind in wanted if kind is not CommitCheckpoint],
         *([] if limit is None else [TimeLimit(limit)]),
         *([Evaluating(asked)] if asked else []),
-        *own,
+        *[callback for callback in own if callback not in pulses],
         *[CommitCheckpoint() for kind in wanted if kind is CommitCheckpoint],
     ]

@@ -27,7 +27,7 @@ from neo_lightning.cli.defaults import SETTINGS, trainer_settings
 from neo_lightning.cli.errors import UserError
 from neo_lightning.cli.recipe import RunSettings
 from neo_lightning.cli.trainer_keys import CHECKED_WITH_THE_RUN, REFUSED, WORKS, check_trainer
-from neo_lightning.training.callbacks import CommitCheckpoint, RunProgress
+from neo_lightning.training.callbacks import CommitCheckpoint, Pulse, RunProgress
 from neo_lightning.training.module import NeoModule
 from tests.training.tiny import Steps, TinyData, make_row, module, stages
 
@@ -361,3 +361,11 @@ def test_min_steps_delays_an_early_stop_but_no_signal(tmp_path: Path) -> None:
                 stopping.ask("a test")
 
     assert len(Run(tmp_path / "signal", Signal(), min_steps=9).fit().losses.steps) == 3
+
+
+def test_a_pulse_of_the_users_own_still_comes_in_front_of_all_callbacks(tmp_path: Path) -> None:
+    """Else what hangs in one in front of it counts as part of a step, the first of which may take ten minutes."""
+    own = Pulse(silence_s=3)
+    run = Run(tmp_path, own)
+    assert run.trainer.callbacks[0] is own
+    assert sum(isinstance(callback, Pulse) for callback in run.trainer.callbacks) == 1

@@ -28,8 +28,8 @@ def command(folder: str, argv: list[str]) -> int:
     return 0
 
 
-def slurm_task(folder: str, argv: list[str]) -> int:
-    """The same as a task of `srun`, as its environment says."""
+def slurm_task(argv: list[str]) -> int:
+    """A command line as a task of `srun`, as its environment says."""
     rank = os.environ["LOCAL_RANK"]
     for name in ("LOCAL_RANK", "NODE_RANK"):
         del os.environ[name]
@@ -40,9 +40,7 @@ def slurm_task(folder: str, argv: list[str]) -> int:
         "SLURM_NODELIST": "localhost", "MASTER_PORT": port,
     }  # fmt: skip
     torch.set_num_threads(1)
-    status = main(argv)
-    (Path(folder) / f"status-{rank}").write_text(str(status))
-    return 0
+    return main(argv)
 
 
 def signalled(argv: list[str], folder: str, moment: int, listed: str = "") -> int:
@@ -112,14 +110,15 @@ class Breaks(Callback):
 
 
 class Hangs(Callback):
-    """Hangs after the first step, in a read of a pipe that nobody writes."""
+    """Hangs after the first step, in a read of a pipe that nobody writes: all ranks, or one."""
 
-    def __init__(self, pipe: str) -> None:
-        self.pipe = pipe
+    def __init__(self, pipe: str, rank: int | None = None) -> None:
+        self.pipe, self.rank = pipe, rank
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        print("hangs", flush=True)
-        Path(self.pipe).read_bytes()
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if self.rank in (None, trainer.global_rank):
+            print("hangs", flush=True)
+            Path(self.pipe).read_bytes()
 
 
 class Stalling:

@@ -46,6 +46,10 @@ def ending(status: int, folder: Path) -> list[str]:
         saver = "neo_lightning.training.callbacks.CommitCheckpoint"
         blocks = callback("tests.faults.stops.Blocks")
         return [*bare, blocks, callback(saver, every_n_steps=1, stop_after_failures=1)]
+    if status == exits.RANK_LOST:
+        os.mkfifo(folder / "pipe")
+        hangs = callback("tests.faults.stops.Hangs", pipe=str(folder / "pipe"), rank=1)
+        return [*bare, hangs, callback("neo_lightning.training.callbacks.Pulse", silence_s=30, between_s=4)]
     raise AssertionError(status)
 
 
@@ -56,8 +60,11 @@ SAID = {
     exits.EVALUATION_FAILED: "failure: fails: it is not what was trained",
     exits.TRY_AGAIN: "asked to stop (SIGTERM): saved after step 4, run the same command again to go on",
     exits.NUMBERS_BROKEN: "error: 2 steps in a row without an update",
+    exits.RANK_LOST: "hangs in step 1, phase",
     exits.CANNOT_SAVE: "error: 1 saves in a row failed",
 }
+NOT_LOST = [status for status in SAID if status != exits.RANK_LOST]
+"""What a process alone can end with, and what `lightning launch` does not start again."""
 ONCE = (exits.TRY_AGAIN, exits.NUMBERS_BROKEN, exits.CANNOT_SAVE)
 """Of what all ranks are told alike one tells."""
 
@@ -78,7 +85,7 @@ def test_every_status_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert exits.MEANING.keys() == exits.OUTCOMES.keys() == set(exits._TELLING)
 
 
-@pytest.mark.parametrize("status", SAID)
+@pytest.mark.parametrize("status", NOT_LOST)
 def test_fault_33_point_15_statuses_of_a_process_that_is_started_alone(
     forks: Server,
     micro: Path,
@@ -118,7 +125,7 @@ def test_fault_33_statuses_under_lightnings_own_launcher(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", SAID)
+@pytest.mark.parametrize("status", NOT_LOST)
 def test_fault_33_point_01_statuses_under_launch(micro: Path, tmp_path: Path, status: int) -> None:
     found, output = started(tmp_path, "neo_lightning", "launch", "-n", "2", str(micro), *ending(status, tmp_path))
     assert found == status, output
@@ -129,7 +136,7 @@ def test_fault_33_point_01_statuses_under_launch(micro: Path, tmp_path: Path, st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [exits.TRY_AGAIN, exits.NUMBERS_BROKEN])
+@pytest.mark.parametrize("status", [exits.TRY_AGAIN, exits.RANK_LOST, exits.NUMBERS_BROKEN])
 def test_fault_33_point_01_torchrun_shows_the_ranks_status_and_has_its_own(
     micro: Path,
     tmp_path: Path,
@@ -143,7 +150,7 @@ def test_fault_33_point_01_torchrun_shows_the_ranks_status_and_has_its_own(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [exits.TRY_AGAIN, exits.NUMBERS_BROKEN])
+@pytest.mark.parametrize("status", [exits.TRY_AGAIN, exits.RANK_LOST, exits.NUMBERS_BROKEN])
 def test_point_17_tasks_of_slurm_end_by_the_table_and_promise_no_requeue(
     forks: Server,
     micro: Path,
@@ -156,10 +163,11 @@ def test_point_17_tasks_of_slurm_end_by_the_table_and_promise_no_requeue(
     scontrol.chmod(0o755)
     path = {"PATH": f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}"}
     line = ["run", str(micro), "--trainer.devices=2", *ending(status, tmp_path)]
-    found, output = forks.run("tests.faults.stops:slurm_task", str(tmp_path), line, ranks=2, environment=path)
-    assert found == 0, output
-    assert [int((tmp_path / f"status-{rank}").read_text()) for rank in range(2)] == [status, status], output
-    assert output.count(SAID[status]) == 1, output
+    with forks.start("tests.faults.stops:slurm_task", line, ranks=2, together=False, environment=path) as run:
+        output = run.stdout.read()
+        run.wait()
+    assert run.statuses == (status, status), output
+    assert output.count(SAID[status]) == (1 if status in ONCE else 2), output
     assert "requeu" not in output
     asked = tmp_path / "scontrol.txt"
     assert "requeue" not in (asked.read_text() if asked.exists() else "")
