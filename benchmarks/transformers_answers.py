@@ -1,6 +1,9 @@
 """Does transformers say what our engine says? Every held-out question of a demo's run, greedily, through its export.
 
 python benchmarks/transformers_answers.py runs/demo-0        a table: question type, equal answers, right ones, seconds
+
+With `--bits 8` transformers holds the layers' matrices in 8 bits (torchao's int8, a scale a row): how many answers
+change, and how many are still right, is what that costs.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -38,14 +42,26 @@ def conversation(messages: tuple[Message, ...], folder: Path) -> Conversation:
     return turns
 
 
+def eight() -> Any:
+    """The layers' matrices in 8 bits; the embeddings, the patch embedding and the head stay."""
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
-    run: Path = parser.parse_args().run
-    ours, theirs = neo_lightning.load(run / "export"), Exported(str(run / "export"), device="cpu")
+    parser.add_argument("--bits", type=int, choices=(8, 32), default=32)
+    arguments = parser.parse_args()
+    run: Path = arguments.run
+    ours = neo_lightning.load(run / "export")
+    theirs = Exported(str(run / "export"), device="cpu", quantization_config=eight() if arguments.bits == 8 else None)
     decoding = {"do_sample": False, "max_new_tokens": MOST, "temperature": None, "top_p": None, "top_k": None}
     table = Table("question type", "questions", "equal answers", "right", "engine, s", "transformers, s")
     scratch = run / "transformers_answers"
+    totals = [0.0] * 5
     for source in open_shards([str(run / "scenes" / "test" / "*.tar")]):
         asked = equal = right = 0
         seconds = [0.0, 0.0]
@@ -64,8 +80,15 @@ def main() -> None:
             asked += len(batch)
             equal += sum(a == b for a, b in zip(mine, said, strict=True))
             right += sum([text] == list(s.messages[-1].parts) for text, s in zip(said, batch, strict=True))
-        table.add_row(source.name, *map(str, (asked, equal, right)), *(f"{s:.1f}" for s in seconds))
+        row = [asked, equal, right, *seconds]
+        totals = [a + b for a, b in zip(totals, row, strict=True)]
+        table.add_row(source.name, *(f"{n:.0f}" for n in row[:3]), *(f"{s:.1f}" for s in seconds))
+    table.add_section()
+    table.add_row("together", *(f"{n:.0f}" for n in totals[:3]), *(f"{s:.1f}" for s in totals[3:]))
     table_console().print(table)
+    theirs.model.save_pretrained(scratch / "weights")
+    sizes = [(folder / "model.safetensors").stat().st_size / 1e6 for folder in (run / "export", scratch / "weights")]
+    print(f"weights: {sizes[0]:.1f} MB in the export, {sizes[1]:.1f} MB in transformers, {arguments.bits} bits")
 
 
 if __name__ == "__main__":

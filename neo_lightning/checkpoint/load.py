@@ -37,6 +37,12 @@ def load_config(source: str | Path) -> NeoConfig:
         )
     if any(name.startswith("fm_head") for name in config):
         raise ValueError(f"{file}: {_SENSENOVA_U1}; it has {', '.join(n for n in config if n.startswith('fm_head'))}")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise ValueError(
+            f"{file}: the weights are quantised ({method}), which transformers reads (docs/using.md); name the "
+            f"folder that they were made from"
+        )
     try:
         return NeoConfig.from_dict(config)
     except (ValueError, TypeError) as error:

@@ -18,12 +18,20 @@ Conversation = list[dict[str, Any]]
 class Exported:
     """A model with its processor."""
 
-    def __init__(self, source: str, *, device: str | None = None, dtype: str | torch.dtype = "auto") -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        quantization_config: Any = None,
+    ) -> None:
         """
         Args:
             source: folder or id.
             device: None takes the GPU where there is one.
             dtype: name of one of torch's; `auto` takes bfloat16 on a GPU and float32 on a CPU.
+            quantization_config: one of transformers'; the weights are made smaller when they are loaded.
 
         Raises:
             ValueError: there is no such dtype.
@@ -35,7 +43,8 @@ class Exported:
         if not isinstance(found, torch.dtype):
             raise ValueError(f"dtype: torch has none of the name {dtype!r}")
         self.processor = AutoProcessor.from_pretrained(source)
-        self.model = AutoModelForImageTextToText.from_pretrained(source, dtype=found).to(place).eval()
+        options = {"dtype": found, "quantization_config": quantization_config}
+        self.model = AutoModelForImageTextToText.from_pretrained(source, **options).to(place).eval()
 
     def answer(
         self,

@@ -116,6 +116,15 @@ def test_a_sensenova_u1_is_refused_by_its_name(folder):
         load_model(folder)
 
 
+def test_quantised_weights_are_refused_and_not_listed_one_by_one(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "torchao"}}))
+    with pytest.raises(
+        ValueError, match=r"config\.json: the weights are quantised \(torchao\), which transformers reads"
+    ):
+        load_model(folder)
+
+
 def test_a_neo_is_recognised_by_its_q_proj_hw(folder):
     rewrite(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "q_proj_hw" in name])
     with pytest.raises(ValueError, match="this is no NEO, whose layers have a q_proj_hw"):
