@@ -6,15 +6,18 @@
                                  base_model.model.<parameter>               of what was trained whole beside it
 
 Module names are those of the released layout, which the Hugging Face class has as well. Which weights are adapted is
-read from the tensors. Both files come from outside: nothing is unpickled, and an option that would compute something
-else than alpha / r (or alpha / sqrt(r)) times B A is refused, known or not.
+read from the tensors. The weights' file says in its metadata what the adapted weights were (`base_digest`): beside
+other ones the terms may be worth nothing, which is said. Both files come from outside: nothing is unpickled, and an
+option that would compute something else than alpha / r (or alpha / sqrt(r)) times B A is refused, known or not.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from torch import Tensor
 from neo_lightning.checkpoint.commit import sync
 from neo_lightning.checkpoint.export import beside
 from neo_lightning.checkpoint.names import EMBEDDINGS, HEAD, expected_shapes
-from neo_lightning.checkpoint.read import check_tensors, read_file, read_json
+from neo_lightning.checkpoint.read import check_tensors, read_file, read_json, read_metadata
 from neo_lightning.hub import resolve_folder
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.lora import add_adapter, merge, scale_of, targetable
@@ -46,6 +49,9 @@ _ANYTHING = (
 _NEUTRAL = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
 """Options whose neutral values are not empty ones."""
 _MOST_ALPHA = 1e6
+_DIGEST = "base_digest"
+_LOOKED_AT = 8, 1024
+"""Adapted weights, and values of each, that a base is known by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,8 @@ class Adapter:
     """While it was trained."""
     base: str | None = None
     """Folder or id of the model that it was trained on."""
+    digest: str | None = None
+    """Of that model, see `base_digest`; None where nobody has said."""
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     """Module -> A and B."""
     whole: Mapping[str, Tensor] = field(default_factory=dict)
@@ -68,6 +76,21 @@ class Adapter:
     def scale(self) -> float:
         """Of every term."""
         return scale_of(self.rank, self.alpha, rslora=self.rslora)
+
+
+def base_digest(weight: Callable[[str], Tensor], modules: Sequence[str]) -> str:
+    """What a base is known by: some values of some of the weights that have terms, as bfloat16 has them.
+
+    Args:
+        weight: name -> value of a parameter, in any floating-point type but float16.
+        modules: of the adapter, in the model's order.
+    """
+    most, values = _LOOKED_AT
+    digest = hashlib.blake2b(digest_size=16)
+    for name in modules[:: -(-len(modules) // most)]:
+        first = weight(f"{name}.weight").detach().flatten()[:values].to("cpu", torch.bfloat16)
+        digest.update(name.encode() + first.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -115,7 +138,8 @@ def write_adapter(
     target.mkdir(parents=True, exist_ok=True)
     with beside(target) as written:
         try:
-            save_file(stored, written / WEIGHTS, metadata={"format": "pt"})
+            known = {} if adapter.digest is None else {_DIGEST: adapter.digest}
+            save_file(stored, written / WEIGHTS, metadata={"format": "pt", **known})
         except SafetensorError as error:
             raise OSError(f"cannot write {written / WEIGHTS}: {error}") from error
         for name, text in {**(files or {}), CONFIG: json.dumps(options, indent=2) + "\n"}.items():
@@ -160,6 +184,7 @@ def read_adapter(source: str | Path, config: NeoConfig) -> Adapter:
         raise ValueError(f"{folder / WEIGHTS}: {half[0]} has only one of lora_A and lora_B")
     adapter = Adapter(
         **options,
+        digest=read_metadata(folder / WEIGHTS).get(_DIGEST),
         pairs={name: (found[name + _A], found[name + _B]) for name in targetable(config) if name in modules},
         whole={name: value for name, value in found.items() if not name.endswith((_A, _B))},
     )
@@ -206,6 +231,13 @@ def merge_adapter(model: Neo, adapter: Adapter) -> None:
 
 
 def _put(model: Neo, adapter: Adapter, name: str, dtype: torch.dtype | None = None) -> None:
+    here = base_digest(model.get_parameter, list(adapter.pairs)) if adapter.digest is not None else None
+    if here != adapter.digest and model.head_weight.dtype != torch.float16:
+        warnings.warn(
+            f"this adapter was trained beside other weights than this model's ({adapter.base or 'of another model'}): "
+            "its answers may be worth nothing",
+            stacklevel=3,
+        )
     how: dict[str, Any] = {"rank": adapter.rank, "scale": adapter.scale, "dropout": adapter.dropout, "dtype": dtype}
     with torch.no_grad():
         for path, term in add_adapter(model, name, adapter.pairs, **how).items():

@@ -140,6 +140,19 @@ def read_file(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+
+
 def _nothing_to_read(folder: Path) -> str:
     pickled = sorted({file.name for pattern in _PICKLED for file in folder.glob(pattern)})
     if pickled:

@@ -23,7 +23,7 @@ from neo_lightning.report.run import write_report
 
 from ..answering import Answering, Engine, load, write_adapter_folder, write_folder
 from ..checkpoint import commit
-from ..checkpoint.adapters import Adapter, unwritable
+from ..checkpoint.adapters import Adapter, base_digest, unwritable
 from ..checkpoint.meta import read_meta
 from ..checkpoint.shards import ShardReader
 from ..evaluation.context import Evaluation, EvaluationContext
@@ -132,13 +132,15 @@ def export_adapter(
         return _learned(reader, name, weights)
 
     config = NeoConfig.from_dict(noted["config"])
+    modules = lora.modules(config)
     adapter = Adapter(
         rank=lora.rank,
         alpha=lora.alpha,
         rslora=lora.rslora,
         dropout=lora.dropout,
         base=noted["lora"]["base"],
-        pairs={name: (read(term_name(name, "A")), read(term_name(name, "B"))) for name in lora.modules(config)},
+        digest=base_digest(lambda name: reader.read(WEIGHTS + name), modules),
+        pairs={name: (read(term_name(name, "A")), read(term_name(name, "B"))) for name in modules},
         whole={name: read(name) for name in noted["lora"]["whole"]},
     )
     write_adapter_folder(adapter, config, folder, tokenizer, answering_of(checkpoint))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from neo_lightning.checkpoint.adapters import (
     Adapter,
+    base_digest,
     load_adapter,
     merge_adapter,
     read_adapter,
@@ -155,6 +157,27 @@ def test_a_written_adapter_is_read_to_the_bit_and_replaces_an_older_one(tmp_path
     for name, pair in learned.pairs.items():
         assert all(torch.equal(x, y) for x, y in zip(pair, read.pairs[name], strict=True))
     assert {file.name for file in tmp_path.iterdir()} == {FILE, CONFIG, "note.txt"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_beside_other_weights_than_its_own_is_warned_of(tmp_path: Path, dtype: torch.dtype) -> None:
+    model, _ = twins()
+    learned = adapter(model, base="hf://a/b")
+    digest = base_digest(model.get_parameter, list(learned.pairs))
+    write_adapter(replace(learned, digest=digest), model.config, tmp_path)
+    model.to(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_adapter(model, tmp_path, "one")
+        load_adapter(model, tmp_path, "beside the first, which changes no weight")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "q_proj_hw" in name:
+                parameter.mul_(1.5)
+    with pytest.warns(UserWarning, match=r"trained beside other weights than this model's \(hf://a/b\)"):
+        load_adapter(model, tmp_path, "another")
+    with pytest.warns(UserWarning, match="trained beside other weights"):
+        merge_adapter(model, read_adapter(tmp_path, model.config))
 
 
 def edit_config(**changes: Any) -> Callable[[Path], None]:

@@ -34,6 +34,8 @@ DISK_MB = 192
 FULL_SECONDS = (2.0, 6.0)
 """How long the disk stays full: less than the saves in a row take that end a run."""
 MOST_STARTS = 500
+IN_VAIN = 3
+"""Starts in a row that committed nothing, after which one is left alone until it has: slow machines get there too."""
 ORPHAN_SECONDS = 60.0
 """In which ranks whose launcher was killed have to have ended: silence, and what a busy machine adds."""
 RECIPE = """
@@ -181,11 +183,15 @@ def disturbed(file: Path, seed: int, gap: tuple[float, float], *, disk: bool) ->
     """Start a run again and again until it is done, while things happen to it."""
     soak, chance = Soak(seed), random.Random(seed)
     events = {name: happen for name, happen in EVENTS.items() if disk or name != "fill the disk"}
+    checkpoints, in_vain = file.parent / "run" / "checkpoints", 0
     while soak.starts < MOST_STARTS:
         soak.starts += 1
+        before = latest(checkpoints)
         launcher, ranks = start(file), set[int]()
         try:
             while True:
+                while in_vain >= IN_VAIN and launcher.poll() is None and latest(checkpoints) == before:
+                    time.sleep(0.5)
                 try:
                     launcher.wait(chance.uniform(*gap))
                     break
@@ -198,6 +204,7 @@ def disturbed(file: Path, seed: int, gap: tuple[float, float], *, disk: bool) ->
             launcher.kill()
         status = launcher.wait()
         wait_for(ranks)
+        in_vain = in_vain + 1 if latest(checkpoints) == before else 0
         soak.statuses[status] += 1
         soak.tell(f"start {soak.starts} ended with {status}")
         if status == DONE:
