@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,15 +34,17 @@ _ROOM = 1 << 20
 class RunCSVLogger(Logger):
     """Writes `metrics.csv` into a folder."""
 
-    def __init__(self, save_dir: str, flush_every: int = 20) -> None:
+    def __init__(self, save_dir: str, flush_every: int = 20, flush_s: float = 10.0) -> None:
         """
         Args:
             save_dir: folder of the file.
             flush_every: lines kept back at most; a kill loses no more than these.
+            flush_s: seconds that a line is kept back at most, once there is another one: who looks sees what goes on.
         """
         super().__init__()
         self._folder = Path(save_dir)
-        self._flush_every = flush_every
+        self._flush_every, self._flush_s = flush_every, flush_s
+        self._flushed = time.monotonic()
         self._columns: list[str] = []
         self._waiting: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}
@@ -86,13 +89,14 @@ class RunCSVLogger(Logger):
         elif not self._waiting and self._last.get("step") == step:  # a validation after a checkpoint, which saves
             self._waiting, self._repeats_last = [{**self._last, **values}], True
         else:
-            if len(self._waiting) >= self._flush_every:
+            if len(self._waiting) >= self._flush_every or time.monotonic() - self._flushed > self._flush_s:
                 self.save()
             self._waiting.append({"step": step, **values})
 
     @rank_zero_only
     def save(self) -> None:
         """Write the lines kept back."""
+        self._flushed = time.monotonic()
         if not self._waiting:
             return
         with self._effort.attempt():

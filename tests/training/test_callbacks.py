@@ -103,6 +103,16 @@ def test_csv_columns_may_come_later_and_kills_lose_little(tmp_path: Path) -> Non
     ]
 
 
+def test_csv_lines_are_not_kept_back_for_long(tmp_path: Path) -> None:
+    """A slow run's curve is seen while it trains, not twenty logged steps later."""
+    for name, seconds, seen in (("slow", 0.0, ["1", "2"]), ("quick", 1e9, [])):
+        log = RunCSVLogger(str(tmp_path / name), flush_s=seconds)
+        for step in (1, 2, 3):
+            log.log_metrics({"a": 1.0}, step=step)
+        file = tmp_path / name / "metrics.csv"
+        assert ([row["step"] for row in lines(file)] if file.exists() else []) == seen
+
+
 class _BadRows(TinyData):
     """Every fifth step holds a tombstone."""
 
