@@ -296,7 +296,7 @@ def _gathered(planned: Planned, device: Device) -> Table:
 
 def ways_to_fit(planned: Planned, name: str, device: Device) -> Iterator[str]:
     """Single changes of a recipe with which a stage fits."""
-    stage, layout, room = planned.stages[name], planned.layout, device.usable * GIB
+    stage, layout, room = planned.stages[name], planned.layout_of(name), device.usable * GIB
 
     def fits(**changes: Any) -> bool:
         return planned.outlook(name, device, **changes).needed <= room

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
@@ -31,11 +31,18 @@ class Planned:
     modalities: Mapping[str, str]
     """Source -> modality."""
     layout: Layout
+    """Of stages whose layers are not kept gathered."""
+    kept: frozenset[str]
+    """Stages whose layers are."""
     devices: int
     balance: Balance
     """How rows and steps are made (`data.balance`)."""
     evaluations: Sequence[Evaluation]
     """Those that are asked while training."""
+
+    def layout_of(self, name: str) -> Layout:
+        """Of a stage."""
+        return replace(self.layout, keep_gathered=name in self.kept)
 
     def outlook(self, name: str, device: Device, **changes: Any) -> StageOutlook:
         """A stage's outlook; `changes` are other values of `stage`, `layout`, `devices` or `network`."""
@@ -52,7 +59,7 @@ class Planned:
             self.modalities,
             device=device,
             devices=changes.get("devices", self.devices),
-            layout=changes.get("layout", self.layout),
+            layout=changes.get("layout", self.layout_of(name)),
             lora=self.lora,
             network=changes.get("network", NETWORK),
         )
@@ -77,6 +84,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     from ..model.lora import Lora
     from ..training.build import Init, network, read_config
     from ..training.memory import Layout
+    from ..training.parallel import stages_kept
     from ..training.sequence import check_sizes, key_repeats
     from ..training.stages import check_stages, never_trained
     from .arguments import parse
@@ -117,10 +125,10 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             checkpointing=model.get("activation_checkpointing", "none"),
             averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
-            keep_gathered=bool(strategy_args(trainer).get("keep_gathered")),
             kernels="triton" if gpu else "eager",
             halved=frozenset() if lora is None else frozenset(never_trained(sizes, stages, config.extra_num_layers)),
         ),
+        kept=stages_kept(strategy_args(trainer).get("keep_gathered", False), stages),
         devices=count,
         balance=data.get("balance") or "slots",
         evaluations=_asked_while_training(found["evaluation"]),

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 from neo_lightning.answering import Answering, Engine, Ranks
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.training.ema import averages, exchange
-from neo_lightning.training.parallel import is_sharded
+from neo_lightning.training.parallel import keep_gathered, reshard, sharded_parts
 from neo_lightning.training.stages import stage_at
-
-if TYPE_CHECKING:
-    from torch.distributed.fsdp import FSDPModule
 
 ROOM = 0.5
 """The whole weights may take up this part of the memory that is free; the rest is for keys, values and activations."""
@@ -45,37 +42,22 @@ def asked(trainer: Any, pl_module: Any, *, room: float = ROOM) -> Iterator[tuple
     whole = width * sum(p.numel() for p in model.parameters()) <= room * _free_everywhere(pl_module.device)
     learning = model.training
     averaged = any(True for _ in averages(optimizer))
-    _reshard(model)  # what validation left gathered has to be gathered again from other weights
+    reshard(model)  # what validation left gathered has to be gathered again from other weights
     if averaged:
         exchange(optimizer)
     model.eval()  # no dropout
     try:
-        if whole:
-            _gather(model)
+        keep_gathered(model, whole)
+        for part in sharded_parts(model) if whole else ():
+            part.unshard()
         answering = Answering.of_stage(stage)
         yield Engine(model, trainer.datamodule.tokenizer, answering, all_ended=ranks.all_ended), ranks
     finally:
         model.train(learning)
-        _reshard(model)
+        reshard(model)
+        keep_gathered(model, pl_module.keeps_gathered(trainer.global_step))
         if averaged:
             exchange(optimizer)
-
-
-def _parts(model: nn.Module) -> list[FSDPModule]:
-    return [module for module in model.modules() if is_sharded(module)]
-
-
-def _gather(model: nn.Module) -> None:
-    for part in _parts(model):
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
-
-
-def _reshard(model: nn.Module) -> None:
-    """As in training: every layer gives up its gathered weights after its forward pass, the root keeps them."""
-    for part in _parts(model):
-        part.set_reshard_after_forward(part is not model, recurse=False)
-        part.reshard()
 
 
 def _free_everywhere(device: torch.device) -> float:

@@ -139,7 +139,6 @@ def build_model(
     activation_checkpointing: ActivationCheckpointing = "none",
     recomputed_layers: int = 0,
     compile_blocks: bool = False,
-    keep_gathered: bool = False,
     attention: str = "auto",
     fp8: bool = False,
     fill: bool = True,
@@ -159,7 +158,6 @@ def build_model(
         activation_checkpointing: see `training.parallel`.
         recomputed_layers: see `training.parallel`.
         compile_blocks: see `training.parallel`.
-        keep_gathered: see `training.parallel`.
         attention: backend of `ops.interval_attention`.
         fp8: multiply with the layers' projections in 8-bit floats (`ops.fp8`).
         fill: False leaves the weights undefined, for a checkpoint that brings them.
@@ -189,7 +187,6 @@ def build_model(
         activation_checkpointing=activation_checkpointing,
         recomputed_layers=recomputed_layers,
         compile_blocks=compile_blocks,
-        keep_gathered=keep_gathered,
     )
     sharded = is_sharded(model)
     if sharded:

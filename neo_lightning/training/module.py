@@ -27,7 +27,13 @@ from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
 from neo_lightning.training.heap import keep_freed_memory
 from neo_lightning.training.optim import build_adamw
-from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, sum_over_copies
+from neo_lightning.training.parallel import (
+    ActivationCheckpointing,
+    keep_gathered,
+    reshard,
+    stages_kept,
+    sum_over_copies,
+)
 from neo_lightning.training.phases import DATA, begin, waiting
 from neo_lightning.training.random_state import set_random_state
 from neo_lightning.training.scoring import ScoringModule
@@ -138,6 +144,7 @@ class NeoModule(ScoringModule):
         self.hooks_done = 0.0
         """`time.perf_counter()` when the last step's hooks had run: what follows is waiting for data."""
         self._skips_in_a_row = 0
+        self._kept: frozenset[str] = frozenset()
 
     # ---- set-up
 
@@ -154,6 +161,7 @@ class NeoModule(ScoringModule):
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"precision {precision!r} is not supported; there are 32-true and bf16-mixed")
+        self._kept = stages_kept(getattr(self.trainer.strategy, "keep_gathered", False), self.stages)
         self.model = build_model(
             self.config,
             self.init,
@@ -162,7 +170,6 @@ class NeoModule(ScoringModule):
             lora=self.lora,
             mesh=mesh() if mesh is not None and (self.trainer.world_size > 1 or precision != "32-true") else None,
             bf16=precision == "bf16-mixed",
-            keep_gathered=getattr(self.trainer.strategy, "keep_gathered", False),
             **self._how,
             fill=self.trainer.ckpt_path is None,  # a checkpoint is about to bring all weights
             share=sharing(self.config, group) if (group := self.sequence_group()) else None,
@@ -195,19 +202,15 @@ class NeoModule(ScoringModule):
     def apply_stage_of(self, step: int) -> str:
         """Freeze and thaw as the stage of an optimiser step says; returns the stage's name."""
         assert self.model is not None
-        self.between_steps()  # what is thawed on a gathered copy is frozen again one step later
+        reshard(self.model)  # what is thawed on a gathered copy is frozen again one step later
         name, stage, _ = stage_at(self.stages, step)
         apply_stage(self.model, stage, self.config.extra_num_layers)
+        keep_gathered(self.model, self.keeps_gathered(step))
         return name
 
-    def between_steps(self) -> None:
-        """Put each rank's own part of the parameters in their place.
-
-        After a forward without a backward (validation, samples) gathered copies lie there.
-        """
-        model: Any = self.model
-        if is_sharded(model):
-            model.reshard()
+    def keeps_gathered(self, step: int) -> bool:
+        """Whether layers stay gathered between forward and backward of a micro-batch of this optimiser step."""
+        return stage_at(self.stages, step)[0] in self._kept
 
     def on_train_start(self) -> None:
         """Random states of the checkpoint, after everything that may have drawn during the set-up."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
@@ -108,9 +108,7 @@ def compile_layer(block: nn.Module) -> None:
     block.forward = run  # type: ignore[method-assign]
 
 
-def shard(
-    model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool, keep_gathered: bool = False
-) -> None:
+def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, bf16: bool) -> None:
     """FSDP2: each block is gathered alone, the rest (embedding, head) with the root.
 
     Args:
@@ -118,7 +116,6 @@ def shard(
         blocks: of it.
         mesh: [shard], or [replica, shard] where there are copies.
         bf16: compute in bfloat16.
-        keep_gathered: leave a block's weights gathered from its forward to its backward pass.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # a second, which one CPU does without
 
@@ -128,7 +125,7 @@ def shard(
         cast_forward_inputs=False,  # rotary angles stay float32; hidden states already have the parameters' type
     )
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)  # the root as well: clipping must not meet two kinds of tensors
 
 
@@ -136,6 +133,39 @@ def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
     """Whether `shard` was here: nothing is an FSDPModule before somebody has imported the class."""
     module = sys.modules.get("torch.distributed.fsdp")
     return module is not None and isinstance(model, module.FSDPModule)
+
+
+def sharded_parts(model: nn.Module) -> list[FSDPModule]:
+    """Of which each is gathered by itself; the root, which has what is in no layer, first."""
+    return [module for module in model.modules() if is_sharded(module)]
+
+
+def stages_kept(wanted: bool | Sequence[str], stages: Iterable[str]) -> frozenset[str]:
+    """Names of the stages in which layers stay gathered, from what `NeoStrategy(keep_gathered=...)` says.
+
+    Raises:
+        ValueError: there is no stage of that name.
+    """
+    known = frozenset(stages)
+    found = (known if wanted else frozenset()) if isinstance(wanted, bool) else frozenset(wanted)
+    if unknown := found - known:
+        raise ValueError(f"keep_gathered: there is no stage {min(unknown)!r}; there are: {', '.join(stages)}, or true")
+    return found
+
+
+def keep_gathered(model: nn.Module, wanted: bool) -> None:
+    """Whether layers stay gathered from their forward to their backward pass; the root always does."""
+    for part in sharded_parts(model):
+        part.set_reshard_after_forward(not wanted and part is not model, recurse=False)
+
+
+def reshard(model: nn.Module) -> None:
+    """Put each rank's own part of the parameters in their place.
+
+    After a forward without a backward (validation, samples) gathered copies lie there.
+    """
+    for part in sharded_parts(model):
+        part.reshard()
 
 
 def sum_over_copies(model: nn.Module, wanted: bool) -> None:
@@ -156,7 +186,6 @@ def parallelise(
     activation_checkpointing: ActivationCheckpointing = "none",
     recomputed_layers: int = 0,
     compile_blocks: bool = False,
-    keep_gathered: bool = False,
 ) -> None:
     """Apply recomputation, compilation and sharding to a model in place.
 
@@ -169,7 +198,6 @@ def parallelise(
         recomputed_layers: of so many, the first, everything is repeated (`full`), whatever the mode of the others.
         compile_blocks: compile each block, once for each row length; see `compile_layer`. With selective
             recomputation this needs an attention backend that compiles, else the blocks run as if not compiled.
-        keep_gathered: see `shard`.
     """
     blocks = list(blocks)
     if not 0 <= recomputed_layers <= len(blocks):
@@ -186,6 +214,6 @@ def parallelise(
         if compile_blocks and mode != "full":  # around it: selective recomputation has to see single operations
             compile_layer(block)
     if mesh is not None and (mesh.size() > 1 or bf16):
-        shard(model, blocks, mesh, bf16=bf16, keep_gathered=keep_gathered)
+        shard(model, blocks, mesh, bf16=bf16)
     elif bf16:
         raise ValueError("bfloat16 compute with float32 master weights needs `NeoStrategy`, also on one device")

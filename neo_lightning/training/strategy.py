@@ -69,7 +69,7 @@ class NeoStrategy(ModelParallelStrategy):
         timeout_minutes: float = 30.0,
         setup_timeout: float = 10.0,
         process_group_backend: str | None = None,
-        keep_gathered: bool = False,
+        keep_gathered: bool | list[str] = False,
     ) -> None:
         """
         Args:
@@ -79,8 +79,9 @@ class NeoStrategy(ModelParallelStrategy):
                 are lost, and a rank may wait for data.
             setup_timeout: minutes in which all ranks must have come together, and the first step be done.
             process_group_backend: `nccl`, `gloo`; chosen by the device if None.
-            keep_gathered: leave the layers' weights gathered between a micro-batch's forward and backward pass: half
-                the gathers, for memory of a whole copy of the weights as computed with. `plan` says where that fits.
+            keep_gathered: leave the layers' weights gathered between a micro-batch's forward and backward pass, in all
+                stages or those of these names: half the gathers, for memory of a whole copy of the weights as computed
+                with. `plan` says where that fits.
         """
         check_sizes(shard_size, sequence_size)
         super().__init__(

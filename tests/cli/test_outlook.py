@@ -61,6 +61,18 @@ def test_what_ranks_wait_for_each_other_is_said_for_the_recipes_way(
     assert "Time that is work" not in capsys.readouterr().out, "one device waits for nobody"
 
 
+def test_layers_are_kept_gathered_in_the_stages_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["plan", "neo_ov_2b", "--device", "h100", "--devices", "8"]
+    peaks: dict[str, list[float]] = {}
+    for kept in ("false", "true", "[sft]"):
+        assert main([*line, f"--trainer.strategy.init_args.keep_gathered={kept}"]) == 0
+        peaks[kept] = [float(peak) for peak in rows(capsys.readouterr().out)["most at one time"]]
+    assert all(y > x + 1 for x, y in zip(peaks["false"], peaks["true"], strict=True)), "GiB: a copy of the weights"
+    assert peaks["[sft]"] == [*peaks["false"][:-1], peaks["true"][-1]]
+    assert main([*line, "--trainer.strategy.init_args.keep_gathered=[sff]"]) == 2
+    assert "keep_gathered: there is no stage 'sff'; there are: " in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_said_with_what_would(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["plan", "finetune", "--model.model=neo_ov_2b", "--devices", "4", "--strict"]
     assert main([*line, "--device", "a100-40g", "--model.activation_checkpointing=none"]) == 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch import Callback
 
 from neo_lightning.training import step
 from neo_lightning.training.module import NeoModule
@@ -51,20 +52,31 @@ class Watched(NeoModule):
         return outputs
 
 
-def train(folder: str, ranks: int, shard_size: int | None, keep_gathered: bool = False) -> Watched:
+class Looks(Callback):
+    """Behind every step a forward pass without a backward one, as a validation has, which leaves weights gathered."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.validation_step(batch[:1], 0)
+
+
+Kept = bool | list[str]
+
+
+def train(folder: str, ranks: int, shard_size: int | None, keep_gathered: Kept = False, looks: bool = False) -> Watched:
     """A step with a frozen backbone, and two of everything."""
     run = {name: replace(stage, packs_per_step=PACKS) for name, stage in tiny.stages(1, 2).items()}
     net = Watched(run, model=tiny.CONFIG)  # type: ignore[arg-type]
     strategy = NeoStrategy(shard_size=shard_size, keep_gathered=keep_gathered)
     fitter = tiny.trainer(Path(folder), steps=3, save_every=0, devices=ranks, strategy=strategy)
+    fitter.callbacks += [Looks()] * looks  # type: ignore[attr-defined]
     fitter.fit(net, datamodule=tiny.TinyData(run))
     return net
 
 
-def count_messages(folder: str, ranks: int, shard_size: int, keep_gathered: bool = False) -> None:
+def count_messages(folder: str, ranks: int, shard_size: int, keep_gathered: Kept = False, looks: bool = False) -> None:
     """One of the ranks; writes what it sent."""
     torch.set_num_threads(1)
-    net = train(folder, ranks, shard_size, keep_gathered)
+    net = train(folder, ranks, shard_size, keep_gathered, looks)
     found = [
         {"loss": r.loss, "norm": r.grad_norm, "sent": [asdict(m) for m in s]}
         for r, s in zip(net.reports, net.sent, strict=True)
@@ -105,18 +117,24 @@ def test_gradients_are_summed_over_copies_once_a_step(
         assert gathers[-3] < gathers[-2] == gathers[-1], "what is frozen is not sent"
 
 
+@pytest.mark.parametrize("looks", [False, True])
 def test_layers_that_stay_gathered_are_gathered_once_a_micro_batch_and_change_no_bit(
-    forks: Server, tmp_path: Path
+    forks: Server, tmp_path: Path, looks: bool
 ) -> None:
+    """In all stages, or in those that are named; also where a validation has left them gathered."""
     found = {}
-    for kept in (False, True):
-        (tmp_path / str(kept)).mkdir()
-        call = forks.run("tests.training.test_ranks:count_messages", str(tmp_path / str(kept)), 2, 2, kept, ranks=2)
-        assert call[0] == 0, call[1]
-        found[kept] = json.loads((tmp_path / str(kept) / "0.json").read_text())
+    for name, kept in (("never", False), ("always", True), ("two", ["mid_training"])):
+        (tmp_path / name).mkdir()
+        line = (str(tmp_path / name), 2, 2, kept, looks)
+        status, output = forks.run("tests.training.test_ranks:count_messages", *line, ranks=2)
+        assert status == 0, output
+        found[name] = json.loads((tmp_path / name / "0.json").read_text())
     layers, micro_batches = tiny.CONFIG.num_hidden_layers, PACKS // 2
-    for again, once in zip(found[False], found[True], strict=True):
-        assert (again["loss"], again["norm"]) == (once["loss"], once["norm"])
-        gathers = [elements([Message(**m) for m in step["sent"]], "_allgather_base_") for step in (again, once)]
-        assert len(gathers[0]) - len(gathers[1]) in (layers * micro_batches, (layers - 1) * micro_batches)
-        assert gathers[1]
+    for number, steps in enumerate(zip(*found.values(), strict=True)):
+        assert len({(step["loss"], step["norm"]) for step in steps}) == 1, "the same bits"
+        again, always, two = (len(elements([Message(**m) for m in step["sent"]], "_allgather_base_")) for step in steps)
+        spared = again - always
+        most = layers * micro_batches + (layers if looks else 0)  # what a look has gathered lies there still
+        assert (layers - 1) * micro_batches <= spared <= most
+        assert again - two == (spared if number else 0), "the first step is another stage's"
+        assert always

@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from neo_lightning import stopping
 from neo_lightning.checkpoint import commit
 from neo_lightning.training.module import NeoModule
+from neo_lightning.training.parallel import reshard
 from neo_lightning.training.phases import phase
 from neo_lightning.training.place import check_room, check_shared
 from neo_lightning.training.saving import CheckpointSaveError, Saves, UnhealthyError
@@ -231,7 +232,7 @@ class CommitCheckpoint(Checkpoint):
         """Save where all ranks stopped between two steps; else nothing, as the state may be that of half a step."""
         try:
             if isinstance(exception, stopping.StoppedTogether) and pl_module.report is not None:
-                pl_module.between_steps()
+                reshard(pl_module.model)
                 # a validation that was left is done again, and from its first row
                 trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset_on_run()
                 self._save(trainer, pl_module, wait=True)
