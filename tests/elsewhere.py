@@ -18,12 +18,12 @@ SHARED = ("torch", "torchvision", "transformers", "av")
 """What an export asks for; with what they require themselves."""
 
 
-def make(folder: Path) -> Path:
-    """The environment's folder, made in it."""
+def make(folder: Path, *more: str) -> Path:
+    """The environment's folder, made in it; `more` packages than an export asks for."""
     home = folder / "elsewhere"
     venv.create(home, with_pip=False, symlinks=True)
     (packages,) = home.glob("lib/python*/site-packages")
-    for name in _with_requirements(SHARED):
+    for name in _with_requirements((*SHARED, *more)):
         found = distribution(name)
         for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
             link = packages / top

@@ -134,7 +134,7 @@ def execute(step: Step, folder: Path, environment: dict[str, str], forks: Server
         text = text.replace(there, here)
     if step.kind == "python" and "from transformers import" in text:  # "in any environment", so in one without us
         home = folder / "elsewhere"
-        home = home if home.exists() else elsewhere.make(folder)
+        home = home if home.exists() else elsewhere.make(folder, "torchao")
         try:
             return 0, elsewhere.run(home, text, cwd=folder, environment=environment)
         except subprocess.CalledProcessError as error:

@@ -112,7 +112,10 @@ def test_low_rank_terms_reach_the_answers_of_the_whole_model(
     for model in (load(tmp_path / "export"), load(base, adapter=tmp_path / "adapter")):
         assert not wrong_answers(model, shards), "trained questions that the model does not answer"
     assert main(["model", "merge", str(base), str(tmp_path / "adapter"), str(tmp_path / "merged")]) == 0
-    assert not wrong_answers(load(tmp_path / "merged"), shards)
+    merged = load(tmp_path / "merged")
+    assert not wrong_answers(merged, shards)
+    photo = shards / "media" / "astronaut.png"
+    assert merged.answer("Who is in the picture?", images=[photo]).strip() == "an astronaut", "as a person asks"
 
 
 def wrong_answers(model: Engine, shards: Path) -> list[tuple[str, str, tuple[object, ...]]]:
