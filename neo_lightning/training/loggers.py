@@ -49,6 +49,7 @@ class RunCSVLogger(Logger):
         self._waiting: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}
         self._repeats_last = False  # the first waiting line takes the place of the last one in the file
+        self._before: list[dict[str, Any]] | None = None  # to what the file has still to be cut, the disk being full
         self._opened = False
         self._effort = BestEffort(str(self.path))
 
@@ -115,9 +116,11 @@ class RunCSVLogger(Logger):
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         """All of the lines, or none."""
-        if self._repeats_last or any(name not in self._columns for line in lines for name in line):
-            before = self._read()
+        cut, wider = self._before is not None, any(name not in self._columns for line in lines for name in line)
+        if cut or wider or self._repeats_last:
+            before = self._read() if self._before is None else self._before
             self._rewrite([*(before[:-1] if self._repeats_last else before), *lines])
+            self._before = None
         else:
             text = io.StringIO(newline="")
             csv.DictWriter(text, self._columns).writerows(lines)
@@ -139,8 +142,10 @@ class RunCSVLogger(Logger):
                 before.pop()
             else:
                 self._last = {**before[-1], "step": step}
+        self._before = before
         with self._effort.attempt():
             self._rewrite(before)
+            self._before = None
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():

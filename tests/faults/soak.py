@@ -15,6 +15,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
         yield mounted
     finally:
         if mounted:
+            shutil.copytree(folder, folder.with_name(f"{folder.name}-left"), dirs_exist_ok=True)  # to look at
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 

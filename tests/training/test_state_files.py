@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,34 @@ def test_a_cut_line_of_the_log_is_no_line(tmp_path: Path) -> None:
     back.log_metrics({"loss": 0.5}, step=10)
     back.save()
     assert read_curves(tmp_path).points("loss") == [(9, 9.5), (10, 0.5)], "a run that goes back does its steps again"
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file grows beyond 2 KB here: what a full disk does to one that is written."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, most[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+
+
+def test_a_start_on_a_full_disk_logs_no_step_twice(tmp_path: Path) -> None:
+    """What earlier starts logged of steps that come again goes as soon as the file can be written."""
+    log, step = RunCSVLogger(str(tmp_path)), 500
+    for number in range(1, 601):
+        log.log_metrics({"loss": 0.5}, step=number)
+    log.save()
+    again = RunCSVLogger(str(tmp_path))
+    with no_room():
+        again.log_metrics({"loss": 0.25}, step=step)
+        again.save()
+        assert read_curves(tmp_path).steps == tuple(range(1, 601)), "nothing is lost while nothing can be written"
+    again.log_metrics({"loss": 0.25}, step=step + 1)
+    again.finalize("success")
+    before = [(number, 0.5) for number in range(1, step)]
+    assert read_curves(tmp_path).points("loss") == [*before, (step, 0.25), (step + 1, 0.25)]
 
 
 class _Log(Callback):
