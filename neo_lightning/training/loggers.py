@@ -134,9 +134,12 @@ class RunCSVLogger(Logger):
         self._opened = True
         with self._effort.attempt():
             self._folder.mkdir(parents=True, exist_ok=True)
+        # of a training that goes back within this process, what a full disk has kept from the file goes likewise
+        self._waiting, self._repeats_last = [line for line in self._waiting if line["step"] < step], False
         if not self.path.exists():
             return
-        before = [line for line in self._read() if (line.get("step") or "").isdigit() and int(line["step"]) <= step]
+        found = self._read() if self._before is None else self._before
+        before = [line for line in found if (line.get("step") or "").isdigit() and int(line["step"]) <= step]
         if before and int(before[-1]["step"]) == step:
             if any(before[-1].get(name) for name in names):
                 before.pop()

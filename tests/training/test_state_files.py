@@ -65,6 +65,23 @@ def test_a_start_on_a_full_disk_logs_no_step_twice(tmp_path: Path) -> None:
     assert read_curves(tmp_path).points("loss") == [*before, (step, 0.25), (step + 1, 0.25)]
 
 
+def test_a_training_that_goes_back_on_a_full_disk_logs_no_step_twice(tmp_path: Path) -> None:
+    log = RunCSVLogger(str(tmp_path))
+    for number in range(1, 601):
+        log.log_metrics({"loss": 0.5}, step=number)
+    log.save()
+    with no_room():
+        for number in range(601, 611):
+            log.log_metrics({"loss": 0.5}, step=number)
+        log.finalize("failed")
+        log.log_metrics({"loss": 0.25}, step=605)
+        log.finalize("failed")
+        log.log_metrics({"loss": 0.125}, step=590)
+    log.log_metrics({"loss": 0.125}, step=591)
+    log.finalize("success")
+    assert read_curves(tmp_path).points("loss") == [*((n, 0.5) for n in range(1, 590)), (590, 0.125), (591, 0.125)]
+
+
 class _Log(Callback):
     """Logs each step, and looks at what is on the disk when a checkpoint is made."""
 
