@@ -55,7 +55,7 @@ class Watched(NeoModule):
 
 
 class Looks(Callback):
-    """Behind every step it is asked, and validates: forward passes without backward ones, which leave weights gathered."""
+    """Is asked behind every step, and validates: forward passes without backward ones, which leave weights gathered."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         with asked(trainer, pl_module):
