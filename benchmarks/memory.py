@@ -47,9 +47,9 @@ from neo_lightning.types import PackedBatch, Stage
 
 SIZES = {"small": (256, 3, 4096, 512), "medium": (512, 12, 16384, 4096)}
 """Name -> width, layers, vocabulary, tokens: 4 and 45 M parameters."""
-TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",), 3: ("lora",)}
-"""3: low-rank terms beside everything."""
-LORA = Lora(rank=8)
+TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",), 3: ("lora",), 4: ("lora",)}
+"""3: low-rank terms beside everything; 4: beside projections in 8 bits."""
+LORAS = {3: Lora(rank=8), 4: Lora(rank=8, base_bits=8)}
 MODES: dict[str, tuple[ActivationCheckpointing, int]] = {
     "none": ("none", 0),
     "selective": ("selective", 0),
@@ -135,13 +135,17 @@ def local_bytes(tensors: Any) -> int:
     return sum((x._local_tensor if isinstance(x, DTensor) else x).nbytes for x in tensors)
 
 
+def plan_of(stage: int, tokens: int) -> Stage:
+    """Two steps of a row."""
+    return Stage(steps=2, context=tokens, packs_per_step=1, mixture={"x": 1.0}, lr=1e-4, trains=TRAINS[stage])
+
+
 def train(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode: str) -> tuple[Marks, list]:
     """Two steps under a profiler: the sums and the trace's events."""
     first = packed_row(config, 64, "text")
-    tokens = row.input_ids.numel()
-    plan = Stage(steps=2, context=tokens, packs_per_step=1, mixture={"x": 1.0}, lr=1e-4, trains=TRAINS[stage])
+    plan = plan_of(stage, row.input_ids.numel())
     how: dict[str, Any] = {"activation_checkpointing": MODES[mode][0], "recomputed_layers": MODES[mode][1]}
-    how["lora"] = LORA if stage == 3 else None
+    how["lora"] = LORAS.get(stage)
     module, marks = NeoModule({"one": plan}, model=config, **how), Marks()  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -202,9 +206,10 @@ def measure(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mod
 def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode: str) -> dict[str, int]:
     """Part -> bytes, by the formula; `layer` is the last one, as measured."""
     assert row.info is not None
-    lora = LORA if stage == 3 else None
+    lora = LORAS.get(stage)
     terms = TermsOfRun.of(lora, config)
-    sizes = {name: p.numel() for name, p in build.network(config, lora).named_parameters()}
+    model = build.network(config, lora)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
     counts = RowCounts(
         tokens=row.input_ids.numel(),
         visual=row.visual_index.numel(),
@@ -219,7 +224,8 @@ def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode
     )
     trained = trained_names(sizes, TRAINS[stage], config.extra_num_layers)
     if lora is not None:
-        layout = replace(layout, halved=frozenset(set(sizes) - trained))
+        build.freeze(model, {"one": plan_of(stage, counts.tokens)}, lora, bf16=layout.bf16)
+        layout = replace(layout, at_rest={name: p.element_size() for name, p in model.named_parameters()})
     found = asdict(step_memory(config, sizes, trained.__contains__, counts, layout, terms))
     last = layer_backward(config, trained.__contains__, config.num_hidden_layers - 1, counts, layout, terms)
     return {**found, "layer": last}

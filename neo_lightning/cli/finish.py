@@ -28,8 +28,10 @@ from ..checkpoint.meta import read_meta
 from ..checkpoint.shards import ShardReader
 from ..evaluation.context import Evaluation, EvaluationContext
 from ..model.config import NeoConfig
+from ..model.frozen import is_scale, scale_name
 from ..model.lora import TRAINED, Lora, add_adapter, merge, term_name
 from ..model.neo import Neo
+from ..ops.eight_bits import Coded, decode
 from ..training.build import network
 from ..training.ema import EMA
 from .history import checkpoints_of
@@ -85,7 +87,7 @@ def restore(
     model.to_empty(device=device)
     reader = ShardReader(checkpoint)
     parameters = dict(model.named_parameters())
-    stored = {name.removeprefix(WEIGHTS) for name in reader.shapes if name.startswith(WEIGHTS)}
+    stored = {name.removeprefix(WEIGHTS) for name in reader.shapes if name.startswith(WEIGHTS) and not is_scale(name)}
     if stored != set(parameters):
         raise ValueError(
             f"{checkpoint} does not hold this network: missing {sorted(set(parameters) - stored)[:5]}, "
@@ -139,7 +141,8 @@ def export_adapter(
         rslora=lora.rslora,
         dropout=lora.dropout,
         base=noted["lora"]["base"],
-        digest=base_digest(lambda name: reader.read(WEIGHTS + name), modules),
+        # a base in 8 bits is no other base, and does not say of which floats it was made
+        digest=None if lora.base_bits else base_digest(lambda name: reader.read(WEIGHTS + name), modules),
         pairs={name: (read(term_name(name, "A")), read(term_name(name, "B"))) for name in modules},
         whole={name: read(name) for name in noted["lora"]["whole"]},
     )
@@ -147,9 +150,10 @@ def export_adapter(
 
 
 def _learned(reader: ShardReader, name: str, weights: Literal["ema", "raw"] | None) -> Tensor:
-    """A parameter, or its average: what was never trained has none."""
-    average = AVERAGE.format(name)
-    return reader.read(average if average in reader.shapes and weights != "raw" else WEIGHTS + name)
+    """A parameter, or its average: what was never trained has none. What lay in 8 bits is float32 again."""
+    average, scale = AVERAGE.format(name), WEIGHTS + scale_name(name)
+    value = reader.read(average if average in reader.shapes and weights != "raw" else WEIGHTS + name)
+    return decode(Coded(value, reader.read(scale)), torch.float32) if scale in reader.shapes else value
 
 
 def has_average(reader: ShardReader) -> bool:

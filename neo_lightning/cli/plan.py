@@ -177,10 +177,9 @@ def _asking(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Devi
     """What samples and evaluations while training take of a device, in the stage that leaves the least."""
     from ..training.asking import ROOM, cache_bytes
 
-    width = planned.layout.width
-    weights = width * sum(planned.sizes.values())
+    weights = planned.layout.gathered(planned.sizes)
     kept = max(o.memory.masters + o.memory.moments + o.memory.averages for o in outlooks.values())
-    cache = cache_bytes(planned.config, max(stage.context for stage in planned.stages.values()), width)
+    cache = cache_bytes(planned.config, max(stage.context for stage in planned.stages.values()), planned.layout.width)
     free = device.usable * GIB - kept
     once = "gathered once" if weights <= ROOM * free else "too much of that, so gathered again for every token"
     return (

@@ -81,12 +81,14 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
         ValueError: the strategy's sizes do not fit the devices or the model's heads.
     """
+    import torch
+
     from ..model.lora import Lora
-    from ..training.build import Init, network, read_config
+    from ..training.build import Init, freeze, network, read_config
     from ..training.memory import Layout
     from ..training.parallel import stages_kept
     from ..training.sequence import check_sizes, key_repeats
-    from ..training.stages import check_stages, never_trained
+    from ..training.stages import check_stages
     from .arguments import parse
     from .parser import NeoCLI, build_stage
 
@@ -101,8 +103,11 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     built = network(config, lora)
     sizes = {name: p.numel() for name, p in built.named_parameters()}
     stages = {name: build_stage(name, stage.as_dict()) for name, stage in found["stages"].items()}
+    bf16, at_rest = str(trainer.get("precision")).startswith("bf16"), {}
     if lora is not None:
         check_stages(built, stages, config.extra_num_layers)
+        freeze(built, stages, lora, bf16=bf16)
+        at_rest = {name: p.element_size() for name, p in built.named_parameters() if p.dtype != torch.float32}
     count = _devices(trainer) if devices is None else devices
     given = strategy_sizes(trainer)
     shard_size = given[0] or count
@@ -121,12 +126,12 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         layout=Layout(
             shard_size=shard_size,
             sequence_size=given[1],
-            bf16=str(trainer.get("precision")).startswith("bf16"),
+            bf16=bf16,
             checkpointing=model.get("activation_checkpointing", "none"),
             averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
             kernels="triton" if gpu else "eager",
-            halved=frozenset() if lora is None else frozenset(never_trained(sizes, stages, config.extra_num_layers)),
+            at_rest=at_rest,
         ),
         kept=stages_kept(strategy_args(trainer).get("keep_gathered", False), stages),
         devices=count,

@@ -8,6 +8,7 @@ Parameters carry the names of the released checkpoint.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.frozen import held
 from neo_lightning.model.low_rank import low_rank
+from neo_lightning.ops.eight_bits import Coded
 from neo_lightning.ops.interval_attention import interval_attention
 from neo_lightning.ops.joint_linear import Order, joint_linear, lay_together
 from neo_lightning.ops.qk_norm_rope import Rope, few_norm_rope, paired_weights, qk_norm_rope
@@ -112,14 +115,20 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=False)
 
 
+def _together(projections: Sequence[nn.Linear], x: Tensor, order: Order | None, fp8: bool) -> Tensor:
+    """Projections that share their input; what low-rank terms add to them is not held any longer than that takes."""
+    plus = low_rank(x, projections, order)
+    return joint_linear(x, [held(projection) for projection in projections], order, fp8=fp8, plus=plus)
+
+
 def _alone(projection: nn.Linear, x: Tensor, fp8: bool) -> Tensor:
-    """A projection that shares its input with no other: torch's own product but for 8 bits, or without gradients.
+    """A projection that shares its input with no other: torch's own product but for any 8 bits, or without gradients.
 
     Recomputation of a layer ends in front of torch's last product, and behind that of a Python function.
     """
-    plus = low_rank(x, (projection,))
-    if fp8 or not torch.is_grad_enabled():
-        return joint_linear(x, (projection.weight,), fp8=fp8, plus=plus)
+    weight, plus = held(projection), low_rank(x, (projection,))
+    if fp8 or isinstance(weight, Coded) or not torch.is_grad_enabled():
+        return joint_linear(x, (weight,), fp8=fp8, plus=plus)
     return projection(x) if plus is None else torch.addmm(plus, x, projection.weight.t())
 
 
@@ -144,10 +153,11 @@ class Attention(nn.Module):
     def forward(self, x_TE: Tensor, row: Row) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
         projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
-        weights = [projection.weight for projection in projections]
-        q_width, _, k_width, _, v_width = (weight.shape[0] for weight in weights)
+        q_width, _, k_width, _, v_width = (projection.weight.shape[0] for projection in projections)
         plus = low_rank(x_TE, projections, row.order)
-        joint_TF = joint_linear(x_TE, weights, row.order, fp8=self.fp8, plus=plus)
+        joint_TF = joint_linear(
+            x_TE, [held(projection) for projection in projections], row.order, fp8=self.fp8, plus=plus
+        )
         if row.memo is not None:
             return self._few(joint_TF, q_width // self.head_dim, row, row.memo)
         parts = joint_TF.split([2 * q_width, 2 * k_width, v_width], 1)
@@ -191,8 +201,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        weights, plus = (self.gate_proj.weight, self.up_proj.weight), low_rank(x, (self.gate_proj, self.up_proj))
-        gate_up = joint_linear(x, weights, fp8=self.fp8, plus=plus)
+        gate_up = _together((self.gate_proj, self.up_proj), x, None, self.fp8)
         return _alone(self.down_proj, swiglu(gate_up), self.fp8)
 
     def lay_together(self) -> None:

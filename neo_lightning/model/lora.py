@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,9 @@ class Lora:
     """Sets of weights: q, k, v, o, hw, mlp, patch; backbone, vision, all."""
     rslora: bool = False
     """Multiply by alpha / sqrt(rank) instead, which suits large ranks (arXiv 2312.03732)."""
+    base_bits: Literal[8] | None = None
+    """8: the layers' projections that no stage trains lie in 8 bits (`model.frozen`), half of bfloat16's memory, and
+    terms are trained beside rounded weights. None: they lie as they are computed with."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -62,6 +65,8 @@ class Lora:
             raise ValueError(f"lora: alpha must be positive and finite, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"lora: dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.base_bits not in (None, 8):
+            raise ValueError(f"lora: base_bits must be 8 or null (as they are computed with), got {self.base_bits!r}")
         known = ", ".join((*TARGETS, *PRESETS))
         if not self.targets:
             raise ValueError(f"lora: targets is empty, so nothing would be trained; there are: {known}")
@@ -102,6 +107,11 @@ def targetable(config: NeoConfig) -> list[str]:
     layer = [part for name, parts in TARGETS.items() if name != "patch" for part in parts]
     layers = [f"{_LAYER}{i}.{part}" for i in range(config.num_hidden_layers) for part in layer]
     return [*(f"vision_model.embeddings.{part}" for part in TARGETS["patch"]), *layers]
+
+
+def projections(config: NeoConfig) -> list[str]:
+    """The weights of all layers' projections, by name."""
+    return [f"{name}.weight" for name in targetable(config) if name.startswith(_LAYER)]
 
 
 def _held(target: str, config: NeoConfig) -> set[str]:

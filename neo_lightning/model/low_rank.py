@@ -103,7 +103,7 @@ def low_rank(
         x = F.dropout(x, one.dropout)
     inner = (x @ torch.cat([rows(term.A) for term in found]).t()) * one.scale
     blocks = [
-        module.weight.new_empty(module.weight.shape[0], 0) if term is None else term.B.flatten(1)
+        one.B.new_empty(module.weight.shape[0], 0) if term is None else term.B.flatten(1)
         for module, term in zip(modules, terms, strict=True)
     ]
     outer = blocks[0] if len(blocks) == 1 else torch.block_diag(*blocks)

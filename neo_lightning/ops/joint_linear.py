@@ -12,6 +12,8 @@ Without gradients and for few rows nothing is copied: the outputs are put togeth
 are neighbours in memory (`lay_together`), which makes them one matrix. On a CPU a large matrix then stands on the left,
 W x^T: its library is up to four times as fast that way round.
 
+A frozen weight may lie in 8 bits (`ops.eight_bits`): it is decoded on that occasion, and its codes are what is kept.
+
 In 8-bit floats (`ops.fp8`) go the product above and its gradient to x. The weights' gradients stay in x's dtype: they
 are what an optimiser gathers over many steps, and one of them alone would want scales along the tokens.
 """
@@ -26,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neo_lightning.ops.eight_bits import Coded, decode
 from neo_lightning.ops.fp8 import mm_fp8
 
 FEW = 256
@@ -45,7 +48,7 @@ class Order(NamedTuple):
 
 def joint_linear(
     x: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Tensor | Coded],
     order: Order | None = None,
     *,
     fp8: bool = False,
@@ -54,7 +57,7 @@ def joint_linear(
     """The outputs of bias-free linear layers of one input, side by side.
 
     Args:
-        x: [T, E]; weights: [F_i, E] each, of the same dtype.
+        x: [T, E]; weights: [F_i, E] each, of the same dtype, or in 8 bits and frozen.
         order: of the outputs, that of the weights if absent.
         fp8: multiply in 8-bit floats; E and the sum of F_i are multiples of 16 then.
         plus: [T, sum of F_i], added to the outputs.
@@ -64,10 +67,12 @@ def joint_linear(
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
-    inputs = (x, *weights) if plus is None else (x, plus, *weights)
+        x, weights = x.to(dtype), [w if isinstance(w, Coded) else w.to(dtype) for w in weights]
+    tensors = [weight.codes if isinstance(weight, Coded) else weight for weight in weights]
+    scales = [weight.scale if isinstance(weight, Coded) else None for weight in weights]
+    inputs = (x, *tensors) if plus is None else (x, plus, *tensors)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return _JointLinear.apply(x, order, fp8, plus, *weights)
+        return _JointLinear.apply(x, order, fp8, plus, *tensors, *scales)
     if x.shape[0] <= FEW and not fp8 and not torch.compiler.is_compiling():
         return _few(x, weights, order) if plus is None else _few(x, weights, order) + plus
     return _product(x, weights, order, fp8, plus)  # a compiler leaves its graph at a Function that needs no gradient
@@ -80,10 +85,11 @@ def lay_together(weights: Sequence[Tensor]) -> None:
         weight.data = part
 
 
-def _few(x: Tensor, weights: Sequence[Tensor], order: Order | None) -> Tensor:
+def _few(x: Tensor, weights: Sequence[Tensor | Coded], order: Order | None) -> Tensor:
     """The product of few rows, [T, sum of F_i]."""
-    together = weights[0] if len(weights) == 1 else _neighbours(weights)
-    y = torch.cat([_few_rows(x, weight) for weight in weights], 1) if together is None else _few_rows(x, together)
+    floats = [_floats(weight, x.dtype) for weight in weights]
+    together = floats[0] if len(floats) == 1 else _neighbours(floats)
+    y = torch.cat([_few_rows(x, weight) for weight in floats], 1) if together is None else _few_rows(x, together)
     return y if order is None else y.index_select(1, order.rows)
 
 
@@ -108,25 +114,29 @@ def _neighbours(weights: Sequence[Tensor]) -> Tensor | None:
 
 
 class _JointLinear(torch.autograd.Function):
-    """(x [T, E], order, fp8, plus [T, sum of F_i], weights [F_i, E]...) -> [T, sum of F_i]."""
+    """(x [T, E], order, fp8, plus [T, sum of F_i], weights or codes [F_i, E]..., scales [F_i] or None...)
+    -> [T, sum of F_i]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Order | None, fp8: bool, plus: Tensor | None, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None, *weights)
+    def forward(
+        ctx: Any, x: Tensor, order: Order | None, fp8: bool, plus: Tensor | None, *given: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None, *given)
         ctx.order, ctx.fp8 = order, fp8
-        return _product(x, weights, order, fp8, plus)
+        return _product(x, _paired(given), order, fp8, plus)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
+        x, *given = ctx.saved_tensors
         (dy,), (x_wants, _, _, plus_wants, *wants), order = grads, ctx.needs_input_grad, ctx.order
         dx, dplus = None, dy if plus_wants else None
         if x_wants:
-            together = _together(weights, order)
+            together = _together(_paired(given), order, dy.dtype)
             dx = mm_fp8(dy, together.t()) if ctx.fp8 else dy.mm(together)
         if not any(wants):
-            return dx, None, None, dplus, *(None for _ in weights)
-        widths = [weight.shape[0] for weight in weights]
+            return dx, None, None, dplus, *(None for _ in given)
+        count = len(given) // 2
+        wants, widths = wants[:count], [weight.shape[0] for weight in given[:count]]
         if not all(wants):
             if order is None:
                 dy = torch.cat(list(compress(dy.split(widths, 1), wants)), 1)
@@ -136,20 +146,39 @@ class _JointLinear(torch.autograd.Function):
         if all(wants) and order is not None:
             dw = dw.index_select(0, order.inverse)
         dws = iter(dw.split(list(compress(widths, wants))))
-        return dx, None, None, dplus, *(next(dws) if wanted else None for wanted in wants)
+        return dx, None, None, dplus, *(next(dws) if wanted else None for wanted in wants), *(None for _ in wants)
+
+
+def _paired(given: Sequence[Any]) -> list[Tensor | Coded]:
+    """Weights from [weights or codes..., scales or None...]."""
+    count = len(given) // 2
+    pairs = zip(given[:count], given[count:], strict=True)
+    return [weight if scale is None else Coded(weight, scale) for weight, scale in pairs]
 
 
 def _product(
-    x: Tensor, weights: Sequence[Tensor], order: Order | None, fp8: bool, plus: Tensor | None = None
+    x: Tensor, weights: Sequence[Tensor | Coded], order: Order | None, fp8: bool, plus: Tensor | None = None
 ) -> Tensor:
     """[T, sum of F_i]."""
-    together = _together(weights, order)
+    together = _together(weights, order, x.dtype)
     if plus is None:
         return mm_fp8(x, together) if fp8 else x.mm(together.t())
     return plus + mm_fp8(x, together) if fp8 else torch.addmm(plus, x, together.t())
 
 
-def _together(weights: Sequence[Tensor], order: Order | None) -> Tensor:
-    """[sum of F_i, E]."""
-    stacked = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+def _together(weights: Sequence[Tensor | Coded], order: Order | None, dtype: torch.dtype) -> Tensor:
+    """[sum of F_i, E]; dtype is that of what was in 8 bits."""
+    coded = [weight for weight in weights if isinstance(weight, Coded)]
+    if len(coded) == len(weights):  # put together as it is small
+        return decode(Coded(*(_rows(parts, order) for parts in zip(*coded, strict=True))), dtype)
+    return _rows([_floats(weight, dtype) for weight in weights], order)
+
+
+def _rows(parts: Sequence[Tensor], order: Order | None) -> Tensor:
+    """[sum of F_i, ...] from [F_i, ...] each."""
+    stacked = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
     return stacked if order is None else stacked.index_select(0, order.rows)
+
+
+def _floats(weight: Tensor | Coded, dtype: torch.dtype) -> Tensor:
+    return decode(weight, dtype) if isinstance(weight, Coded) else weight

@@ -39,7 +39,8 @@ def asked(trainer: Any, pl_module: Any, *, room: float = ROOM) -> Iterator[tuple
     ranks = Ranks(rank=trainer.global_rank, count=trainer.world_size, device=pl_module.device)
     stage = stage_at(pl_module.stages, max(0, trainer.global_step - 1))[1]
     width = 2 if trainer.precision == "bf16-mixed" else 4
-    whole = width * sum(p.numel() for p in model.parameters()) <= room * _free_everywhere(pl_module.device)
+    gathered = sum(min(width, p.element_size()) * p.numel() for p in model.parameters())
+    whole = gathered <= room * _free_everywhere(pl_module.device)
     learning = model.training
     averaged = any(True for _ in averages(optimizer))
     reshard(model)  # what validation left gathered has to be gathered again from other weights

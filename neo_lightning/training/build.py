@@ -20,10 +20,12 @@ from neo_lightning.checkpoint.load import load_config, load_state
 from neo_lightning.checkpoint.qwen3 import qwen3_config, qwen3_state
 from neo_lightning.checkpoint.shards import is_distributed, shard_rows
 from neo_lightning.model.config import NeoConfig
+from neo_lightning.model.frozen import hold_in_8_bits, is_scale, scale_name
 from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.layers import PackedRow, Row
-from neo_lightning.model.lora import TRAINED, Lora, add_adapter, initial_terms, is_term, use
+from neo_lightning.model.lora import TRAINED, Lora, add_adapter, initial_terms, is_term, projections, use
 from neo_lightning.model.neo import Neo
+from neo_lightning.ops.eight_bits import encode
 from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, parallelise
 from neo_lightning.training.stages import check_stages, groups_of, never_trained
@@ -151,8 +153,7 @@ def build_model(
         init: where the weights come from.
         stages: checked against the parameter names before anything is allocated.
         device: of this rank.
-        lora: low-rank terms beside the weights. What no stage trains is kept in bfloat16 then where that is computed
-            in: nothing that is computed changes, and half of the weights' memory is free.
+        lora: low-rank terms beside the weights; see `freeze`.
         mesh: [shard] or [replica, shard], see `training.parallel`; None for a whole model.
         bf16: compute in bfloat16; parameters that are trained are float32 in any case.
         activation_checkpointing: see `training.parallel`.
@@ -177,8 +178,8 @@ def build_model(
     model.share = share
     check_stages(model, stages, config.extra_num_layers)
     if lora is not None:
-        _freeze(model, stages, torch.bfloat16 if bf16 else torch.float32)
-    shapes = {name: p.shape for name, p in model.named_parameters()}
+        freeze(model, stages, lora, bf16=bf16)
+    shapes = {name: p.shape for name, p in model.named_parameters() if not is_scale(name)}
     parallelise(
         model,
         model.layers,
@@ -199,15 +200,20 @@ def build_model(
     return model
 
 
-def _freeze(model: Neo, stages: Mapping[str, Stage], dtype: torch.dtype) -> None:
-    """Keep in `dtype` what no stage trains.
+def freeze(model: Neo, stages: Mapping[str, Stage], lora: Lora, *, bf16: bool) -> None:
+    """Keep what no stage trains as small as `lora` wants it.
 
-    FSDP2 wants one data type among those parameters of a group that are trained, so these are frozen from the start.
+    That is bfloat16 where that is computed in: nothing that is computed changes, and half of the weights' memory is
+    free. With `base_bits` the layers' projections among them lie in 8 bits; patch embedding, norms, embeddings and head
+    stay. FSDP2 wants one data type among those parameters of a group that are trained, so these are frozen from the
+    start.
     """
     frozen = never_trained((n for n, _ in model.named_parameters()), stages, model.config.extra_num_layers)
     for name, parameter in model.named_parameters():
         if name in frozen:
-            parameter.requires_grad_(False).data = parameter.data.to(dtype)
+            parameter.requires_grad_(False).data = parameter.data.to(torch.bfloat16 if bf16 else torch.float32)
+    if lora.base_bits == 8:
+        hold_in_8_bits(model, (name for name in projections(model.config) if name in frozen))
 
 
 def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
@@ -255,18 +261,22 @@ def _first_base(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size])
 
 
 def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy whole values into the parameters, each rank its own rows.
+    """Copy whole values into the parameters, each rank its own rows; encoded where 8 bits hold them.
 
     Raises:
         ValueError: a value is missing, has no parameter, or has another shape; lists them.
     """
     parameters = dict(model.named_parameters())
-    problems, open_names = [], set(parameters)
+    problems, open_names = [], {name for name in parameters if not is_scale(name)}
     for name, value in values:
         if name not in parameters:
             problems.append(f"not in this model: {name}")
         elif parameters[name].shape != value.shape:
             problems.append(f"{name}: shape {list(value.shape)}, the model has {list(parameters[name].shape)}")
+        elif parameters[name].dtype == torch.int8:
+            codes, scale = encode(value)
+            _copy_own_rows(parameters[name], codes)
+            _copy_own_rows(parameters[scale_name(name)], scale)
         else:
             _copy_own_rows(parameters[name], value)
         open_names.discard(name)

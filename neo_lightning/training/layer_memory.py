@@ -5,8 +5,8 @@ In: a network, what is trained, a row's counts, how a step is laid out. Out: byt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from neo_lightning.model.config import NeoConfig
@@ -43,8 +43,8 @@ class Layout:
     """Layers stay gathered between a micro-batch's forward and backward pass."""
     kernels: Literal["triton", "eager"] = "triton"
     """Backends of `ops`: they keep different things. `triton` on a GPU, `eager` (attention: `tiled`) on a CPU."""
-    halved: Collection[str] = ()
-    """Parameters that lie in bfloat16 where that is computed in: beside `model.lora`, those that no stage trains."""
+    at_rest: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of a number of those parameters that do not lie in float32: beside `model.lora`, what no stage trains."""
 
     def mode(self, layer: int) -> ActivationCheckpointing:
         """What a layer is under."""
@@ -54,6 +54,14 @@ class Layout:
     def width(self) -> int:
         """Bytes of a number as computed with."""
         return 2 if self.bf16 else FLOAT
+
+    def masters(self, sizes: Mapping[str, int]) -> int:
+        """Bytes of parameters of so many elements as they lie, on all ranks that share a copy together."""
+        return sum(size * self.at_rest.get(name, FLOAT) for name, size in sizes.items())
+
+    def gathered(self, sizes: Mapping[str, int]) -> int:
+        """Bytes of parameters of so many elements where they are whole."""
+        return sum(size * min(self.width, self.at_rest.get(name, FLOAT)) for name, size in sizes.items())
 
     @property
     def sharded(self) -> bool:

@@ -38,7 +38,7 @@ class StepMemory:
     """Bytes on one device, each part where it is largest; they do not all fall together."""
 
     masters: int
-    """This rank's part of the weights: float32, what model.lora leaves frozen bfloat16."""
+    """This rank's part of the weights: float32, but for what model.lora leaves frozen."""
     moments: int
     """AdamW's two for each trained parameter."""
     averages: int
@@ -85,10 +85,10 @@ def step_memory(
     terms = terms or TermsOfRun()
     c, ranks, sharded = layout.width, layout.shard_size, layout.sharded
     moving = {name: size * trained(name) for name, size in sizes.items()}
-    masters = sum(n * (2 if layout.bf16 and name in layout.halved else FLOAT) for name, n in sizes.items()) // ranks
-    layers = [_part(sizes, i) for i in range(config.num_hidden_layers)]
-    grads = [_part(moving, i) for i in range(config.num_hidden_layers)]
-    root, root_grad = sum(sizes.values()) - sum(layers), sum(moving.values()) - sum(grads)
+    masters = layout.masters(sizes) // ranks
+    layers = [layout.gathered(_part(sizes, i)) for i in range(config.num_hidden_layers)]
+    grads = [sum(_part(moving, i).values()) for i in range(config.num_hidden_layers)]
+    root, root_grad = layout.gathered(sizes) - sum(layers), sum(moving.values()) - sum(grads)
     head = moving[_EMBEDDINGS if config.tie_word_embeddings else "language_model.lm_head.weight"]
     stream = row.tokens * config.hidden_size * c
     gradients = FLOAT * sum(moving.values()) // ranks
@@ -99,9 +99,9 @@ def step_memory(
     activations = shared + front + sum(kept) + stream
     extra = [layer_backward(config, trained, i, row, layout, terms) for i in range(config.num_hidden_layers)]
     loss = loss_buffers(config, head, row, layout) + stream
-    root_weights = c * root * sharded
+    root_weights = root * sharded
     at_once = sum(layers) if layout.keep_gathered else max(layers, default=0) * (1 + (ranks > 1))
-    layer_weights = c * at_once * sharded
+    layer_weights = at_once * sharded
 
     always = masters + root_weights + carried
     moments = 2 * FLOAT * sum(moving.values()) // ranks
@@ -140,9 +140,9 @@ def step_memory(
     )
 
 
-def _part(sizes: Mapping[str, int], layer: int) -> int:
-    """Elements of a layer."""
-    return sum(size for name, size in sizes.items() if name.startswith(f"{_LAYERS}{layer}."))
+def _part(sizes: Mapping[str, int], layer: int) -> dict[str, int]:
+    """Elements of a layer's parameters."""
+    return {name: size for name, size in sizes.items() if name.startswith(f"{_LAYERS}{layer}.")}
 
 
 def patch_activations(

@@ -75,15 +75,15 @@ def step_traffic(
         network: GB/s of a device between machines.
     """
     ranks, copies, rows = layout.shard_size, layout.copies, layout.micro_batches
-    layers = sum(size for name, size in sizes.items() if name.startswith(_LAYERS))
-    root = sum(sizes.values()) - layers
+    layers = layout.gathered({name: size for name, size in sizes.items() if name.startswith(_LAYERS)})
+    root = layout.gathered(sizes) - layers
     moved = sum(size for name, size in sizes.items() if name.startswith(_LAYERS) and trained(name))
     moved_root = sum(size for name, size in sizes.items() if trained(name)) - moved
     part, again = (ranks - 1) / ranks, 2 * (copies - 1) / copies / ranks
     inside = 1e9 * (link if ranks <= PER_MACHINE else network)
     between = 1e9 * (link if ranks * copies <= PER_MACHINE else network)
 
-    forward, gathered_root = (part * layout.width * n for n in (layers, root))
+    forward, gathered_root = part * layers, part * root
     reduced, reduced_root = (part * FLOAT * n for n in (moved, moved_root))
     summed, summed_root = (again * FLOAT * n for n in (moved, moved_root))
     there, back = (1 - BACKWARD) * computing / rows, BACKWARD * computing / rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from neo_lightning.cli.finish import export_adapter, lora_of, restore
-from neo_lightning.model.lora import Lora, is_term
+from neo_lightning.model.frozen import is_scale
+from neo_lightning.model.lora import Lora, is_term, projections
+from neo_lightning.ops.eight_bits import Coded, decode, encode
+from neo_lightning.training import build
 from neo_lightning.training.build import network
 from neo_lightning.training.module import NeoModule
 from neo_lightning.training.stages import check_stages, parameter_table
@@ -23,6 +27,7 @@ from .test_restart import Losses
 from .tiny import CONFIG, TinyData, stage, trainer
 
 LORA = Lora(rank=2, alpha=4.0, dropout=0.1)
+EIGHT = replace(LORA, base_bits=8)
 NORMS = ("lora", "*_norm.weight")
 
 
@@ -50,10 +55,11 @@ def weights(net: NeoModule) -> dict[str, torch.Tensor]:
     return {name: getattr(p, "_local_tensor", p).detach().clone() for name, p in net.model.named_parameters()}
 
 
+@pytest.mark.parametrize("lora", [LORA, EIGHT], ids=["floats", "8 bits"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_resumed_run_is_the_run_to_the_bit(tmp_path: Path, precision: str) -> None:
+def test_a_resumed_run_is_the_run_to_the_bit(tmp_path: Path, precision: str, lora: Lora) -> None:
     """With dropout, recomputation, the average of the weights, and norms trained whole in the second stage."""
-    how: dict[str, Any] = {"precision": precision, "ema": 0.5, "activation_checkpointing": "selective"}
+    how: dict[str, Any] = {"precision": precision, "ema": 0.5, "activation_checkpointing": "selective", "lora": lora}
     seen, whole = fit(tmp_path / "whole", *NORMS, **how)
     assert len(set(seen.values())) == 12
     checkpoint = tmp_path / "whole" / "checkpoints" / "step-00000003"
@@ -97,6 +103,40 @@ def test_a_base_in_bfloat16_computes_what_one_in_float32_does(tmp_path: Path, mo
     assert halved == whole
 
 
+@pytest.mark.parametrize(("precision", "bound"), [("32-true", 1e-6), ("bf16-mixed", 2e-3)])
+def test_a_base_in_8_bits_computes_with_its_floats(
+    tmp_path: Path, monkeypatch: Any, precision: str, bound: float
+) -> None:
+    """As a base does that was rounded in the same way; sums are made in another order where torch's product was."""
+    coded, net = fit(tmp_path / "a", precision=precision, lora=EIGHT)
+    kinds = {name: p.dtype for name, p in weights(net).items()}
+    inside = {name for name in projections(CONFIG) if kinds[name] == torch.int8}
+    assert inside == set(projections(CONFIG)) == {name for name, kind in kinds.items() if kind == torch.int8}
+    drawn = build.first_weights
+
+    def rounded(*args: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in drawn(*args):
+            yield name, decode(encode(value), torch.float32) if name in inside else value
+
+    unrounded, _ = fit(tmp_path / "b", precision=precision)
+    monkeypatch.setattr(build, "first_weights", rounded)
+    floats, _ = fit(tmp_path / "c", precision=precision)
+    assert max(abs(coded[step] / floats[step] - 1) for step in floats) < bound
+    assert max(abs(coded[step] / unrounded[step] - 1) for step in floats) > 3 * bound, "the bound would hide anything"
+
+
+def test_what_a_stage_trains_whole_stays_floats(tmp_path: Path) -> None:
+    """In one product with projections in 8 bits, and moving."""
+    lora = replace(EIGHT, targets=("q", "mlp"))
+    _, net = fit(tmp_path, "lora", "*layers.1.self_attn.v_proj*", lora=lora)
+    assert net.model is not None
+    whole = "language_model.model.layers.1.self_attn.v_proj.weight"
+    floats = {name for name, x in weights(net).items() if name in projections(CONFIG) and x.dtype != torch.int8}
+    assert floats == {whole}
+    first = restored(tmp_path / "checkpoints" / "step-00000003")[whole]
+    assert not torch.equal(first, weights(net)[whole])
+
+
 def test_dropout_is_drawn_again_where_a_layer_is_recomputed(tmp_path: Path) -> None:
     plain, one = fit(tmp_path / "a", lora=replace(LORA, dropout=0.5))
     mixed: dict[str, Any] = {"activation_checkpointing": "selective", "recomputed_layers": 1}
@@ -107,18 +147,25 @@ def test_dropout_is_drawn_again_where_a_layer_is_recomputed(tmp_path: Path) -> N
     assert fit(tmp_path / "c", lora=replace(LORA, dropout=0.0))[0] != plain
 
 
-def test_a_checkpoint_gives_the_merged_model_and_the_adapter(tmp_path: Path, tokenizer_folder: Path) -> None:
-    """Of averages where there are any; both answer alike."""
+@pytest.mark.parametrize("lora", [LORA, EIGHT], ids=["floats", "8 bits"])
+def test_a_checkpoint_gives_the_merged_model_and_the_adapter(
+    tmp_path: Path, tokenizer_folder: Path, lora: Lora
+) -> None:
+    """Of averages where there are any; both answer alike. A base in 8 bits is merged as what it was computed as."""
     from neo_lightning.checkpoint.adapters import merge_adapter, read_adapter
 
-    _, net = fit(tmp_path, *NORMS, ema=0.5)
+    _, net = fit(tmp_path, *NORMS, ema=0.5, lora=lora)
     checkpoint = tmp_path / "checkpoints" / "step-00000012"
-    assert lora_of(checkpoint) == LORA
+    assert lora_of(checkpoint) == lora
     last = weights(net)
+    for name in [name for name in last if is_scale(name)]:
+        weight, scale = name.removesuffix("_scale"), last.pop(name)
+        last[weight] = decode(Coded(last[weight], scale), torch.float32)
     for kind in ("raw", "ema"):
         merged = restore(checkpoint, dtype=torch.float32, weights=kind)  # type: ignore[arg-type]
         export_adapter(checkpoint, tmp_path / kind, tokenizer_folder, weights=kind)  # type: ignore[arg-type]
         adapter = read_adapter(tmp_path / kind, CONFIG)
+        assert (adapter.digest is None) == (lora is EIGHT), "of the floats that codes were made of nothing is known"
         name = "language_model.model.layers.2.mlp.down_proj"
         assert torch.equal(adapter.pairs[name][0], last[f"{name}.lora.0.A"]) == (kind == "raw")
         base = network(CONFIG).to_empty(device="cpu")
@@ -180,9 +227,12 @@ def test_the_factors_may_have_rates_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_save_whole_adapters(forks: Server, tmp_path: Path, tokenizer_folder: Path) -> None:
+@pytest.mark.parametrize("bits", [None, 8])
+def test_two_ranks_train_and_save_whole_adapters(
+    forks: Server, tmp_path: Path, tokenizer_folder: Path, bits: int | None
+) -> None:
     """FSDP2 over two ranks in bfloat16: as one rank but for sums, and each rank's rows are in the adapter."""
-    lora = {"rank": 3, "alpha": 6.0}  # no multiple of the ranks
+    lora = {"rank": 3, "alpha": 6.0, "base_bits": bits}  # no multiple of the ranks
     module = {"lora": lora}
     jobs = [{"folder": str(tmp_path / str(n)), "trains": NORMS, "module": module} for n in (1, 2)]
     for job in jobs:
