@@ -43,6 +43,7 @@ from torch.profiler import record_function
 from neo_lightning.checkpoint.meta import read_meta
 from neo_lightning.checkpoint.rank_file import DamagedError
 from neo_lightning.checkpoint.shards import Part, ShardReader, is_distributed, local_part, shard_rows
+from neo_lightning.model.frozen import is_scale
 from neo_lightning.model.lora import is_term
 from neo_lightning.training.launcher import Launcher
 from neo_lightning.training.meeting import meet
@@ -268,6 +269,10 @@ class NeoStrategy(ModelParallelStrategy):
                 shown += (
                     "\none of the two has low-rank terms (model.lora), the other has not: `neo-lightning model export "
                     "--run RUN --merge --out FOLDER` gives a model to begin from (model.init: {kind: released, ...})"
+                )
+            elif any(map(is_scale, set(targets) ^ set(stored))):
+                shown += (
+                    "\none of the two holds its frozen projections in 8 bits, the other does not: see lora.base_bits"
                 )
             raise ValueError(f"{reader.folder} does not fit this model ({len(problems)} differences):\n  {shown}")
         with torch.no_grad():

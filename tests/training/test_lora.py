@@ -125,6 +125,13 @@ def test_a_base_in_8_bits_computes_with_its_floats(
     assert max(abs(coded[step] / unrounded[step] - 1) for step in floats) > 3 * bound, "the bound would hide anything"
 
 
+@pytest.mark.parametrize("kinds", [(LORA, EIGHT), (EIGHT, LORA)], ids=["floats to 8 bits", "8 bits to floats"])
+def test_a_run_does_not_go_on_beside_another_base(tmp_path: Path, kinds: tuple[Lora, Lora]) -> None:
+    fit(tmp_path / "a", lora=kinds[0])
+    with pytest.raises(ValueError, match=r"(?s)does not fit this model.*in 8 bits.*lora\.base_bits"):
+        fit(tmp_path / "b", lora=kinds[1], resume=tmp_path / "a" / "checkpoints" / "step-00000003")
+
+
 def test_what_a_stage_trains_whole_stays_floats(tmp_path: Path) -> None:
     """In one product with projections in 8 bits, and moving."""
     lora = replace(EIGHT, targets=("q", "mlp"))
