@@ -3,7 +3,7 @@
     python benchmarks/lora.py [--device cuda --size 2b --tokens 8192] [--rank 16]
 
 Both steps are forward, backward, clipping and AdamW of the same network on the same row, in turns; before anything is
-timed, fresh terms must give the loss of the network without them to the bit (beside a base in 8 bits: within 1%).
+timed, fresh terms must give the loss of the network without them to the bit (beside a coded base: within 5%).
 `held` are weights, gradients and moments.
 """
 
@@ -105,12 +105,13 @@ def main() -> None:
     row = packed_row(config, arguments.tokens, "mixed", shrink=4).to(device)
     lora = Lora(rank=arguments.rank)
     terms = f"terms of rank {arguments.rank}"
-    kinds = {"all weights": None, terms: lora, f"{terms}, 8 bits": replace(lora, base_bits=8)}
+    coded = {f"{terms}, {bits} bits": replace(lora, base_bits=bits) for bits in (8, 4)}
+    kinds = {"all weights": None, terms: lora, **coded}
     built = {name: build(config, arguments.tokens, lora, device) for name, lora in kinds.items()}
     first = {name: seconds(*pair, row)[1] for name, pair in built.items()}
-    whole, beside, rounded = first.values()
+    whole, beside, *rounded = first.values()
     assert whole == beside, f"other losses: {first}"
-    assert abs(rounded / whole - 1) < 0.01, f"other losses: {first}"
+    assert all(abs(loss / whole - 1) < 0.05 for loss in rounded), f"other losses: {first}"
     taken: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(STEPS):
         for name, (model, optimizer) in built.items():

@@ -47,9 +47,9 @@ from neo_lightning.types import PackedBatch, Stage
 
 SIZES = {"small": (256, 3, 4096, 512), "medium": (512, 12, 16384, 4096)}
 """Name -> width, layers, vocabulary, tokens: 4 and 45 M parameters."""
-TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",), 3: ("lora",), 4: ("lora",)}
-"""3: low-rank terms beside everything; 4: beside projections in 8 bits."""
-LORAS = {3: Lora(rank=8), 4: Lora(rank=8, base_bits=8)}
+TRAINS = {1: ("patch_embedding", "pre_buffer", "hw"), 2: ("all",), 3: ("lora",), 4: ("lora",), 5: ("lora",)}
+"""3: low-rank terms beside everything; 4 and 5: beside projections in 8 and 4 bits."""
+LORAS = {3: Lora(rank=8), 4: Lora(rank=8, base_bits=8), 5: Lora(rank=8, base_bits=4)}
 MODES: dict[str, tuple[ActivationCheckpointing, int]] = {
     "none": ("none", 0),
     "selective": ("selective", 0),
@@ -225,7 +225,7 @@ def expect(config: NeoConfig, row: PackedBatch, stage: int, precision: str, mode
     trained = trained_names(sizes, TRAINS[stage], config.extra_num_layers)
     if lora is not None:
         build.freeze(model, {"one": plan_of(stage, counts.tokens)}, lora, bf16=layout.bf16)
-        layout = replace(layout, at_rest={name: p.element_size() for name, p in model.named_parameters()})
+        layout = replace(layout, at_rest=build.bytes_at_rest(model, sizes))
     found = asdict(step_memory(config, sizes, trained.__contains__, counts, layout, terms))
     last = layer_backward(config, trained.__contains__, config.num_hidden_layers - 1, counts, layout, terms)
     return {**found, "layer": last}

@@ -31,7 +31,7 @@ from ..model.config import NeoConfig
 from ..model.frozen import is_scale, scale_name
 from ..model.lora import TRAINED, Lora, add_adapter, merge, term_name
 from ..model.neo import Neo
-from ..ops.eight_bits import Coded, decode
+from ..ops.coded import Coded, decode
 from ..training.build import network
 from ..training.ema import EMA
 from .history import checkpoints_of
@@ -141,7 +141,7 @@ def export_adapter(
         rslora=lora.rslora,
         dropout=lora.dropout,
         base=noted["lora"]["base"],
-        # a base in 8 bits is no other base, and does not say of which floats it was made
+        # a base in few bits is no other base, and does not say of which floats it was made
         digest=None if lora.base_bits else base_digest(lambda name: reader.read(WEIGHTS + name), modules),
         pairs={name: (read(term_name(name, "A")), read(term_name(name, "B"))) for name in modules},
         whole={name: read(name) for name in noted["lora"]["whole"]},
@@ -150,7 +150,7 @@ def export_adapter(
 
 
 def _learned(reader: ShardReader, name: str, weights: Literal["ema", "raw"] | None) -> Tensor:
-    """A parameter, or its average: what was never trained has none. What lay in 8 bits is float32 again."""
+    """A parameter, or its average: what was never trained has none. What was coded is float32 again."""
     average, scale = AVERAGE.format(name), WEIGHTS + scale_name(name)
     value = reader.read(average if average in reader.shapes and weights != "raw" else WEIGHTS + name)
     return decode(Coded(value, reader.read(scale)), torch.float32) if scale in reader.shapes else value

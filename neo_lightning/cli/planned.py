@@ -81,10 +81,8 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
         UserError: as for `run`; or the number of devices is not positive or no multiple of the strategy's shard_size.
         ValueError: the strategy's sizes do not fit the devices or the model's heads.
     """
-    import torch
-
     from ..model.lora import Lora
-    from ..training.build import Init, freeze, network, read_config
+    from ..training.build import Init, bytes_at_rest, freeze, network, read_config
     from ..training.memory import Layout
     from ..training.parallel import stages_kept
     from ..training.sequence import check_sizes, key_repeats
@@ -107,7 +105,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
     if lora is not None:
         check_stages(built, stages, config.extra_num_layers)
         freeze(built, stages, lora, bf16=bf16)
-        at_rest = {name: p.element_size() for name, p in built.named_parameters() if p.dtype != torch.float32}
+        at_rest = bytes_at_rest(built, sizes)
     count = _devices(trainer) if devices is None else devices
     given = strategy_sizes(trainer)
     shard_size = given[0] or count

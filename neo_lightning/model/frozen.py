@@ -1,6 +1,6 @@
-"""Projections whose frozen weights lie in 8 bits, beside low-rank terms that are trained (arXiv 2305.14314, in 8 bits).
+"""Projections whose frozen weights lie in few bits, beside low-rank terms that are trained (arXiv 2305.14314).
 
-<projection>.weight [F, E] int8      <projection>.weight_scale [F] bfloat16      see `ops.eight_bits`
+<projection>.weight  codes      <projection>.weight_scale  their scales      see `ops.coded`
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from neo_lightning.ops.eight_bits import Coded
+from neo_lightning.ops.coded import Bits, Coded, room
 
 _SCALE = "_scale"
 
 
 def held(projection: nn.Linear) -> Tensor | Coded:
     """A projection's weight, as it lies in memory."""
-    if projection.weight.dtype != torch.int8:
+    if projection.weight.dtype not in (torch.int8, torch.uint8):
         return projection.weight
     return Coded(projection.weight, projection.weight_scale)  # type: ignore[arg-type]
 
 
-def hold_in_8_bits(model: nn.Module, weights: Iterable[str]) -> None:
-    """Make room for the codes of weights, by name, in place of them. Nothing is encoded: theirs are undefined."""
+def hold_in_bits(model: nn.Module, weights: Iterable[str], bits: Bits) -> None:
+    """Make room for the codes of weights, by name, in place of them. Nothing is encoded: theirs are undefined.
+
+    Raises:
+        ValueError: a weight that cannot lie in so many.
+    """
     for name in weights:
         projection = model.get_submodule(name.rpartition(".")[0])
-        weight: Tensor = projection.weight  # type: ignore[assignment]
-        codes, scale = weight.to(torch.int8), weight.new_empty(weight.shape[0], dtype=torch.bfloat16)
+        codes, scale = room(projection.weight, bits)  # type: ignore[arg-type]
         projection.weight = nn.Parameter(codes, requires_grad=False)
         projection.weight_scale = nn.Parameter(scale, requires_grad=False)
 

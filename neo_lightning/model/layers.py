@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.frozen import held
 from neo_lightning.model.low_rank import low_rank
-from neo_lightning.ops.eight_bits import Coded
+from neo_lightning.ops.coded import Coded
 from neo_lightning.ops.interval_attention import interval_attention
 from neo_lightning.ops.joint_linear import Order, joint_linear, lay_together
 from neo_lightning.ops.qk_norm_rope import Rope, few_norm_rope, paired_weights, qk_norm_rope
@@ -122,7 +122,7 @@ def _together(projections: Sequence[nn.Linear], x: Tensor, order: Order | None, 
 
 
 def _alone(projection: nn.Linear, x: Tensor, fp8: bool) -> Tensor:
-    """A projection that shares its input with no other: torch's own product but for any 8 bits, or without gradients.
+    """A projection that shares its input with no other: torch's own product but for few bits, or without gradients.
 
     Recomputation of a layer ends in front of torch's last product, and behind that of a Python function.
     """

@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.model.low_rank import LowRank, Terms, active_term
 from neo_lightning.model.neo import Neo
+from neo_lightning.ops.coded import Bits
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "q": ("self_attn.q_proj",),
@@ -54,9 +55,9 @@ class Lora:
     """Sets of weights: q, k, v, o, hw, mlp, patch; backbone, vision, all."""
     rslora: bool = False
     """Multiply by alpha / sqrt(rank) instead, which suits large ranks (arXiv 2312.03732)."""
-    base_bits: Literal[8] | None = None
-    """8: the layers' projections that no stage trains lie in 8 bits (`model.frozen`), half of bfloat16's memory, and
-    terms are trained beside rounded weights. None: they lie as they are computed with."""
+    base_bits: Bits | None = None
+    """4 or 8: those of the layers' projections that no stage trains lie in so many bits (`model.frozen`), and terms are
+    trained beside rounded weights. None: they lie as they are computed with."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -65,8 +66,8 @@ class Lora:
             raise ValueError(f"lora: alpha must be positive and finite, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"lora: dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.base_bits not in (None, 8):
-            raise ValueError(f"lora: base_bits must be 8 or null (as they are computed with), got {self.base_bits!r}")
+        if self.base_bits not in (None, 4, 8):
+            raise ValueError(f"lora: base_bits must be 4, 8 or null (as is computed with), got {self.base_bits!r}")
         known = ", ".join((*TARGETS, *PRESETS))
         if not self.targets:
             raise ValueError(f"lora: targets is empty, so nothing would be trained; there are: {known}")

@@ -12,7 +12,7 @@ Without gradients and for few rows nothing is copied: the outputs are put togeth
 are neighbours in memory (`lay_together`), which makes them one matrix. On a CPU a large matrix then stands on the left,
 W x^T: its library is up to four times as fast that way round.
 
-A frozen weight may lie in 8 bits (`ops.eight_bits`): it is decoded on that occasion, and its codes are what is kept.
+A frozen weight may lie in few bits (`ops.coded`): it is decoded on that occasion, and its codes are what is kept.
 
 In 8-bit floats (`ops.fp8`) go the product above and its gradient to x. The weights' gradients stay in x's dtype: they
 are what an optimiser gathers over many steps, and one of them alone would want scales along the tokens.
@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neo_lightning.ops.eight_bits import Coded, decode
+from neo_lightning.ops.coded import Coded, decode
 from neo_lightning.ops.fp8 import mm_fp8
 
 FEW = 256
@@ -57,7 +57,7 @@ def joint_linear(
     """The outputs of bias-free linear layers of one input, side by side.
 
     Args:
-        x: [T, E]; weights: [F_i, E] each, of the same dtype, or in 8 bits and frozen.
+        x: [T, E]; weights: [F_i, E] each, of the same dtype, or coded and frozen.
         order: of the outputs, that of the weights if absent.
         fp8: multiply in 8-bit floats; E and the sum of F_i are multiples of 16 then.
         plus: [T, sum of F_i], added to the outputs.
@@ -167,7 +167,7 @@ def _product(
 
 
 def _together(weights: Sequence[Tensor | Coded], order: Order | None, dtype: torch.dtype) -> Tensor:
-    """[sum of F_i, E]; dtype is that of what was in 8 bits."""
+    """[sum of F_i, E]; dtype is that of what was coded."""
     coded = [weight for weight in weights if isinstance(weight, Coded)]
     if len(coded) == len(weights):  # put together as it is small
         return decode(Coded(*(_rows(parts, order) for parts in zip(*coded, strict=True))), dtype)

@@ -20,12 +20,12 @@ from neo_lightning.checkpoint.load import load_config, load_state
 from neo_lightning.checkpoint.qwen3 import qwen3_config, qwen3_state
 from neo_lightning.checkpoint.shards import is_distributed, shard_rows
 from neo_lightning.model.config import NeoConfig
-from neo_lightning.model.frozen import hold_in_8_bits, is_scale, scale_name
+from neo_lightning.model.frozen import hold_in_bits, is_scale, scale_name
 from neo_lightning.model.init import STD, InitRule, initial_state
 from neo_lightning.model.layers import PackedRow, Row
 from neo_lightning.model.lora import TRAINED, Lora, add_adapter, initial_terms, is_term, projections, use
 from neo_lightning.model.neo import Neo
-from neo_lightning.ops.eight_bits import encode
+from neo_lightning.ops.coded import encode
 from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.parallel import ActivationCheckpointing, is_sharded, parallelise
 from neo_lightning.training.stages import check_stages, groups_of, never_trained
@@ -177,9 +177,9 @@ def build_model(
     model = network(config, lora, attention=attention, fp8=fp8)
     model.share = share
     check_stages(model, stages, config.extra_num_layers)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
     if lora is not None:
         freeze(model, stages, lora, bf16=bf16)
-    shapes = {name: p.shape for name, p in model.named_parameters() if not is_scale(name)}
     parallelise(
         model,
         model.layers,
@@ -196,7 +196,7 @@ def build_model(
         empty = {name: torch.empty(x.shape, dtype=x.dtype, device=device) for name, x in model.state_dict().items()}
         model.load_state_dict(empty, assign=True)
     if fill:
-        fill_parameters(model, first_weights(config, init, shapes))
+        fill_parameters(model, first_weights(config, init, shapes), lora)
     return model
 
 
@@ -204,7 +204,7 @@ def freeze(model: Neo, stages: Mapping[str, Stage], lora: Lora, *, bf16: bool) -
     """Keep what no stage trains as small as `lora` wants it.
 
     That is bfloat16 where that is computed in: nothing that is computed changes, and half of the weights' memory is
-    free. With `base_bits` the layers' projections among them lie in 8 bits; patch embedding, norms, embeddings and head
+    free. With `base_bits` the layers' projections among them lie in few; patch embedding, norms, embeddings and head
     stay. FSDP2 wants one data type among those parameters of a group that are trained, so these are frozen from the
     start.
     """
@@ -212,8 +212,20 @@ def freeze(model: Neo, stages: Mapping[str, Stage], lora: Lora, *, bf16: bool) -
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False).data = parameter.data.to(torch.bfloat16 if bf16 else torch.float32)
-    if lora.base_bits == 8:
-        hold_in_8_bits(model, (name for name in projections(model.config) if name in frozen))
+    if lora.base_bits:
+        hold_in_bits(model, (name for name in projections(model.config) if name in frozen), lora.base_bits)
+
+
+def bytes_at_rest(model: Neo, sizes: Mapping[str, int]) -> dict[str, float]:
+    """Bytes of a number of each parameter that `freeze` has made smaller, by name; scales count as their weight's.
+
+    Args:
+        model: behind `freeze`.
+        sizes: elements of each parameter before it.
+    """
+    nbytes = {name: p.nbytes for name, p in model.named_parameters()}
+    found = {name: (nbytes[name] + nbytes.get(scale_name(name), 0)) / size for name, size in sizes.items()}
+    return {name: each for name, each in found.items() if each != torch.float32.itemsize}
 
 
 def first_weights(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
@@ -260,8 +272,8 @@ def _first_base(config: NeoConfig, init: Init, shapes: Mapping[str, torch.Size])
     return load_state(init.folder).items()
 
 
-def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy whole values into the parameters, each rank its own rows; encoded where 8 bits hold them.
+def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]], lora: Lora | None = None) -> None:
+    """Copy whole values into the parameters, each rank its own rows; encoded where `freeze` has made it so.
 
     Raises:
         ValueError: a value is missing, has no parameter, or has another shape; lists them.
@@ -269,16 +281,17 @@ def fill_parameters(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> N
     parameters = dict(model.named_parameters())
     problems, open_names = [], {name for name in parameters if not is_scale(name)}
     for name, value in values:
+        parts = {name: value}
+        if lora is not None and lora.base_bits and (scale := scale_name(name)) in parameters:
+            parts = dict(zip((name, scale), encode(value, lora.base_bits), strict=True))
         if name not in parameters:
             problems.append(f"not in this model: {name}")
-        elif parameters[name].shape != value.shape:
-            problems.append(f"{name}: shape {list(value.shape)}, the model has {list(parameters[name].shape)}")
-        elif parameters[name].dtype == torch.int8:
-            codes, scale = encode(value)
-            _copy_own_rows(parameters[name], codes)
-            _copy_own_rows(parameters[scale_name(name)], scale)
+        elif differing := [part for part, whole in parts.items() if parameters[part].shape != whole.shape]:
+            found, wanted = list(parts[differing[0]].shape), list(parameters[differing[0]].shape)
+            problems.append(f"{differing[0]}: shape {found}, the model has {wanted}")
         else:
-            _copy_own_rows(parameters[name], value)
+            for part, whole in parts.items():
+                _copy_own_rows(parameters[part], whole)
         open_names.discard(name)
     problems += [f"missing: {name}" for name in sorted(open_names)]
     if problems:

@@ -43,7 +43,7 @@ class Layout:
     """Layers stay gathered between a micro-batch's forward and backward pass."""
     kernels: Literal["triton", "eager"] = "triton"
     """Backends of `ops`: they keep different things. `triton` on a GPU, `eager` (attention: `tiled`) on a CPU."""
-    at_rest: Mapping[str, int] = field(default_factory=dict)
+    at_rest: Mapping[str, float] = field(default_factory=dict)
     """Bytes of a number of those parameters that do not lie in float32: beside `model.lora`, what no stage trains."""
 
     def mode(self, layer: int) -> ActivationCheckpointing:
@@ -57,11 +57,11 @@ class Layout:
 
     def masters(self, sizes: Mapping[str, int]) -> int:
         """Bytes of parameters of so many elements as they lie, on all ranks that share a copy together."""
-        return sum(size * self.at_rest.get(name, FLOAT) for name, size in sizes.items())
+        return round(sum(size * self.at_rest.get(name, FLOAT) for name, size in sizes.items()))
 
     def gathered(self, sizes: Mapping[str, int]) -> int:
         """Bytes of parameters of so many elements where they are whole."""
-        return sum(size * min(self.width, self.at_rest.get(name, FLOAT)) for name, size in sizes.items())
+        return round(sum(size * min(self.width, self.at_rest.get(name, FLOAT)) for name, size in sizes.items()))
 
     @property
     def sharded(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ def checkpoint_activations(block: nn.Module, mode: ActivationCheckpointing) -> N
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": any(term.dropout for term in terms)}
     if mode == "selective":
         narrow = frozenset(term.A.shape[0] * n for term in terms for n in range(1, 6))  # up to 5 lie side by side
-        options["context_fn"] = _contexts(tuple(block.get_parameter("mlp.down_proj.weight").t().shape), narrow)
+        down = cast(nn.Linear, block.get_submodule("mlp.down_proj"))
+        options["context_fn"] = _contexts((down.in_features, down.out_features), narrow)
     # an attribute of the instance: no wrapper module, so no parameter changes its name
     block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
 

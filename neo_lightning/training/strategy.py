@@ -270,10 +270,8 @@ class NeoStrategy(ModelParallelStrategy):
                     "\none of the two has low-rank terms (model.lora), the other has not: `neo-lightning model export "
                     "--run RUN --merge --out FOLDER` gives a model to begin from (model.init: {kind: released, ...})"
                 )
-            elif any(map(is_scale, set(targets) ^ set(stored))):
-                shown += (
-                    "\none of the two holds its frozen projections in 8 bits, the other does not: see lora.base_bits"
-                )
+            elif any(map(is_scale, {*targets, *stored})):
+                shown += "\nthe two do not hold their frozen projections in as many bits: see lora.base_bits"
             raise ValueError(f"{reader.folder} does not fit this model ({len(problems)} differences):\n  {shown}")
         with torch.no_grad():
             for name, target in targets.items():

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from neo_lightning.answering import Ranks
 from neo_lightning.checkpoint.commit import latest
-from neo_lightning.model.frozen import hold_in_8_bits, is_scale
+from neo_lightning.model.frozen import hold_in_bits, is_scale
 from neo_lightning.model.generate import generate
 from neo_lightning.model.lora import Lora
 from neo_lightning.model.neo import Neo
@@ -61,7 +61,8 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def plain(weights: dict[str, torch.Tensor], lora: Lora | None = None) -> Neo:
     """The whole model on this rank."""
     model = network(tiny.CONFIG, lora).to_empty(device="cpu")
-    hold_in_8_bits(model, [name.removesuffix("_scale") for name in weights if is_scale(name)])
+    if lora and lora.base_bits:
+        hold_in_bits(model, [name.removesuffix("_scale") for name in weights if is_scale(name)], lora.base_bits)
     model.load_state_dict(weights)
     return model
 
