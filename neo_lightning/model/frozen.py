@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from neo_lightning.ops.coded import Bits, Coded, room
@@ -17,9 +16,8 @@ _SCALE = "_scale"
 
 def held(projection: nn.Linear) -> Tensor | Coded:
     """A projection's weight, as it lies in memory."""
-    if projection.weight.dtype not in (torch.int8, torch.uint8):
-        return projection.weight
-    return Coded(projection.weight, projection.weight_scale)  # type: ignore[arg-type]
+    weight = projection.weight
+    return weight if weight.is_floating_point() else Coded(weight, projection.weight_scale)  # type: ignore[arg-type]
 
 
 def hold_in_bits(model: nn.Module, weights: Iterable[str], bits: Bits) -> None:

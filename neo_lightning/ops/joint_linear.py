@@ -68,11 +68,12 @@ def joint_linear(
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weights = x.to(dtype), [w if isinstance(w, Coded) else w.to(dtype) for w in weights]
-    tensors = [weight.codes if isinstance(weight, Coded) else weight for weight in weights]
-    scales = [weight.scale if isinstance(weight, Coded) else None for weight in weights]
-    inputs = (x, *tensors) if plus is None else (x, plus, *tensors)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return _JointLinear.apply(x, order, fp8, plus, *tensors, *scales)
+    if torch.is_grad_enabled():
+        tensors = [weight.codes if isinstance(weight, Coded) else weight for weight in weights]
+        scales = [weight.scale if isinstance(weight, Coded) else None for weight in weights]
+        inputs = (x, *tensors) if plus is None else (x, plus, *tensors)
+        if any(tensor.requires_grad for tensor in inputs):
+            return _JointLinear.apply(x, order, fp8, plus, *tensors, *scales)
     if x.shape[0] <= FEW and not fp8 and not torch.compiler.is_compiling():
         return _few(x, weights, order) if plus is None else _few(x, weights, order) + plus
     return _product(x, weights, order, fp8, plus)  # a compiler leaves its graph at a Function that needs no gradient
