@@ -20,7 +20,13 @@ from .errors import UserError, user_errors
 from .options import Options
 from .recipe import shipped
 
-TRAIN = {"text": 8000, "image": 17000, "multi_image": 20000, "video": 4500}
+TRAIN = {
+    "demo": {"text": 8000, "image": 17000, "multi_image": 20000, "video": 4500},
+    "boards": {"text": 3000, "board": 12000},
+}
+"""Scenes to train on, by set and kind."""
+PATTERNS = {"demo": "${oc.env:NEO_DATA,../runs/demo/scenes}/", "boards": "${oc.env:NEO_DATA,../runs/boards}/"}
+"""What the patterns of a set's shipped manifest start with."""
 HELD_OUT = 160
 VOCABULARY = 512
 
@@ -40,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     scenes = commands.add_parser("scenes", help="draw scenes with known answers and train their tokenizer")
     scenes.add_argument("--out", type=Path, required=True, help="folder: train/, test/, tokenizer/, manifest.yaml")
+    scenes.add_argument("--set", choices=TRAIN, default="demo", help="boards: larger grids, for ablations")
     scenes.add_argument("--seed", type=int, default=0)
     scenes.add_argument("--train", default="", metavar="text=N,image=N,...", help=f"scenes to train on; {TRAIN}")
     scenes.add_argument("--held-out", type=int, default=HELD_OUT, help="held-out scenes of each question type")
@@ -106,18 +113,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _scenes(args: argparse.Namespace) -> None:
-    train = _counts(args.train)
+    train = _counts(args.train, TRAIN[args.set])
     made = args.out / "scenes.json"
     wanted = {"seed": args.seed, "train": train, "held_out": args.held_out, "vocab_size": args.vocab_size}
+    if args.set != "demo":
+        wanted["set"] = args.set
     if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == wanted:
         print(f"{args.out}: these scenes have been drawn already")
         return
-    from neo_lightning.scenes import write_scenes
+    from neo_lightning.scenes import BOARDS, TASKS, write_scenes
 
     made.unlink(missing_ok=True)  # it vouches for the folder's content, so it comes last
-    shards = write_scenes(args.out, seed=args.seed, train=train, held_out_per_task=args.held_out, workers=args.workers)
-    text = shipped("data_manifests")["demo"].read_text(encoding="utf-8")
-    content = text[text.index("sources:") :].replace("${oc.env:NEO_DATA,../runs/demo/scenes}/", "")
+    shards = write_scenes(
+        args.out,
+        seed=args.seed,
+        train=train,
+        held_out_per_task=args.held_out,
+        tasks=TASKS if args.set == "demo" else (*BOARDS, "copy", "pattern"),
+        workers=args.workers,
+    )
+    text = shipped("data_manifests")[args.set].read_text(encoding="utf-8")
+    content = text[text.index("sources:") :].replace(PATTERNS[args.set], "")
     manifest = args.out / "manifest.yaml"
     manifest.write_text(f"# The drawn scenes of this folder; patterns start here.\n\n{content}", encoding="utf-8")
     size = _train_tokenizer(manifest, args.vocab_size, args.out / "tokenizer")
@@ -125,15 +141,15 @@ def _scenes(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(shards)} shards, a tokenizer of {size} tokens, manifest.yaml")
 
 
-def _counts(text: str) -> dict[str, int]:
-    """`text=100,image=50` -> scenes a modality; the default numbers where nothing is given."""
+def _counts(text: str, default: dict[str, int]) -> dict[str, int]:
+    """`text=100,image=50` -> scenes of each kind; the default numbers where nothing is given."""
     if not text:
-        return dict(TRAIN)
+        return default
     counts = {}
     for part in text.split(","):
         name, _, number = part.partition("=")
-        if name not in TRAIN or not number.isdigit():
-            raise UserError(f"--train: expected MODALITY=N with {', '.join(TRAIN)}, got {part!r}")
+        if name not in default or not number.isdigit():
+            raise UserError(f"--train: expected KIND=N with {', '.join(default)}, got {part!r}")
         counts[name] = int(number)
     return counts
 

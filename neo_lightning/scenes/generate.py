@@ -17,19 +17,22 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from neo_lightning.scenes import draw
+from neo_lightning.scenes.boards import Board
 from neo_lightning.scenes.layouts import CLIP_FPS, Album, Crowd, Lights, Motion, Number, Pair, Portrait, Single
-from neo_lightning.scenes.tasks import TASKS, Layout, Question, pick
+from neo_lightning.scenes.tasks import BOARDS, TASKS, Layout, Question, pick
 from neo_lightning.scenes.words import Rule, Table
 
 Split = Literal["train", "test"]
 MODALITIES = ("text", "image", "multi_image", "video")
+BOARD = "board"
+"""A training scene of a board, with several questions, the first of which comes before the picture half the time."""
 HELD_OUT_SHARE = 5
 """One layout in this many belongs to the held-out split."""
 DARK_SHARE = 0.01
@@ -57,6 +60,8 @@ class Scene:
     """Frames a second of the clip."""
     preamble: str = ""
     """The table that a text scene asks about: lines of text before the first question."""
+    asked_first: bool = False
+    """The first question stands in front of what it asks about."""
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -85,7 +90,10 @@ class Scene:
             shown.append({"type": "text", "text": self.preamble})
         turns: list[dict[str, Any]] = []
         for number, question in enumerate(self.questions):
-            content = [*(shown if number == 0 else []), {"type": "text", "text": question.text}]
+            asked = {"type": "text", "text": question.text}
+            content = [*(shown if number == 0 else []), asked]
+            if number == 0 and self.asked_first:
+                content = [asked, *shown]
             turns.append({"role": "user", "content": content})
             turns.append({"role": "assistant", "content": question.answer})
         return turns
@@ -94,20 +102,19 @@ class Scene:
 def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
     """Draw scene number `index` of a split.
 
-    `kind` is a modality (a training scene: a random layout with several questions) or the name of a task in TASKS
-    (a held-out scene with that one question). Any kind may be drawn in any split.
+    `kind` is a modality or `board` (a training scene: a random layout with several questions) or the name of a task in
+    TASKS or BOARDS (a held-out scene with that one question). Any kind may be drawn in any split.
     """
-    if kind not in TASKS and kind not in MODALITIES:
-        raise ValueError(
-            f"unknown kind {kind!r}; expected a modality ({', '.join(MODALITIES)}) or a task ({', '.join(TASKS)})"
-        )
+    tasks, trained = TASKS | BOARDS, (*MODALITIES, BOARD)
+    if kind not in tasks and kind not in trained:
+        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(trained)}, or a task ({', '.join(tasks)})")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; expected 'train' or 'test'")
     rng = np.random.default_rng([seed, zlib.crc32(f"{split}/{kind}".encode()), index])
-    preamble, layout, questions = (_train if kind in MODALITIES else _single)(kind, rng, split == "test")
-    modality = kind if kind in MODALITIES else TASKS[kind].modality
+    preamble, layout, questions = (_train if kind in trained else _single)(kind, rng, split == "test")
+    modality = tasks[kind].modality if kind in tasks else "image" if kind == BOARD else kind
     drawn = tuple(layout.images())
-    dark = kind in MODALITIES and bool(drawn) and rng.random() < DARK_SHARE
+    dark = kind in trained and bool(drawn) and rng.random() < DARK_SHARE
     if dark:
         drawn = tuple(draw.canvas(image.width, image.height, 0) for image in drawn)
     video = modality == "video"
@@ -119,8 +126,8 @@ def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
         "seed": seed,
         "index": index,
     } | ({"dark": True} if dark else {})
-    if kind in TASKS:
-        meta |= {"task": kind, "chance": TASKS[kind].chance, "guess": TASKS[kind].guess}
+    if kind in tasks:
+        meta |= {"task": kind, "chance": tasks[kind].chance, "guess": tasks[kind].guess}
     return Scene(
         key=f"{kind}-{index:06d}",
         modality=modality,
@@ -128,6 +135,7 @@ def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
         images=() if video else drawn,
         frames=drawn if video else (),
         preamble=preamble,
+        asked_first=kind == "cell_before" or (kind == BOARD and bool(rng.integers(2))),
         meta=meta,
     )
 
@@ -157,6 +165,9 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
             return layout.rows, layout, _turns(layout, rng, kinds)
         rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(4)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
+    if kind == BOARD:
+        layout = _draw(lambda: Board.sample(rng, new=False), side)
+        return "", layout, _turns(layout, rng, layout.kinds)
     if kind == "image":
         if part < 0.08:
             layout = _draw(lambda: Single.sample(rng), side)
@@ -204,6 +215,9 @@ def _single(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layou
         flags = (same, other) if kind == "same_colour" else (other, same)
         album = _draw(lambda: Album.sample(rng, 2, *flags), side)
         return "", album, [album.ask(kind, rng)]
+    if kind in BOARDS:
+        board = _draw(lambda: Board.sample(rng, new=kind == "cell_new"), side)
+        return "", board, [replace(board.ask(kind.removesuffix("_before").removesuffix("_new"), rng), task=kind)]
     samplers: dict[str, Callable[[], Layout]] = {
         "position": lambda: Single.sample(rng),
         "colour": lambda: Single.sample(rng),

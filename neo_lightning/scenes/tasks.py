@@ -53,7 +53,22 @@ TASKS: dict[str, Task] = {
         Task(name="lookup", modality="text", chance=1 / 4, guess=1 / 4),
     )
 }
-"""Every held-out question type. Training has a few more (lists, captions), which only help to learn these."""
+"""The demo's held-out question types. Training has a few more (lists, captions), which only help to learn these."""
+BOARDS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(name="cell", modality="image", chance=1 / 6, guess=1 / 5),
+        Task(name="cell_before", modality="image", chance=1 / 6, guess=1 / 5),
+        Task(name="cell_new", modality="image", chance=1 / 6, guess=1 / 5),
+        Task(name="where", modality="image", chance=1 / 32, guess=1 / 32),
+        Task(name="shape_of", modality="image", chance=1 / 4, guess=1 / 3),
+        Task(name="same_row", modality="image", chance=1 / 2, guess=1 / 2),
+        Task(name="same_column", modality="image", chance=1 / 2, guess=1 / 2),
+        Task(name="nearest", modality="image", chance=1 / 5, guess=1 / 4),
+        Task(name="in_row", modality="image", chance=1 / 3, guess=1 / 3),
+    )
+}
+"""Those about boards (`scenes.boards`): `cell` asked in front of the picture, and on boards of new sizes, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

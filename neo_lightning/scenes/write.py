@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from neo_lightning.scenes.draw import encode_clip, encode_image
-from neo_lightning.scenes.generate import Scene, Split, generate
-from neo_lightning.scenes.tasks import TASKS
+from neo_lightning.scenes.generate import BOARD, Scene, Split, generate
+from neo_lightning.scenes.tasks import BOARDS, TASKS
 
 SAMPLES_PER_SHARD = 500
 
@@ -64,11 +64,15 @@ def write_shard(job: ShardJob) -> int:
                 stream.writelines(tar_member(f"{scene.key}.{extension}", data))
         stream.write(tar_end(stream.tell()))
     os.replace(partial, job.path)
-    index_shard(job.path, TASKS[job.kind].modality if job.kind in TASKS else job.kind)
+    tasks = TASKS | BOARDS
+    modality = tasks[job.kind].modality if job.kind in tasks else "image" if job.kind == BOARD else job.kind
+    index_shard(job.path, modality)
     return job.stop - job.start
 
 
-def plan_shards(out: Path, *, seed: int, train: Mapping[str, int], held_out_per_task: int) -> list[ShardJob]:
+def plan_shards(
+    out: Path, *, seed: int, train: Mapping[str, int], held_out_per_task: int, tasks: Iterable[str] = TASKS
+) -> list[ShardJob]:
     """List the shards that `write_scenes` writes."""
     jobs = []
     for kind, count in train.items():
@@ -85,7 +89,7 @@ def plan_shards(out: Path, *, seed: int, train: Mapping[str, int], held_out_per_
                 )
             )
     if held_out_per_task:
-        for kind in TASKS:
+        for kind in tasks:
             path = out / "test" / f"{kind}-000000.tar"
             jobs.append(ShardJob(path=path, kind=kind, seed=seed, split="test", start=0, stop=held_out_per_task))
     return jobs
@@ -97,15 +101,17 @@ def write_scenes(
     seed: int,
     train: Mapping[str, int],
     held_out_per_task: int,
+    tasks: Iterable[str] = TASKS,
     workers: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
     """Write training shards for each modality and one held-out shard for each task; return the shards' paths.
 
-    `train` maps a modality (text | image | multi_image | video) to its number of scenes; `workers` is the number of
-    processes (None: one per core; 0: this process); `progress` shows a bar.
+    `train` maps a modality (text | image | multi_image | video) or `board` to its number of scenes; `tasks` are those
+    that are held out; `workers` is the number of processes (None: one per core; 0: this process); `progress` shows a
+    bar.
     """
-    jobs = plan_shards(Path(out), seed=seed, train=train, held_out_per_task=held_out_per_task)
+    jobs = plan_shards(Path(out), seed=seed, train=train, held_out_per_task=held_out_per_task, tasks=tasks)
     columns = (TextColumn("drawing scenes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("", total=sum(job.stop - job.start for job in jobs))

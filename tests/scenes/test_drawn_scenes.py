@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neo_lightning.scenes import MODALITIES, TASKS, Scene, encode_scene, generate, write_scenes
+from neo_lightning.scenes import BOARD, BOARDS, MODALITIES, TASKS, Scene, encode_scene, generate, write_scenes
 from neo_lightning.scenes.draw import COLOURS
 
 
@@ -28,9 +28,9 @@ def fingerprints(scene: Scene) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("kind", [*MODALITIES, *TASKS])
+@pytest.mark.parametrize("kind", [*MODALITIES, BOARD, *TASKS, *BOARDS])
 def test_same_arguments_same_scene(kind: str) -> None:
-    split = "test" if kind in TASKS else "train"
+    split = "test" if kind in TASKS | BOARDS else "train"
     one, two = (generate(kind, seed=3, split=split, index=5) for _ in range(2))
     assert one.messages == two.messages
     assert fingerprints(one) == fingerprints(two)
@@ -42,11 +42,11 @@ def test_same_arguments_same_scene(kind: str) -> None:
 def test_held_out_scenes_never_equal_training_scenes() -> None:
     """Also with one seed for both splits, and for text, whose space of questions is small."""
     seen: set[str] = set()
-    for kind in MODALITIES:
+    for kind in (*MODALITIES, BOARD):
         for index in range(400):
             seen |= fingerprints(generate(kind, seed=0, split="train", index=index))
     assert len(seen) > 2000
-    for task in TASKS:
+    for task in TASKS | BOARDS:
         held = set()
         for index in range(60):
             held |= fingerprints(generate(task, seed=0, split="test", index=index))
@@ -54,23 +54,24 @@ def test_held_out_scenes_never_equal_training_scenes() -> None:
         assert not held & seen, task
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TASKS | BOARDS)
 def test_one_question_and_no_leak(task: str) -> None:
     """Always giving the commonest answer is no better than the declared chance, whatever the question's wording."""
     scenes = [generate(task, seed=1, split="test", index=index) for index in range(300)]
     assert all(len(scene.questions) == 1 and scene.task == task for scene in scenes)
-    assert all(scene.modality == TASKS[task].modality for scene in scenes)
-    if TASKS[task].modality == "text":
+    declared = (TASKS | BOARDS)[task]
+    assert all(scene.modality == declared.modality for scene in scenes)
+    if declared.modality == "text":
         return
     by_wording: dict[str, Counter[str]] = {}
     for scene in scenes:
         by_wording.setdefault(scene.questions[0].text, Counter())[scene.answers[0]] += 1
     best = sum(counter.most_common(1)[0][1] for counter in by_wording.values()) / len(scenes)
     noise = 0.035 * len(by_wording) + 0.06  # the commonest of a few equal answers, over few scenes a wording
-    assert TASKS[task].chance - 0.06 < best < TASKS[task].chance + noise
+    assert declared.chance - 0.06 < best < declared.chance + noise
 
 
-@pytest.mark.parametrize("kind", MODALITIES)
+@pytest.mark.parametrize("kind", [*MODALITIES, BOARD])
 def test_training_scenes_ask_several_questions(kind: str) -> None:
     scenes = [generate(kind, seed=0, split="train", index=index) for index in range(50)]
     asked = [len(scene.questions) for scene in scenes]
@@ -86,7 +87,7 @@ def test_training_scenes_ask_several_questions(kind: str) -> None:
 
 def test_sides_are_whole_visual_tokens() -> None:
     """Every side is a multiple of 32 pixels, so no resize touches a scene."""
-    for kind in MODALITIES:
+    for kind in (*MODALITIES, BOARD):
         for index in range(60):
             scene = generate(kind, seed=0, split="train", index=index)
             for image in (*scene.images, *scene.frames):
