@@ -65,7 +65,6 @@ def test_every_answer_is_what_the_picture_shows() -> None:
                 assert answer.split() == [by_place.get((row, column), ".") for column in range(1, width + 1)]
             elif question.task == "list":
                 rows = [line.split() for line in answer.split("/")]
-                assert {(row.index(c) + 1) for row in rows for c in row if c != "."} == {c for _, c in by_place}
                 assert {c: (r, row.index(c) + 1) for r, row in enumerate(rows, 1) for c in row if c != "."} == places
     assert set(asked) == set(Board.kinds)
 
