@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from neo_lightning.model.generate import generate
+from neo_lightning.model.lora import Lora, is_term
 from neo_lightning.model.neo import Neo
 from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.build import Init, build_model
@@ -122,6 +123,32 @@ def test_every_row_length_has_whole_graphs_of_its_own_also_without_gradients(mod
         graphs.assert_whole()
     # the pre-buffer's layer and the others, each with and without gradients
     assert compiled == [4, 8, 12, 12, 12, 12]
+
+
+@modes(fast="selective")
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_low_rank_terms_compile_whole_whatever_their_base_lies_in(mode: str, bits: Any) -> None:
+    """And give the gradients of what is not compiled."""
+    lora, one = Lora(rank=2, alpha=4.0, base_bits=bits), {"one": replace(stages()["mid_training"], trains=("lora",))}
+    how: dict[str, Any] = {"stages": one, "device": torch.device("cpu"), "lora": lora, "attention": "reference"}
+    plain = build_model(CONFIG, Init(seed=1), **how)
+    model = build_model(CONFIG, Init(seed=1), **{**how, **checkpointed(mode)}, compile_blocks=True)
+    batch = make_row(0)
+    with Graphs(aot=True) as graphs:
+        for each in (plain, model):
+            freeze(each, "lora")
+            with torch.no_grad():
+                for name, parameter in each.named_parameters():
+                    if name.endswith(".B"):
+                        parameter.fill_(0.1)  # fresh ones hide A's gradient
+            each(batch).loss_sum.backward()
+        graphs.assert_whole()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    expected = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    assert all(is_term(name) for name in found)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
 
 
 def test_answers_are_generated_without_compiling() -> None:
