@@ -154,10 +154,7 @@ class Attention(nn.Module):
         """[T, hidden] -> [T, hidden]."""
         projections = (self.q_proj, self.q_proj_hw, self.k_proj, self.k_proj_hw, self.v_proj)
         q_width, _, k_width, _, v_width = (projection.weight.shape[0] for projection in projections)
-        plus = low_rank(x_TE, projections, row.order)
-        joint_TF = joint_linear(
-            x_TE, [held(projection) for projection in projections], row.order, fp8=self.fp8, plus=plus
-        )
+        joint_TF = _together(projections, x_TE, row.order, self.fp8)
         if row.memo is not None:
             return self._few(joint_TF, q_width // self.head_dim, row, row.memo)
         parts = joint_TF.split([2 * q_width, 2 * k_width, v_width], 1)
