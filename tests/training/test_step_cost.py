@@ -125,8 +125,15 @@ def test_every_row_length_has_whole_graphs_of_its_own_also_without_gradients(mod
     assert compiled == [4, 8, 12, 12, 12, 12]
 
 
-@modes(fast="selective")
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize(
+    ("mode", "bits"),
+    [
+        ("selective", None),
+        ("selective", 8),
+        ("selective", 4),
+        *(pytest.param(mode, bits, marks=pytest.mark.slow) for mode, bits in (("none", 4), ("mixed", 8), ("full", 4))),
+    ],
+)
 def test_low_rank_terms_compile_whole_whatever_their_base_lies_in(mode: str, bits: Any) -> None:
     """And give the gradients of what is not compiled."""
     lora, one = Lora(rank=2, alpha=4.0, base_bits=bits), {"one": replace(stages()["mid_training"], trains=("lora",))}
