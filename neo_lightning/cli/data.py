@@ -25,8 +25,6 @@ TRAIN = {
     "boards": {"text": 3000, "board": 12000},
 }
 """Scenes to train on, by set and kind."""
-PATTERNS = {"demo": "${oc.env:NEO_DATA,../runs/demo/scenes}/", "boards": "${oc.env:NEO_DATA,../runs/boards}/"}
-"""What the patterns of a set's shipped manifest start with."""
 HELD_OUT = 160
 VOCABULARY = 512
 
@@ -116,7 +114,7 @@ def _scenes(args: argparse.Namespace) -> None:
     train = _counts(args.train, TRAIN[args.set])
     made = args.out / "scenes.json"
     wanted = {"seed": args.seed, "train": train, "held_out": args.held_out, "vocab_size": args.vocab_size}
-    if args.set != "demo":
+    if args.set != "demo":  # what was drawn before there were sets stays as it is
         wanted["set"] = args.set
     if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == wanted:
         print(f"{args.out}: these scenes have been drawn already")
@@ -133,7 +131,7 @@ def _scenes(args: argparse.Namespace) -> None:
         workers=args.workers,
     )
     text = shipped("data_manifests")[args.set].read_text(encoding="utf-8")
-    content = text[text.index("sources:") :].replace(PATTERNS[args.set], "")
+    content = re.sub(r"\$\{oc\.env:NEO_DATA,[^}]*\}/", "", text[text.index("sources:") :])
     manifest = args.out / "manifest.yaml"
     manifest.write_text(f"# The drawn scenes of this folder; patterns start here.\n\n{content}", encoding="utf-8")
     size = _train_tokenizer(manifest, args.vocab_size, args.out / "tokenizer")

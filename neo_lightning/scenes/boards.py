@@ -6,7 +6,7 @@
     row 4   .      .    green   .
 
 In the demo's pictures of 2 x 2 and 3 x 3 tokens a one-dimensional index names row and column; here it does not, since
-the boards have many widths. So these are for comparing what tells a model where a token lies (`recipes/ablations`).
+the boards have many widths. So these are for comparing what tells a model where a token lies.
 Boards of the sizes in `NEW` are never trained on.
 """
 

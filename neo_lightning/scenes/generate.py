@@ -105,14 +105,13 @@ def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
     `kind` is a modality or `board` (a training scene: a random layout with several questions) or the name of a task in
     TASKS or BOARDS (a held-out scene with that one question). Any kind may be drawn in any split.
     """
-    tasks, trained = TASKS | BOARDS, (*MODALITIES, BOARD)
+    tasks, trained, modality = TASKS | BOARDS, (*MODALITIES, BOARD), modality_of(kind)
     if kind not in tasks and kind not in trained:
         raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(trained)}, or a task ({', '.join(tasks)})")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; expected 'train' or 'test'")
     rng = np.random.default_rng([seed, zlib.crc32(f"{split}/{kind}".encode()), index])
     preamble, layout, questions = (_train if kind in trained else _single)(kind, rng, split == "test")
-    modality = tasks[kind].modality if kind in tasks else "image" if kind == BOARD else kind
     drawn = tuple(layout.images())
     dark = kind in trained and bool(drawn) and rng.random() < DARK_SHARE
     if dark:
@@ -138,6 +137,12 @@ def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
         asked_first=kind == "cell_before" or (kind == BOARD and bool(rng.integers(2))),
         meta=meta,
     )
+
+
+def modality_of(kind: str) -> str:
+    """Of the scenes of a kind: a modality, `board` or a task."""
+    tasks = TASKS | BOARDS
+    return tasks[kind].modality if kind in tasks else "image" if kind == BOARD else kind
 
 
 def held_out(layout: Layout) -> bool:

@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from neo_lightning.scenes.draw import encode_clip, encode_image
-from neo_lightning.scenes.generate import BOARD, Scene, Split, generate
-from neo_lightning.scenes.tasks import BOARDS, TASKS
+from neo_lightning.scenes.generate import Scene, Split, generate, modality_of
+from neo_lightning.scenes.tasks import TASKS
 
 SAMPLES_PER_SHARD = 500
 
@@ -64,9 +64,7 @@ def write_shard(job: ShardJob) -> int:
                 stream.writelines(tar_member(f"{scene.key}.{extension}", data))
         stream.write(tar_end(stream.tell()))
     os.replace(partial, job.path)
-    tasks = TASKS | BOARDS
-    modality = tasks[job.kind].modality if job.kind in tasks else "image" if job.kind == BOARD else job.kind
-    index_shard(job.path, modality)
+    index_shard(job.path, modality_of(job.kind))
     return job.stop - job.start
 
 
