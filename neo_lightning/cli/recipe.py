@@ -61,7 +61,9 @@ def find(name: str, kind: str = "recipes") -> Path:
     known = shipped(kind)
     if kind == "recipes":
         known |= {
-            f"{below}/{n}": p for below in ("design", "design/real") for n, p in shipped(f"{kind}/{below}").items()
+            f"{below}/{n}": p
+            for below in ("design", "design/real", "ablations/common")
+            for n, p in shipped(f"{kind}/{below}").items()
         }
     if name in known:
         return known[name]

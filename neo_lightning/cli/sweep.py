@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,17 @@ def main(argv: list[str]) -> int:
     parser = Options(prog="lightning sweep", description=__doc__.split("\n\n")[0])
     parser.add_argument("sweep", metavar="SWEEP.yaml", help="arms, seeds, measures, expectations; or a shipped name")
     parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time (default: GPUs, else half the cores)")
+    parser.add_argument("--seeds", type=_numbers, metavar="S[,S]", help="of the file's seeds only these")
     parser.add_argument("--report", action="store_true", help="train nothing: table and page of what is done")
     args = parser.parse_args(argv)
     if args.at_once is not None and args.at_once < 1:
         raise UserError(f"sweep: --at-once must be at least 1, found {args.at_once}")
     try:
         sweep = read_sweep(recipe.find(args.sweep, "recipes/ablations"))
+        if args.seeds:
+            if foreign := set(args.seeds) - set(sweep.seeds):
+                raise UserError(f"sweep: --seeds: {min(foreign)} is none of the file's: {sweep.seeds}")
+            sweep = replace(sweep, seeds=args.seeds)
         status = exits.DONE
         if not args.report:
             with _owned(sweep):
@@ -45,6 +51,10 @@ def main(argv: list[str]) -> int:
         raise UserError(str(error)) from error
     _tell(sweep)
     return status
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(sorted({int(number) for number in text.split(",")}))
 
 
 @contextmanager
@@ -67,8 +77,9 @@ def _owned(sweep: Sweep) -> Iterator[None]:
 
 def _train(sweep: Sweep, recipe: Path, at_once: int | None) -> int:
     from ..sweep.jobs import claim, is_done, run_jobs
+    from .recipe import find
 
-    jobs = sweep.jobs
+    jobs = [replace(job, config=tuple(str(find(name)) for name in job.config)) for job in sweep.jobs]
     claim(jobs, recipe)
     left = [job for job in jobs if not is_done(job)]
     print(

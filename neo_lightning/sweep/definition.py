@@ -6,7 +6,7 @@ seeds: [0, 1, 2, 3, 4]
 common: {stages.sft.steps: 200}       of every run: a recipe's keys, as behind `--` on the command line
 arms:                                 what differs
   slow: {stages.sft.lr: 2.0e-4}
-  fast: {stages.sft.lr: 8.0e-4}
+  fast: {stages.sft.lr: 8.0e-4}       `config: FILE` or a list of them, here or in common: laid over the recipe first
 baseline: slow                        what the others are compared with; the first arm where nothing is said
 measures:                             the first is the headline
   - {name: held-out loss, column: val_loss, take: area, better: lower}
@@ -37,6 +37,8 @@ LOCK, TABLE, PAGE = "sweep.lock", "sweep.json", "sweep.html"
 TAKES = ("last", "area", "reach")
 SEEDS = 2**32
 """One more than the largest that a run takes."""
+CONFIG = "config"
+"""Among an arm's keys: recipes that are laid over the sweep's, as by `--config`."""
 OWN_KEYS = ("seed_everything", "run", "run.dir", "run.name")
 """Of a recipe: the sweep sets them, run by run; with one for all, one run would count as several."""
 
@@ -82,6 +84,8 @@ class Job:
     arm: str
     seed: int
     folder: Path
+    config: tuple[str, ...]
+    """Files or shipped names that are laid over the recipe: those of all arms, then the arm's."""
     overrides: Mapping[str, Any]
     """Keys of the recipe, with those of the arm and of all arms."""
 
@@ -108,7 +112,8 @@ class Sweep:
                 arm=arm,
                 seed=seed,
                 folder=self.folder / arm / str(seed),
-                overrides={**self.common, **self.arms[arm]},
+                config=(*self.common.get(CONFIG, ()), *self.arms[arm].get(CONFIG, ())),
+                overrides={k: v for k, v in {**self.common, **self.arms[arm]}.items() if k != CONFIG},
             )
             for seed, arm in product(self.seeds, self.arms)
         ]
@@ -198,6 +203,9 @@ def _overrides(value: Any, where: str) -> dict[str, Any]:
             json.dumps(item, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise SweepError(f"{where}: {key}: not a value of a command line ({error}): {item!r}") from error
+    if CONFIG in found:
+        names = found[CONFIG] if isinstance(found[CONFIG], list) else [found[CONFIG]]
+        found[CONFIG] = [_text(name, f"{where}: {CONFIG}") for name in names]
     return found
 
 

@@ -44,26 +44,34 @@ def is_done(job: Job) -> bool:
 
 
 def claim(jobs: Sequence[Job], recipe: Path) -> None:
-    """Note in each run's folder what it is trained with.
+    """Note in each run's folder what it is trained with: keys, and digests of the recipe and of what is laid over it.
+
+    Args:
+        jobs: their `config` are files.
 
     Raises:
         SweepError: a folder holds a run that is trained with something else; names the keys.
     """
-    digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
     notes: dict[Job, dict[str, Any]] = {
-        job: {"recipe": digest, "seed": job.seed, "overrides": _plain(job.overrides)} for job in jobs
+        job: {
+            "recipe": _digest(recipe),
+            "config": [_digest(Path(file)) for file in job.config],
+            "seed": job.seed,
+            "overrides": _plain(job.overrides),
+        }
+        for job in jobs
     }
     for job, note in notes.items():
         file = job.folder / JOB
         if not file.is_file():
             continue
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = {"config": [], **json.loads(file.read_text(encoding="utf-8"))}
         if before == note:
             continue
         old, new = before.get("overrides", {}), note["overrides"]
         keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         raise SweepError(
-            f"{job.folder} holds a run of another sweep: {', '.join(keys) or 'the recipe'} differs. Name another "
+            f"{job.folder} holds a run of another sweep: {', '.join(keys) or 'the recipe, or what is laid over it,'} differs. Name another "
             "`folder`, or remove that one"
         )
     for job, note in notes.items():
@@ -129,6 +137,7 @@ def arguments(job: Job, recipe: Path) -> list[str]:
     }
     return [
         str(recipe),
+        *(f"--config={file}" for file in job.config),
         *(f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in keys.items()),
     ]
 
@@ -153,6 +162,10 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
