@@ -35,7 +35,7 @@ from neo_lightning.model.init import initial_state
 from neo_lightning.model.neo import Neo
 from neo_lightning.sequence import positions_and_limits
 from neo_lightning.training.build import fill_parameters
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import build_optimizer
 from neo_lightning.training.parallel import parallelise
 from neo_lightning.training.step import clip_gradients
 from neo_lightning.types import IGNORE, PackedBatch, Stage
@@ -125,7 +125,7 @@ def work(rank: int, port: int, steps: int, rounds: int, results: mp.SimpleQueue)
     parallelise(model, model.layers, mesh=init_device_mesh("cpu", (RANKS,)), bf16=False)
     model.to_empty(device="cpu")
     fill_parameters(model, initial_state(shapes, CONFIG, 0))
-    optimizer = build_adamw(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
+    optimizer = build_optimizer(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
     rows = {way: [row_of(ranks[rank]) for ranks in planned(way, steps)] for way in WAYS}
 
     def seconds(row: PackedBatch) -> Tensor:

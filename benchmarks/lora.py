@@ -24,7 +24,7 @@ from neo_lightning.model.lora import Lora
 from neo_lightning.model.neo import Neo
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.memory import Layout, RowCounts, step_memory
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import build_optimizer
 from neo_lightning.training.stages import apply_stage, trained_names
 from neo_lightning.training.step import clip_gradients
 from neo_lightning.training.term_memory import TermsOfRun
@@ -57,7 +57,7 @@ def build(config: NeoConfig, tokens: int, lora: Lora | None, device: torch.devic
     model = build_model(config, Init(), stages={"one": stage}, device=device, lora=lora)
     apply_stage(model, stage, config.extra_num_layers)
     scales = {"one": dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)}
-    return model, build_adamw(model, lr=1e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, lr_scales=scales)
+    return model, build_optimizer(model, lr=1e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, lr_scales=scales)
 
 
 def seconds(model: Neo, optimizer: torch.optim.Optimizer, row: PackedBatch) -> tuple[float, float]:

@@ -50,7 +50,7 @@ from neo_lightning.ops.rms_norm import rms_norm_reference
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.devices import peak_flops
 from neo_lightning.training.memory import Layout, RowCounts, StepMemory, step_memory
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import build_optimizer
 from neo_lightning.training.stages import apply_stage
 from neo_lightning.training.step import clip_gradients
 from neo_lightning.types import PackedBatch, Stage
@@ -96,7 +96,7 @@ def fresh(model: Neo, stage: Stage) -> Neo:
 
 def stepper(model: nn.Module, loss: Callable[[PackedBatch], Tensor]) -> Callable[[PackedBatch], Tensor]:
     """One optimiser step on a row; gives the loss."""
-    optimizer = build_adamw(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
+    optimizer = build_optimizer(model, lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
 
     def step(row: PackedBatch) -> Tensor:
         value = loss(row) / row.weights.sum()

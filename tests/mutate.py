@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         ["training/*.py"],
         [
             f"training/test_{name}.py"
-            for name in ("adamw", "step", "stages", "step_cost", "parallel", "callbacks", "outlook")
+            for name in ("adamw", "muon", "step", "stages", "step_cost", "parallel", "callbacks", "outlook")
         ]
         + [f"training/test_{name}.py" for name in ("restart", "memory", "state_files", "lr_scale", "heap", "ranks")]
         + ["cli/test_outlook.py"],

@@ -14,7 +14,7 @@ import sys
 import torch
 from timing import DEVICE, place, print_table
 
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import build_optimizer
 from neo_lightning.training.step import clip_gradients
 from tests.model.support import golden_config, golden_model, random_batch
 
@@ -25,7 +25,7 @@ def losses(device: torch.device, attention: str, steps: int) -> list[tuple[float
     """Loss and gradient norm of each step."""
     model = golden_model().to(device)
     model.attention = attention
-    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
+    optimizer = build_optimizer(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
     found = []
     for step in range(steps):
         row = random_batch(golden_config(), [[(2, 3)], [], [(3, 2), (2, 2)]], text=5, seed=step).to(device)

@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 from torch.distributed.device_mesh import init_device_mesh
 
 from neo_lightning.training.build import Init, build_model
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import build_optimizer
 from neo_lightning.training.step import clip_gradients, modality_losses
 from neo_lightning.types import Stage
 from tests.model.support import golden_config
@@ -48,7 +48,7 @@ def main() -> int:
         compile_blocks=True,
         attention="triton" if GPU else "reference",  # the tiled one leaves the graph, by design
     )
-    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
+    optimizer = build_optimizer(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
     rows = [row(step, *LAYOUTS[step % len(LAYOUTS)]) for step in range(steps)]
     rows = [batch.pin_memory() for batch in rows] if GPU else rows
     graphs: list[int] = []

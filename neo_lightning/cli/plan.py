@@ -77,7 +77,7 @@ def _device(args: argparse.Namespace) -> Device:
 
 PARTS = {
     "masters": "weights as kept",
-    "moments": "AdamW moments",
+    "moments": "optimiser's moments",
     "averages": "averages of the weights",
     "gradients": "gradients",
     "gathered": "weights as computed with",

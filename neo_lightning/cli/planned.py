@@ -126,6 +126,7 @@ def read_recipe(argv: list[str], devices: int | None, *, gpu: bool) -> Planned:
             sequence_size=given[1],
             bf16=bf16,
             checkpointing=model.get("activation_checkpointing", "none"),
+            optimizer=model.get("optimizer", "adamw"),
             averaged=model.get("ema") is not None,
             recomputed_layers=model.get("recomputed_layers", 0),
             kernels="triton" if gpu else "eager",

@@ -70,9 +70,9 @@ def claim(jobs: Sequence[Job], recipe: Path) -> None:
             continue
         old, new = before.get("overrides", {}), note["overrides"]
         keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        differs = ", ".join(keys) or "the recipe, or what is laid over it,"
         raise SweepError(
-            f"{job.folder} holds a run of another sweep: {', '.join(keys) or 'the recipe, or what is laid over it,'} differs. Name another "
-            "`folder`, or remove that one"
+            f"{job.folder} holds a run of another sweep: {differs} differs. Name another `folder`, or remove that one"
         )
     for job, note in notes.items():
         job.folder.mkdir(parents=True, exist_ok=True)

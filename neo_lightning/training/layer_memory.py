@@ -11,6 +11,7 @@ from typing import Literal
 
 from neo_lightning.model.config import NeoConfig
 from neo_lightning.ops.interval_attention.tiled import KEPT_SCORES, ROWS
+from neo_lightning.training.optim import Kind
 from neo_lightning.training.parallel import ActivationCheckpointing
 from neo_lightning.training.sequence import key_repeats
 from neo_lightning.training.term_memory import TermsOfRun, term_activations
@@ -33,6 +34,7 @@ class Layout:
     bf16: bool = True
     """bf16-mixed: compute in bfloat16, masters in float32. False: all in float32."""
     checkpointing: ActivationCheckpointing = "none"
+    optimizer: Kind = "adamw"
     averaged: bool = False
     """An average of the weights is kept (`training.ema`)."""
     recomputed_layers: int = 0

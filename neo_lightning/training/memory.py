@@ -24,6 +24,7 @@ from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
 from neo_lightning.ops.interval_attention.tiled import KEPT_BIAS, ROWS
 from neo_lightning.ops.linear_cross_entropy import CHUNK
 from neo_lightning.training.layer_memory import FLOAT, Layout, RowCounts, layer_activations, layer_backward
+from neo_lightning.training.optim import orthogonal
 from neo_lightning.training.term_memory import TermsOfRun
 
 __all__ = ["FLOAT", "Layout", "RowCounts", "StepMemory", "layer_activations", "layer_backward", "step_memory"]
@@ -40,7 +41,7 @@ class StepMemory:
     masters: int
     """This rank's part of the weights: float32, but for what model.lora leaves frozen."""
     moments: int
-    """AdamW's two for each trained parameter."""
+    """AdamW's two for each trained parameter; Muon's one for a projection."""
     averages: int
     """The average of each trained parameter, where one is kept."""
     gradients: int
@@ -72,7 +73,7 @@ def step_memory(
     layout: Layout,
     terms: TermsOfRun | None = None,
 ) -> StepMemory:
-    """Memory of a training step in its steady state (AdamW's moments exist).
+    """Memory of a training step in its steady state (the optimiser's moments exist).
 
     Args:
         config: the network.
@@ -104,7 +105,8 @@ def step_memory(
     layer_weights = at_once * sharded
 
     always = masters + root_weights + carried
-    moments = 2 * FLOAT * sum(moving.values()) // ranks
+    once = layout.optimizer == "muon"
+    moments = FLOAT * sum(size * (1 if once and orthogonal(name) else 2) for name, size in moving.items()) // ranks
     averages = FLOAT * sum(moving.values()) // ranks * layout.averaged
     always += moments + averages
     moments_of_step = [always + activations + loss]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -26,7 +26,7 @@ from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
 from neo_lightning.training.heap import keep_freed_memory
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import Kind, build_optimizer
 from neo_lightning.training.parallel import (
     ActivationCheckpointing,
     keep_gathered,
@@ -71,6 +71,7 @@ class NeoModule(ScoringModule):
         model: str | dict[str, Any] | None = None,
         init: Init | None = None,
         lora: Lora | None = None,
+        optimizer: Kind = "adamw",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
@@ -92,6 +93,8 @@ class NeoModule(ScoringModule):
             init: where the first weights come from; random if None.
             lora: low-rank terms that stages train as `trains: [lora]`, beside weights that stay as they are. The run
                 leaves them as an adapter beside the export, into which they are merged.
+            optimizer: `adamw`, or `muon`: projections move by orthogonalised momentum, everything else by AdamW, at the
+                same rates (`training.muon`).
             betas: AdamW's.
             eps: AdamW's.
             weight_decay: of matrices; norms and biases have none.
@@ -110,12 +113,15 @@ class NeoModule(ScoringModule):
         """
         if ema is not None and not 0 < ema < 1:
             raise ValueError(f"model.ema is the part of the average that a step keeps, between 0 and 1; found {ema}")
+        if optimizer not in get_args(Kind):
+            raise ValueError(f"model.optimizer must be one of {', '.join(get_args(Kind))}; found {optimizer!r}")
         super().__init__()
         self.automatic_optimization = False
         self.stages = stages
         self.init = init or Init()
         self.config: NeoConfig = read_config(model, self.init)
         self.lora = lora
+        self.optimizer: Kind = optimizer
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.ema = ema
         self._how: dict[str, Any] = {
@@ -184,10 +190,11 @@ class NeoModule(ScoringModule):
         return self.config.rule
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One AdamW over everything."""
+        """One over everything."""
         assert self.model is not None
-        return build_adamw(
+        return build_optimizer(
             self.model,
+            kind=self.optimizer,
             lr=learning_rate(self.stages, 0),
             betas=self.betas,
             eps=self.eps,

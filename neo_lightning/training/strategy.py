@@ -47,6 +47,7 @@ from neo_lightning.model.frozen import is_scale
 from neo_lightning.model.lora import is_term
 from neo_lightning.training.launcher import Launcher
 from neo_lightning.training.meeting import meet
+from neo_lightning.training.muon import MOMENTUM
 from neo_lightning.training.random_state import random_state
 from neo_lightning.training.saving import CheckpointSaveError, Saves, first_said
 from neo_lightning.training.sequence import check_sizes
@@ -285,7 +286,13 @@ class NeoStrategy(ModelParallelStrategy):
             if stored.startswith(f"{_OPTIMIZER}{index}/"):
                 name, key = stored.removeprefix(f"{_OPTIMIZER}{index}/").rsplit("/", 1)
                 keys.setdefault(name, []).append(key)
+        turned = {id(p) for group in optimizer.param_groups if group.get("orthogonal") for p in group["params"]}
         for name, parameter in self.lightning_module.named_parameters():
+            if name in keys and (MOMENTUM in keys[name]) != (id(parameter) in turned):
+                raise ValueError(
+                    f"{reader.folder} has moments of another optimiser than model.optimizer says ({name}): go on with "
+                    "that one, or begin anew from the run's export (model.init: {kind: released, folder: RUN/export})"
+                )
             for key in keys.get(name, ()):
                 stored = f"{_OPTIMIZER}{index}/{name}/{key}"
                 if reader.shapes[stored] == tuple(parameter.shape):

@@ -88,7 +88,9 @@ def test_on_a_cpu_a_saves_copy_lies_beside_the_peak(capsys: pytest.CaptureFixtur
     found = rows(capsys.readouterr().out)
     stage = len(found["most at one time"]) - 1
     peak, copy = (float(found[part][stage]) for part in ("most at one time", "in host memory: a save's copy"))
-    kept = sum(float(found[part][stage]) for part in ("weights as kept", "AdamW moments", "averages of the weights"))
+    kept = sum(
+        float(found[part][stage]) for part in ("weights as kept", "optimiser's moments", "averages of the weights")
+    )
     assert copy == pytest.approx(kept, abs=0.02)
     room = ["--memory", str(1.05 * (peak + copy / 2)), "--strict"]
     assert main([*line, "cpu", *room]) == 1

@@ -14,7 +14,7 @@ from neo_lightning.model.neo import Neo
 from neo_lightning.ops.fp8 import why_not
 from neo_lightning.training.build import Init, build_model
 from neo_lightning.training.module import NeoModule
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import build_optimizer
 
 from .tiny import CONFIG, TinyData, make_row, stages, trainer
 
@@ -102,7 +102,7 @@ def test_it_learns_as_without() -> None:
     falls = {}
     for fp8 in (False, True):
         model, losses = build(fp8=fp8), []
-        optimizer = build_adamw(model, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, lr_scales={})
+        optimizer = build_optimizer(model, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, lr_scales={})
         for step in range(240):
             row = rows[step % 4]
             loss = model(row).loss_sum / row.weights.sum()

@@ -16,7 +16,7 @@ from neo_lightning.model.lora import Lora, is_term
 from neo_lightning.model.neo import Neo
 from neo_lightning.model.prompt import Prompt
 from neo_lightning.training.build import Init, build_model
-from neo_lightning.training.optim import build_adamw
+from neo_lightning.training.optim import build_optimizer
 from neo_lightning.training.stages import apply_stage
 from neo_lightning.training.step import clip_gradients, modality_losses
 from neo_lightning.types import PackedBatch, Stage
@@ -179,7 +179,7 @@ def test_answers_are_generated_without_compiling() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: only its work can be waited for")
 def test_a_micro_batch_and_the_optimiser_never_wait_for_the_gpu() -> None:
     model = build("cuda")
-    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
+    optimizer = build_optimizer(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, lr_scales={})
     batches = [row(seed, *layout).pin_memory() for seed, layout in enumerate(LAYOUTS)]
     for i, batch in enumerate(batches):
         torch.cuda.set_sync_debug_mode("error" if i else "default")  # the first step compiles the kernels
