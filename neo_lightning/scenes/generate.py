@@ -176,11 +176,11 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
     if kind == "image":
         if part < 0.08:
             layout = _draw(lambda: Single.sample(rng), side)
-        elif part < 0.21:
+        elif part < 0.18:
             layout = _draw(lambda: Portrait.sample(rng), side)
-        elif part < 0.26:
+        elif part < 0.43:
             layout = _draw(lambda: Pair.sample(rng), side)
-        elif part < 0.52:
+        elif part < 0.63:
             layout = _draw(lambda: Crowd.sample(rng), side)
         else:
             layout = _draw(lambda: Number.sample(rng), side)

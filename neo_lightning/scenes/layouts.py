@@ -94,7 +94,7 @@ class Portrait:
 class Pair:
     """Two different shapes of different colours in two quadrants."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("binding", "favourite", "place_of")
+    kinds: ClassVar[tuple[str, ...]] = ("of_first", "of_second", "favourite", "place_of")
     side: int
     grey: int
     shapes: tuple[str, str]
@@ -127,6 +127,8 @@ class Pair:
         text, answer = {
             "favourite": (f"What colour is the {self.shapes[f]}?", self.colours[f]),
             "binding": (f"What colour is the {shape}?", colour),
+            "of_first": (f"What colour is the {self.shapes[0]}?", self.colours[0]),
+            "of_second": (f"What colour is the {self.shapes[1]}?", self.colours[1]),
             "place_of": (f"Where is the {colour} one?", place),
         }[kind]
         return Question(task=kind, text=text, answer=answer)
