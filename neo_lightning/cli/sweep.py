@@ -41,7 +41,9 @@ def main(argv: list[str]) -> int:
         sweep = read_sweep(recipe.find(args.sweep, "recipes/ablations"))
         if args.seeds:
             if foreign := set(args.seeds) - set(sweep.seeds):
-                raise UserError(f"sweep: --seeds: {min(foreign)} is none of the file's: {sweep.seeds}")
+                raise UserError(
+                    f"sweep: --seeds: {min(foreign)} is none of the file's: {', '.join(map(str, sweep.seeds))}"
+                )
             sweep = replace(sweep, seeds=args.seeds)
         status = exits.DONE
         if not args.report:

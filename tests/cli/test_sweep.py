@@ -74,6 +74,8 @@ def test_nothing_to_report_is_told(micro: Path, tmp_path: Path, capsys: pytest.C
     file.write_text(SWEEP.format(recipe=micro, folder=tmp_path / "sweep"))
     assert main(["sweep", str(file), "--report"]) == 2
     assert "no run below" in capsys.readouterr().err
+    assert main(["sweep", str(file), "--report", "--seeds", "0,7"]) == 2
+    assert "--seeds: 7 is none of the file's: 0" in capsys.readouterr().err
     assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
     assert "is neither a file nor a shipped name" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "sweep")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from neo_lightning.sweep.definition import SweepError, read_sweep
+from neo_lightning.sweep.jobs import arguments, claim
 
 FILE = """
 recipe: demo
@@ -37,9 +38,36 @@ def test_jobs_come_in_pairs_and_an_arm_has_the_last_word(tmp_path: Path) -> None
     assert (sweep.name, sweep.baseline, sweep.measures[0].name) == ("rates", "fast", "val_loss")
 
 
+def test_recipes_are_laid_over_for_all_and_then_for_an_arm(tmp_path: Path) -> None:
+    text = FILE.replace("common: {", "common: {config: [a, b.yaml], ").replace("slow: {", "slow: {config: c, ")
+    slow, fast, *_ = read(tmp_path, text).jobs
+    assert (slow.config, fast.config) == (("a", "b.yaml", "c"), ("a", "b.yaml"))
+    assert slow.overrides == {"stages.sft.steps": 200, "stages.sft.lr": 2e-4}
+    line = arguments(slow, Path("demo.yaml"))
+    assert line[:4] == ["demo.yaml", "--config=a", "--config=b.yaml", "--config=c"], "before any key"
+    assert not any("config" in part for part in line[4:])
+
+
+def test_a_run_of_another_overlay_is_not_gone_on_with(tmp_path: Path) -> None:
+    over, recipe = tmp_path / "over.yaml", tmp_path / "recipe.yaml"
+    over.write_text("a: 1\n")
+    recipe.write_text("{}\n")
+    text = FILE.replace("folder: runs/rates", f"folder: {tmp_path}/runs").replace(
+        "slow: {", f"slow: {{config: {over}, "
+    )
+    sweep = read(tmp_path, text)
+    claim(sweep.jobs, recipe)
+    claim(sweep.jobs, recipe)
+    over.write_text("a: 2\n")
+    with pytest.raises(SweepError, match=r"slow/3 holds a run of another sweep: the recipe, or what is laid over it,"):
+        claim(sweep.jobs, recipe)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ("slow: {", "slow: {config: [0], ", r"arms\.slow: config must be text, found 0"),
+        ("slow: {", "slow: {config: {a: 1}, ", r"arms\.slow: config must be text"),
         ("recipe: demo", "recipes: demo", "there is no key 'recipes'; known: recipe, folder"),
         ("recipe: demo", "", "`recipe` is missing"),
         ("seeds: [3, 1]", "seeds: [3, 3]", "seeds: one stands there twice"),
