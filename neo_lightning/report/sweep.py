@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from html import escape
 from statistics import fmean
@@ -12,14 +10,12 @@ from neo_lightning.evaluation.words import count, duration
 from neo_lightning.report.charts import Line, line_chart
 from neo_lightning.report.frame import document
 from neo_lightning.sweep.definition import Measure
-from neo_lightning.sweep.outcome import Outcome, Points
-from neo_lightning.sweep.statistics import Difference, mean_interval
+from neo_lightning.sweep.outcome import Outcome
+from neo_lightning.sweep.statistics import Difference
 
 _PALETTE = ("#2563c9", "#c2570c", "#1f8a5b", "#8b3fb5", "#b7791f", "#0e7f8c", "#c2413b", "#6b7280")
 """Arms' colours in their order, again from the first where there are more."""
 _STRIP, _HALF = 220, 8
-_POINTS = 60
-"""Steps at which a mean curve is drawn."""
 
 CSS = """
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; }
@@ -175,9 +171,8 @@ def _curves(outcome: Outcome) -> str:
     for column in columns:
         lines = []
         for number, arm in enumerate(outcome.sweep.arms):
-            runs = [run.curves[column] for (name, _), run in outcome.runs.items() if name == arm and run.curves[column]]
-            if runs:
-                mean, spread = mean_curve(runs)
+            mean, spread = outcome.curve(arm, column)
+            if mean:
                 lines.append(Line(name=arm, points=mean, colour=_colour(number), spread=spread))
         charts.append(line_chart(column, lines, []))
     drawn = "".join(charts)
@@ -187,29 +182,6 @@ def _curves(outcome: Outcome) -> str:
         "<h2>Learning</h2><p class='soft'>Mean over seeds; the band is its 95% interval, from two seeds on.</p>"
         f'<div class="charts">{drawn}</div>'
     )
-
-
-def mean_curve(runs: Sequence[Points]) -> tuple[Points, list[tuple[float, float, float]]]:
-    """Mean of curves at the steps that all of them cover, and its 95% interval where there are several."""
-    first, last = max(run[0][0] for run in runs), min(run[-1][0] for run in runs)
-    steps = sorted({step for run in runs for step, _ in run if first <= step <= last})
-    steps = steps[:: max(1, math.ceil(len(steps) / _POINTS))]
-    mean: Points = []
-    spread: list[tuple[float, float, float]] = []
-    for step in steps:
-        value, low, high = mean_interval([_at(run, step) for run in runs])
-        mean.append((step, value))
-        if len(runs) > 1:
-            spread.append((step, low, high))
-    return mean, spread
-
-
-def _at(run: Points, step: float) -> float:
-    """A curve's value at a step within it, on the straight line between its neighbours."""
-    for (x0, y0), (x1, y1) in itertools.pairwise(run):
-        if x0 <= step <= x1:
-            return y0 + (y1 - y0) * ((step - x0) / (x1 - x0) if x1 > x0 else 0.0)
-    return run[-1][1]
 
 
 def _costs(outcome: Outcome) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from .definition import Expectation, Measure, Sweep
-from .statistics import Difference, paired
+from .statistics import Difference, mean_interval, paired
 
 Points = list[tuple[float, float]]
+Spread = list[tuple[float, float, float]]
+"""(step, low, high)."""
+_POINTS = 60
+"""Steps at which a mean curve is given, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,29 @@ def _area(points: Points) -> float:
     return sum(areas) / (points[-1][0] - points[0][0])
 
 
+def mean_curve(runs: Sequence[Points]) -> tuple[Points, Spread]:
+    """Mean of curves at the steps that all of them cover, and its 95% interval where there are several."""
+    first, last = max(run[0][0] for run in runs), min(run[-1][0] for run in runs)
+    steps = sorted({step for run in runs for step, _ in run if first <= step <= last})
+    steps = steps[:: max(1, math.ceil(len(steps) / _POINTS))]
+    mean: Points = []
+    spread: Spread = []
+    for step in steps:
+        value, low, high = mean_interval([_at(run, step) for run in runs])
+        mean.append((step, value))
+        if len(runs) > 1:
+            spread.append((step, low, high))
+    return mean, spread
+
+
+def _at(run: Points, step: float) -> float:
+    """A curve's value at a step within it, on the straight line between its neighbours."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(run):
+        if x0 <= step <= x1:
+            return y0 + (y1 - y0) * ((step - x0) / (x1 - x0) if x1 > x0 else 0.0)
+    return run[-1][1]
+
+
 class Outcome:
     """The finished runs of a sweep."""
 
@@ -146,6 +173,11 @@ class Outcome:
             said = "agrees" if (found.mean < 0) == measure.lower_is_better else "disagrees"
         return Verdict(expected=expected, said=said, difference=found)
 
+    def curve(self, arm: str, column: str) -> tuple[Points, Spread]:
+        """Mean over an arm's runs that logged the column, and its interval; empty where none did."""
+        runs = [run.curves[column] for (name, _), run in self.runs.items() if name == arm and run.curves.get(column)]
+        return mean_curve(runs) if runs else ([], [])
+
     def cost(self, arm: str) -> dict[str, float] | None:
         """Means over an arm's runs."""
         runs = [self.runs[arm, seed] for seed in self.sweep.seeds if (arm, seed) in self.runs]
@@ -170,6 +202,10 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
                 "overrides": dict(sweep.arms[arm]),
                 "cost": outcome.cost(arm),
                 "measures": {m.name: _of_arm(outcome, arm, m) for m in sweep.measures},
+                "curves": {
+                    column: dict(zip(("mean", "spread"), outcome.curve(arm, column), strict=True))
+                    for column in dict.fromkeys(measure.column for measure in sweep.measures)
+                },
             }
             for arm in sweep.arms
         },

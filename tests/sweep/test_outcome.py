@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from neo_lightning.report.sweep import mean_curve, mean_of, render, seeds_of
+from neo_lightning.report.sweep import mean_of, render, seeds_of
 from neo_lightning.sweep.definition import Measure, Sweep, read_sweep
-from neo_lightning.sweep.outcome import Outcome, Reached, RunResult, as_json, measured, read_run
+from neo_lightning.sweep.outcome import Outcome, Reached, RunResult, as_json, mean_curve, measured, read_run
 
 SWEEP = """
 recipe: demo
@@ -130,6 +130,9 @@ def test_the_json_and_the_page_have_everything_and_escape_it(tmp_path: Path) -> 
     assert tree["arms"]["2d"]["measures"]["steps to 90%"]["against_baseline"]["mean"] == -30.0
     assert tree["expected"][0]["said"] == "open", "half of the runs are missing"
     assert tree["expected"][0]["difference"]["pairs"] == 3
+    curve = tree["arms"]["2d"]["curves"]["val_loss"]
+    assert [value for _, value in curve["mean"]] == [4.0, 2.0, 2.0]
+    assert curve["spread"] == [[step, value, value] for step, value in curve["mean"]], "three equal runs"
     assert mean_of(outcome, "slow", sweep.measures[1]) == "> 40"
     page = render(outcome)
     assert "<script>alert" not in page
