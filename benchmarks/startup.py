@@ -48,7 +48,7 @@ def main() -> None:
         folder = Path(name)
         recipe = folder / "recipe.yaml"
         recipe.write_text(RECIPE.format(folder=folder), encoding="utf-8")
-        counts = "--train text=60,image=24,multi_image=4,video=1 --held-out 1 --vocab-size 448 --workers 0"
+        counts = "--train text=60,image=24,pair=12,multi_image=4,video=1 --held-out 1 --vocab-size 448 --workers 0"
         call(["-m", "neo_lightning", "data", "scenes", "--out", f"{folder}/scenes", *counts.split()])
         fresh = [measured(recipe, fresh=True) for _ in range(repeat)]
         call(["-m", "neo_lightning", "run", str(recipe), "--trainer.max_steps=2"])

@@ -46,7 +46,7 @@ SMALL = {
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model, as `make demo` leaves it, from a few steps."""
     run = tmp_path_factory.mktemp("demo")
-    counts = "text=200,image=120,multi_image=60,video=24"
+    counts = "text=200,image=120,pair=24,multi_image=60,video=24"
     drawn = ["data", "scenes", "--out", str(run / "scenes"), "--train", counts, "--held-out", "2", "--workers", "0"]
     assert main(drawn) == 0
     steps = [f"--stages.{name}.steps=4" for name in ("text", "pretrain", "mid", "sft")]

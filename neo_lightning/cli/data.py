@@ -21,7 +21,7 @@ from .options import Options
 from .recipe import shipped
 
 TRAIN = {
-    "demo": {"text": 8000, "image": 17000, "multi_image": 20000, "video": 4500},
+    "demo": {"text": 8000, "image": 15000, "pair": 8000, "multi_image": 17000, "video": 4500},
     "boards": {"text": 3000, "board": 12000},
 }
 """Scenes to train on, by set and kind."""

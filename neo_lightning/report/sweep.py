@@ -13,7 +13,7 @@ from neo_lightning.sweep.definition import Measure
 from neo_lightning.sweep.outcome import Outcome
 from neo_lightning.sweep.statistics import Difference
 
-_PALETTE = ("#2563c9", "#c2570c", "#1f8a5b", "#8b3fb5", "#b7791f", "#0e7f8c", "#c2413b", "#6b7280")
+PALETTE = ("#2563c9", "#c2570c", "#1f8a5b", "#8b3fb5", "#b7791f", "#0e7f8c", "#c2413b", "#6b7280")
 """Arms' colours in their order, again from the first where there are more."""
 _STRIP, _HALF = 220, 8
 
@@ -226,7 +226,7 @@ def _table(head: Sequence[str], rows: Sequence[str], *, numbers: Sequence[int]) 
 
 
 def _colour(number: int) -> str:
-    return _PALETTE[number % len(_PALETTE)]
+    return PALETTE[number % len(PALETTE)]
 
 
 def _number(value: float) -> str:

@@ -5,7 +5,7 @@ generate("image", seed=0, split="train", index=7)                              -
 generate("which_image", seed=0, split="test", index=7)                         -> Scene with one question
 """
 
-from neo_lightning.scenes.generate import BOARD, MODALITIES, Scene, generate, held_out
+from neo_lightning.scenes.generate import BOARD, MODALITIES, PAIR, Scene, generate, held_out
 from neo_lightning.scenes.tasks import BOARDS, TASKS, Question, Task
 from neo_lightning.scenes.write import encode_scene, plan_shards, write_scenes, write_shard
 
@@ -13,6 +13,7 @@ __all__ = [
     "BOARD",
     "BOARDS",
     "MODALITIES",
+    "PAIR",
     "TASKS",
     "Question",
     "Scene",

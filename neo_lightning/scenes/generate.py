@@ -31,6 +31,8 @@ from neo_lightning.scenes.words import Rule, Table
 
 Split = Literal["train", "test"]
 MODALITIES = ("text", "image", "multi_image", "video")
+PAIR = "pair"
+"""A training scene of two shapes: a source of its own, as what it teaches comes last (docs/ablations.md)."""
 BOARD = "board"
 """A training scene of a board, with several questions, the first of which comes before the picture half the time."""
 HELD_OUT_SHARE = 5
@@ -102,10 +104,10 @@ class Scene:
 def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
     """Draw scene number `index` of a split.
 
-    `kind` is a modality or `board` (a training scene: a random layout with several questions) or the name of a task in
+    `kind` is a modality, `pair` or `board` (a training scene: a random layout with several questions) or the name of a task in
     TASKS or BOARDS (a held-out scene with that one question). Any kind may be drawn in any split.
     """
-    tasks, trained, modality = TASKS | BOARDS, (*MODALITIES, BOARD), modality_of(kind)
+    tasks, trained, modality = TASKS | BOARDS, (*MODALITIES, PAIR, BOARD), modality_of(kind)
     if kind not in tasks and kind not in trained:
         raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(trained)}, or a task ({', '.join(tasks)})")
     if split not in ("train", "test"):
@@ -142,7 +144,7 @@ def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
 def modality_of(kind: str) -> str:
     """Of the scenes of a kind: a modality, `board` or a task."""
     tasks = TASKS | BOARDS
-    return tasks[kind].modality if kind in tasks else "image" if kind == BOARD else kind
+    return tasks[kind].modality if kind in tasks else "image" if kind in (PAIR, BOARD) else kind
 
 
 def held_out(layout: Layout) -> bool:
@@ -170,17 +172,18 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
             return layout.rows, layout, _turns(layout, rng, kinds)
         rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(4)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
+    if kind == PAIR:
+        layout = _draw(lambda: Pair.sample(rng), side)
+        return "", layout, _turns(layout, rng, layout.kinds)
     if kind == BOARD:
         layout = _draw(lambda: Board.sample(rng, new=False), side)
         return "", layout, _turns(layout, rng, layout.kinds)
     if kind == "image":
         if part < 0.08:
             layout = _draw(lambda: Single.sample(rng), side)
-        elif part < 0.18:
+        elif part < 0.21:
             layout = _draw(lambda: Portrait.sample(rng), side)
-        elif part < 0.43:
-            layout = _draw(lambda: Pair.sample(rng), side)
-        elif part < 0.63:
+        elif part < 0.5:
             layout = _draw(lambda: Crowd.sample(rng), side)
         else:
             layout = _draw(lambda: Number.sample(rng), side)

@@ -105,7 +105,7 @@ def write_scenes(
 ) -> list[Path]:
     """Write training shards for each modality and one held-out shard for each task; return the shards' paths.
 
-    `train` maps a modality (text | image | multi_image | video) or `board` to its number of scenes; `tasks` are those
+    `train` maps a modality (text | image | multi_image | video), `pair` or `board` to its number of scenes; `tasks` are those
     that are held out; `workers` is the number of processes (None: one per core; 0: this process); `progress` shows a
     bar.
     """

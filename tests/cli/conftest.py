@@ -44,7 +44,7 @@ def _one_thread() -> None:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few drawn scenes with their manifest and tokenizer, made by the command itself."""
     out = tmp_path_factory.mktemp("scenes")
-    counts = "text=60,image=24,multi_image=6,video=2"
+    counts = "text=60,image=24,pair=12,multi_image=6,video=2"
     line = f"data scenes --out {out} --train {counts} --held-out 2 --vocab-size 448 --workers 0"
     assert main(line.split()) == 0
     return out

@@ -277,7 +277,7 @@ def run_soak(folder: Path, steps: int, seed: int, gap: tuple[float, float]) -> S
     """Draw scenes, train twice, compare; returns what happened."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes, calm = folder / "scenes", folder / "calm"
-    counts = "text=400,image=200,multi_image=6,video=12"
+    counts = "text=400,image=200,pair=40,multi_image=6,video=12"
     line = f"data scenes --out {scenes} --train {counts} --held-out 2 --vocab-size 448 --workers 0"
     subprocess.run(
         [sys.executable, "-m", "neo_lightning", *line.split()], cwd=ROOT, env=clean_environment(), check=True

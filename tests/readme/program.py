@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-SCENES = "--train text=60,image=40,multi_image=12,video=4 --held-out 1 --vocab-size 448 --workers 0"
+SCENES = "--train text=60,image=40,pair=12,multi_image=12,video=4 --held-out 1 --vocab-size 448 --workers 0"
 STAGE = "--stages.{name}.steps={steps} --stages.{name}.context=256"
 MODEL = (
     "--model.model.vocab_size=448 --model.model.hidden_size=32 --model.model.intermediate_size=48 "
