@@ -1,7 +1,7 @@
-"""What the demo learns, with two seeds: one markdown table.
+"""What the demo learns, with three seeds: one markdown table.
 
-    python benchmarks/demo_seeds.py                          runs the demo with seeds 0 and 1 (as `make demo` does), or
-                                                             goes on with what lies in runs/demo-0 and runs/demo-1
+    python benchmarks/demo_seeds.py                          runs the demo with seeds 0, 1 and 2 (as `make demo` does), or
+                                                             goes on with what lies in runs/demo-0, -1 and -2
     python benchmarks/demo_seeds.py RUN_A RUN_B              reads the report.json of finished runs
 
 A seed draws other scenes, other weights and another order of the data. Checked before anything is printed: the runs are
@@ -20,7 +20,7 @@ from typing import Any
 from neo_lightning.evaluation.words import GROUPS, duration, label, percent
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 
 
 def main() -> int:

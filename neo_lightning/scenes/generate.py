@@ -167,8 +167,8 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
     part = rng.random()
     if kind == "text":
         if part < 0.5:
-            layout = _draw(lambda: Table.sample(rng, int(rng.integers(2, 5))), side)
-            kinds = ["favourite"] if part < 0.1 else ["lookup"] if part < 0.2 else Table.kinds
+            layout = _draw(lambda: Table.sample(rng, min(4, int(rng.integers(2, 6)))), side)
+            kinds = ["favourite"] if part < 0.1 else ["lookup"] if part < 0.3 else Table.kinds
             return layout.rows, layout, _turns(layout, rng, kinds)
         rules = [_draw(lambda: Rule.sample(rng, pick(rng, Rule.kinds)), side) for _ in range(4)]
         return "", rules[0], [rule.ask(rule.kind, rng) for rule in rules]
