@@ -1,8 +1,8 @@
 """What the demo learns, with three seeds: one markdown table.
 
-    python benchmarks/demo_seeds.py                          runs the demo with seeds 0, 1 and 2 (as `make demo` does), or
-                                                             goes on with what lies in runs/demo-0, -1 and -2
-    python benchmarks/demo_seeds.py RUN_A RUN_B              reads the report.json of finished runs
+    python benchmarks/demo_seeds.py                  runs the demo with seeds 0, 1 and 2 (as `make demo` does), or
+                                                     goes on with what lies in runs/demo-0, -1 and -2
+    python benchmarks/demo_seeds.py RUN_A RUN_B      reads the report.json of finished runs
 
 A seed draws other scenes, other weights and another order of the data. Checked before anything is printed: the runs are
 of one recipe (the same question types and goals), and no run reports a failure.

@@ -104,8 +104,8 @@ class Scene:
 def generate(kind: str, *, seed: int, split: Split, index: int) -> Scene:
     """Draw scene number `index` of a split.
 
-    `kind` is a modality, `pair` or `board` (a training scene: a random layout with several questions) or the name of a task in
-    TASKS or BOARDS (a held-out scene with that one question). Any kind may be drawn in any split.
+    `kind` is a modality, `pair` or `board` (a training scene: a random layout with several questions) or the name of a
+    task in TASKS or BOARDS (a held-out scene with that one question). Any kind may be drawn in any split.
     """
     tasks, trained, modality = TASKS | BOARDS, (*MODALITIES, PAIR, BOARD), modality_of(kind)
     if kind not in tasks and kind not in trained:

@@ -94,7 +94,7 @@ class Portrait:
 class Pair:
     """Two different shapes of different colours in two quadrants."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("of_first", "of_second", "favourite", "place_of")
+    kinds: ClassVar[tuple[str, ...]] = ("of_first", "of_second", "place_of")
     side: int
     grey: int
     shapes: tuple[str, str]
@@ -122,10 +122,9 @@ class Pair:
         return [image]
 
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
-        i, f = int(rng.integers(2)), favourite(self.shapes, SHAPES)
+        i = int(rng.integers(2))
         shape, colour, place = self.shapes[i], self.colours[i], PLACES[self.places[i]]
         text, answer = {
-            "favourite": (f"What colour is the {self.shapes[f]}?", self.colours[f]),
             "binding": (f"What colour is the {shape}?", colour),
             "of_first": (f"What colour is the {self.shapes[0]}?", self.colours[0]),
             "of_second": (f"What colour is the {self.shapes[1]}?", self.colours[1]),

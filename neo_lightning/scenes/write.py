@@ -105,9 +105,9 @@ def write_scenes(
 ) -> list[Path]:
     """Write training shards for each modality and one held-out shard for each task; return the shards' paths.
 
-    `train` maps a modality (text | image | multi_image | video), `pair` or `board` to its number of scenes; `tasks` are those
-    that are held out; `workers` is the number of processes (None: one per core; 0: this process); `progress` shows a
-    bar.
+    `train` maps a modality (text | image | multi_image | video), `pair` or `board` to its number of scenes; `tasks` are
+    those that are held out; `workers` is the number of processes (None: one per core; 0: this process); `progress`
+    shows a bar.
     """
     jobs = plan_shards(Path(out), seed=seed, train=train, held_out_per_task=held_out_per_task, tasks=tasks)
     columns = (TextColumn("drawing scenes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

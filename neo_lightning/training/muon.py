@@ -77,6 +77,7 @@ class Muon(torch.optim.Optimizer):
         momenta = [_own(self.state[matrix][MOMENTUM]) for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - DECAY)
         steps = orthogonalised(matrices[0], torch.stack(torch._foreach_lerp(gradients, momenta, DECAY)))
+        steps *= _used(matrices[0], gradients)[:, None, None]
         torch._foreach_mul_(weights, 1 - lr * decay)
         torch._foreach_add_(weights, steps.unbind(), alpha=-lr * SIZE * max(matrices[0].shape) ** 0.5)
 
@@ -96,6 +97,18 @@ def _alike(matrices: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         together = ranks * max(1, _AT_ONCE // shape.numel() // ranks)
         for first in range(0, len(group), together):
             yield group[first : first + together]
+
+
+def _used(matrix: Tensor, gradients: list[Tensor]) -> Tensor:
+    """[n] of 0 and 1: whether the gradient of a matrix like `matrix` is anything but 0, on any rank.
+
+    O sees no size: of what no token of a step went through, such as visual tokens' own weights in text, the fading
+    momentum would go on in steps of full length for hundreds of steps.
+    """
+    sizes = torch.stack(torch._foreach_norm(gradients, 1))
+    if is_distributed(matrix) and _ranks(matrix) > 1:
+        dist.all_reduce(sizes, group=matrix.device_mesh.get_group(_dimension(matrix)))
+    return (sizes > 0).to(sizes.dtype)
 
 
 def newton_schulz(stack: Tensor) -> Tensor:

@@ -69,6 +69,23 @@ def test_steps_are_torchs_own_with_the_rate_that_matches_adamw() -> None:
         assert size == pytest.approx(1e-2 * SIZE, rel=0.2), "as large as a step of AdamW"
 
 
+def test_what_a_step_does_not_use_stays_where_it_is() -> None:
+    """Without a gradient, and with one of zeros; the momentum fades meanwhile."""
+    used, zero, none = (nn.Linear(6, 4, bias=False) for _ in range(3))
+    groups = [{"params": [x.weight for x in (used, zero, none)], "weight_decay": 0.0, "orthogonal": True}]
+    optimizer = Muon(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    for layer in (used, zero, none):
+        layer.weight.grad = drawn(4, 6)
+    optimizer.step()
+    before = [x.weight.detach().clone() for x in (used, zero, none)]
+    used.weight.grad, zero.weight.grad, none.weight.grad = 1e-20 * drawn(4, 6, seed=1), torch.zeros(4, 6), None
+    optimizer.step()
+    after = [x.weight.detach() for x in (used, zero, none)]
+    assert [torch.equal(x, y) for x, y in zip(before, after, strict=True)] == [False, True, True]
+    momenta = [optimizer.state[x.weight][MOMENTUM].norm().item() for x in (used, zero, none)]
+    assert momenta[1] == pytest.approx(DECAY * momenta[2])
+
+
 def test_of_a_training_projections_move_by_it_and_the_rest_by_adamw(tmp_path: Path) -> None:
     run = {
         "a": stage(3, lr=4e-3, warmup_ratio=0.0, min_lr_ratio=1.0, trains=("patch_embedding", "pre_buffer", "hw")),
@@ -161,12 +178,22 @@ def rank(folder: str, ranks: int, copies: int) -> None:
         assert isinstance(parameter, DTensor)
         parameter.grad = parameter.detach().clone()  # type: ignore[assignment]
     optimizer.step()
+    moved = [parameter.detach().full_tensor().clone() for parameter in model.parameters()]  # type: ignore[attr-defined]
+    only = model["0_proj"].weight.grad
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.grad.zero_()
+    if only.to_local().numel() and number % (ranks // copies) == 0:  # one rank of each shard group has a part of it
+        only.to_local()[0] = 1.0
+    optimizer.step()
+    stay = [torch.equal(x, p.detach().full_tensor()) for x, p in zip(moved, model.parameters(), strict=True)]  # type: ignore[attr-defined]
+    assert stay == [False, *[True] * (len(SHAPES) - 1)], (
+        "a gradient on one rank moves the whole matrix, none moves none"
+    )
     same = True
-    for matrix, parameter in zip(whole, model.parameters(), strict=True):
-        assert isinstance(parameter, DTensor)
+    for matrix, found, parameter in zip(whole, moved, model.parameters(), strict=True):
         ahead = matrix * 0.05 * 0.95 + matrix * 0.05  # any factor: O does not see it
         expected = matrix - 0.1 * SIZE * max(matrix.shape) ** 0.5 * newton_schulz(ahead[None])[0]
-        found = parameter.full_tensor().detach()
         same &= torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
         assert isinstance(optimizer.state[parameter][MOMENTUM], DTensor)
     (Path(folder) / f"{number}.json").write_text(json.dumps(same))
