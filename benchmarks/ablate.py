@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from neo_lightning.report.charts import HEIGHT, WIDTH, Line, line_chart
-from neo_lightning.report.sweep import PALETTE
+from neo_lightning.report.sweep import colour_of
 
 KEPT = Path(__file__).resolve().parents[1] / "docs" / "ablations"
 STYLE = """
@@ -48,17 +48,19 @@ def table(found: dict[str, Any]) -> str:
     lines = ["| arm | " + " | ".join(measures) + " | parameters | FLOP | s |", "|---|" + "---:|" * (len(measures) + 3)]
     for arm, said in found["arms"].items():
         cells = [_cell(said["measures"][measure]) for measure in measures]
-        cost = said["cost"]
-        cells += [f"{cost['parameters'] / 1e6:.2f} M", f"{cost['flops']:.2g}", f"{cost['seconds']:.0f}"]
+        if cost := said["cost"]:
+            cells += [f"{cost['parameters'] / 1e6:.2f} M", f"{cost['flops']:.2g}", f"{cost['seconds']:.0f}"]
+        else:
+            cells += ["–"] * 3
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     verdicts = []
     for expected in found["expected"]:
         gap = expected["difference"]
-        low, high = gap["interval"] or (float("-inf"), float("inf"))
-        verdicts.append(
-            f"- {expected['better']} better than {expected['worse']} ({expected['because']}): **{expected['said']}**, "
-            f"{gap['mean']:+.3f} ({low:+.3f} to {high:+.3f}), p = {gap['p']:.3f}"
-        )
+        text = f"- {expected['better']} better than {expected['worse']} ({expected['because']}): **{expected['said']}**"
+        if gap and gap["interval"]:
+            low, high = gap["interval"]
+            text += f", {gap['mean']:+.3f} ({low:+.3f} to {high:+.3f}), p = {gap['p']:.3f}"
+        verdicts.append(text)
     return (
         "\n".join(lines)
         + (f"\n\nExpected in {found['expected'][0]['measure']}:\n\n" if verdicts else "")
@@ -67,6 +69,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _cell(measure: dict[str, Any]) -> str:
+    if not measure["values"]:
+        return "–"
     text = f"{fmean(measure['values'].values()):.3f}"
     gap = measure["against_baseline"]
     if gap is None or not gap["interval"]:
@@ -80,13 +84,15 @@ def figure(found: dict[str, Any]) -> str:
     first = next(iter(found["arms"].values()))
     column = next(iter(first["curves"]))
     lines = [
-        Line(name="", points=said["curves"][column]["mean"], spread=said["curves"][column]["spread"], colour=colour)
-        for said, colour in zip(found["arms"].values(), PALETTE, strict=False)
+        Line(
+            name="", points=said["curves"][column]["mean"], spread=said["curves"][column]["spread"], colour=colour_of(i)
+        )
+        for i, said in enumerate(found["arms"].values())
     ]
     drawn = re.search(r"<svg[^>]*>(.*)</svg>", line_chart(column, lines, []), re.DOTALL)
     assert drawn is not None
     legend = "".join(
-        f'<rect x="{WIDTH + 8}" y="{24 + 18 * i}" width="10" height="10" fill="{PALETTE[i]}"/>'
+        f'<rect x="{WIDTH + 8}" y="{24 + 18 * i}" width="10" height="10" fill="{colour_of(i)}"/>'
         f'<text class="name" x="{WIDTH + 24}" y="{33 + 18 * i}">{escape(arm)}</text>'
         for i, arm in enumerate(found["arms"])
     )

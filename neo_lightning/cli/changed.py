@@ -34,6 +34,9 @@ HOW = (
 )
 """Keys below them that do not."""
 
+MADE = ("model.optimizer",)
+"""Keys below them by which the steps done have left what another value cannot take: moments."""
+
 ELSEWHERE = ("data.manifest", "data.tokenizer", "data.seed", "data.lanes", "data.balance")
 """Keys below them that the data module compares by what they stand for, and refuses itself."""
 
@@ -113,7 +116,7 @@ def judged(old: dict[str, Any], new: dict[str, Any], step: int) -> Changes:
         stage = key.split(".")[1] if key.startswith("stages.") else ""
         if key in ELSEWHERE or (stage and stage not in begun):
             kind = "ahead"
-        elif stage and (stage != present or not open_):
+        elif key in MADE or (stage and (stage != present or not open_)):
             kind = "over"
         elif key == f"stages.{present}.steps":
             kind, line = _length(line, old["stages"], new["stages"], present, done)

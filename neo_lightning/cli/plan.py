@@ -134,6 +134,11 @@ def show(planned: Planned, outlooks: Mapping[str, StageOutlook], device: Device,
             "model.design has layers or a patch embedding other than NEO-ov's: operations, weights, moments and "
             "gradients above are its own, activations are counted as NEO-ov's and may differ.\n"
         )
+    if planned.layout.optimizer == "muon":
+        console.print(
+            "model.optimizer is muon: what it computes and exchanges once a step, for one row or many, is not in the "
+            "times above (docs/running.md).\n"
+        )
     full = False
     for stage, outlook in outlooks.items():
         if outlook.needed > device.usable * GIB:

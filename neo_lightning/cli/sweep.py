@@ -32,31 +32,40 @@ def main(argv: list[str]) -> int:
     parser = Options(prog="lightning sweep", description=__doc__.split("\n\n")[0])
     parser.add_argument("sweep", metavar="SWEEP.yaml", help="arms, seeds, measures, expectations; or a shipped name")
     parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time (default: GPUs, else half the cores)")
-    parser.add_argument("--seeds", type=_numbers, metavar="S[,S]", help="of the file's seeds only these")
+    parser.add_argument("--seeds", metavar="S[,S]", help="train only these; the table has all that is done")
     parser.add_argument("--report", action="store_true", help="train nothing: table and page of what is done")
     args = parser.parse_args(argv)
     if args.at_once is not None and args.at_once < 1:
         raise UserError(f"sweep: --at-once must be at least 1, found {args.at_once}")
     try:
         sweep = read_sweep(recipe.find(args.sweep, "recipes/ablations"))
-        if args.seeds:
-            if foreign := set(args.seeds) - set(sweep.seeds):
-                raise UserError(
-                    f"sweep: --seeds: {min(foreign)} is none of the file's: {', '.join(map(str, sweep.seeds))}"
-                )
-            sweep = replace(sweep, seeds=args.seeds)
         status = exits.DONE
         if not args.report:
+            jobs = _chosen(args.seeds, sweep)
             with _owned(sweep):
-                status = _train(sweep, recipe.find(sweep.recipe), args.at_once)
+                status = _train(sweep, recipe.find(sweep.recipe), jobs, args.at_once)
     except SweepError as error:
         raise UserError(str(error)) from error
     _tell(sweep)
     return status
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(number) for number in text.split(",")}))
+def _chosen(text: str | None, sweep: Sweep) -> list[Job]:
+    """The jobs of these seeds, with the files that are laid over their recipe."""
+    from .recipe import find
+
+    known = [str(seed) for seed in sweep.seeds]
+    wanted = known if text is None else [part.strip() for part in text.split(",")]
+    if foreign := [part for part in wanted if part not in known]:
+        raise UserError(f"sweep: --seeds: {foreign[0]!r} is none of the file's: {', '.join(known)}")
+    jobs = []
+    for job in sweep.jobs:
+        if str(job.seed) in wanted:
+            try:
+                jobs.append(replace(job, config=tuple(str(find(name)) for name in job.config)))
+            except UserError as error:
+                raise UserError(f"sweep {sweep.name}: arm {job.arm}: config: {error}") from error
+    return jobs
 
 
 @contextmanager
@@ -77,15 +86,14 @@ def _owned(sweep: Sweep) -> Iterator[None]:
         yield
 
 
-def _train(sweep: Sweep, recipe: Path, at_once: int | None) -> int:
+def _train(sweep: Sweep, recipe: Path, jobs: list[Job], at_once: int | None) -> int:
     from ..sweep.jobs import claim, is_done, run_jobs
-    from .recipe import find
 
-    jobs = [replace(job, config=tuple(str(find(name)) for name in job.config)) for job in sweep.jobs]
     claim(jobs, recipe)
     left = [job for job in jobs if not is_done(job)]
     print(
-        f"sweep {sweep.name}: {len(sweep.arms)} arms x {len(sweep.seeds)} seeds, {len(left)} runs to train", flush=True
+        f"sweep {sweep.name}: {len(sweep.arms)} arms x {len(jobs) // len(sweep.arms)} seeds, {len(left)} runs to train",
+        flush=True,
     )
     if not left:
         return exits.DONE

@@ -13,7 +13,18 @@ from neo_lightning.sweep.definition import Measure
 from neo_lightning.sweep.outcome import Outcome
 from neo_lightning.sweep.statistics import Difference
 
-PALETTE = ("#2563c9", "#c2570c", "#1f8a5b", "#8b3fb5", "#b7791f", "#0e7f8c", "#c2413b", "#6b7280")
+_PALETTE = (
+    "#2563c9",
+    "#c2570c",
+    "#1f8a5b",
+    "#8b3fb5",
+    "#b7791f",
+    "#0e7f8c",
+    "#c2413b",
+    "#6b7280",
+    "#94408a",
+    "#4d6a00",
+)
 """Arms' colours in their order, again from the first where there are more."""
 _STRIP, _HALF = 220, 8
 
@@ -115,7 +126,7 @@ def _measure(outcome: Outcome, measure: Measure) -> str:
     rows = []
     for number, arm in enumerate(sweep.arms):
         mean, interval, p = against(outcome, arm, measure)
-        swatch = f'<i class="swatch" style="background:{_colour(number)}"></i>'
+        swatch = f'<i class="swatch" style="background:{colour_of(number)}"></i>'
         rows.append(
             f'<tr><th scope="row">{swatch}{escape(arm)}</th><td>{_strip(outcome, arm, measure, low, high, number)}</td>'
             f'<td class="num">{mean_of(outcome, arm, measure)}</td><td class="num">{mean or "baseline"}</td>'
@@ -153,7 +164,7 @@ def _strip(outcome: Outcome, arm: str, measure: Measure, low: float, high: float
 
     dots = []
     for seed, reached in found.items():
-        paint = f"stroke:{_colour(number)}" if reached.censored else f"fill:{_colour(number)}"
+        paint = f"stroke:{colour_of(number)}" if reached.censored else f"fill:{colour_of(number)}"
         kind = "seed censored" if reached.censored else "seed"
         title = f"<title>seed {seed}: {_number(reached.value)}</title>"
         dots.append(
@@ -173,7 +184,7 @@ def _curves(outcome: Outcome) -> str:
         for number, arm in enumerate(outcome.sweep.arms):
             mean, spread = outcome.curve(arm, column)
             if mean:
-                lines.append(Line(name=arm, points=mean, colour=_colour(number), spread=spread))
+                lines.append(Line(name=arm, points=mean, colour=colour_of(number), spread=spread))
         charts.append(line_chart(column, lines, []))
     drawn = "".join(charts)
     if not drawn:
@@ -225,8 +236,9 @@ def _table(head: Sequence[str], rows: Sequence[str], *, numbers: Sequence[int]) 
     return f'<div class="scroll"><table class="plain">{body}</table></div>'
 
 
-def _colour(number: int) -> str:
-    return PALETTE[number % len(PALETTE)]
+def colour_of(number: int) -> str:
+    """Of an arm, by its place in the file."""
+    return _PALETTE[number % len(_PALETTE)]
 
 
 def _number(value: float) -> str:

@@ -26,7 +26,7 @@ from neo_lightning.training.build import Init, build_model, read_config
 from neo_lightning.training.costs import document_costs
 from neo_lightning.training.ema import averaging, drop_averages
 from neo_lightning.training.heap import keep_freed_memory
-from neo_lightning.training.optim import Kind, build_optimizer
+from neo_lightning.training.optim import Kind, build_optimizer, orthogonal
 from neo_lightning.training.parallel import (
     ActivationCheckpointing,
     keep_gathered,
@@ -192,6 +192,10 @@ class NeoModule(ScoringModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One over everything."""
         assert self.model is not None
+        names = {name for name, _ in self.model.named_parameters()}
+        trained = names - never_trained(names, self.stages, self.config.extra_num_layers)
+        if self.optimizer == "muon" and not any(map(orthogonal, trained)):
+            rank_zero_warn("model.optimizer is muon, but no stage trains a projection: AdamW moves everything")
         return build_optimizer(
             self.model,
             kind=self.optimizer,

@@ -291,7 +291,8 @@ class NeoStrategy(ModelParallelStrategy):
             if name in keys and (MOMENTUM in keys[name]) != (id(parameter) in turned):
                 raise ValueError(
                     f"{reader.folder} has moments of another optimiser than model.optimizer says ({name}): go on with "
-                    "that one, or begin anew from the run's export (model.init: {kind: released, folder: RUN/export})"
+                    "that one, or begin anew from its weights: `neo-lightning model export --run RUN --out FOLDER` "
+                    "gives them for model.init: {kind: released, folder: FOLDER}"
                 )
             for key in keys.get(name, ()):
                 stored = f"{_OPTIMIZER}{index}/{name}/{key}"

@@ -168,6 +168,7 @@ def test_more_steps_behind_a_finished_run(
         (["--stages.two.steps=1", THREE],
          ["stages.two.steps: was 4, is 1, and 2 of its steps are done"]),
         (["--data.seed=9"], ["seed: was 3, is 9"]),
+        (["--model.optimizer=muon"], ["cannot be changed any more", "model.optimizer: was adamw, is muon"]),
     ],
 )  # fmt: skip
 def test_what_is_over_is_refused_whatever_is_accepted(

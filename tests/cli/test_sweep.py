@@ -74,8 +74,12 @@ def test_nothing_to_report_is_told(micro: Path, tmp_path: Path, capsys: pytest.C
     file.write_text(SWEEP.format(recipe=micro, folder=tmp_path / "sweep"))
     assert main(["sweep", str(file), "--report"]) == 2
     assert "no run below" in capsys.readouterr().err
-    assert main(["sweep", str(file), "--report", "--seeds", "0,7"]) == 2
-    assert "--seeds: 7 is none of the file's: 0" in capsys.readouterr().err
+    for wrong in ("0,7", "a", ""):
+        assert main(["sweep", str(file), "--seeds", wrong]) == 2
+        assert f"--seeds: {wrong.removeprefix('0,')!r} is none of the file's: 0" in capsys.readouterr().err
+    file.write_text(file.read_text().replace("slow: {", "slow: {config: design/fuyo, "))
+    assert main(["sweep", str(file)]) == 2
+    assert "sweep rates: arm slow: config: 'design/fuyo' is neither a file nor" in capsys.readouterr().err
     assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
     assert "is neither a file nor a shipped name" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "sweep")

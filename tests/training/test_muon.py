@@ -18,7 +18,7 @@ from neo_lightning.checkpoint.shards import ShardReader
 from neo_lightning.model.neo import Neo
 from neo_lightning.training import muon
 from neo_lightning.training.memory import Layout, RowCounts, step_memory
-from neo_lightning.training.muon import DECAY, MOMENTUM, SIZE, Muon, newton_schulz, orthogonalised
+from neo_lightning.training.muon import DECAY, MOMENTUM, SIZE, Muon, newton_schulz
 from neo_lightning.training.optim import build_optimizer, orthogonal
 from tests.forks import Server
 
@@ -153,6 +153,12 @@ def test_moments_of_another_optimiser_are_refused(tmp_path: Path, kinds: tuple[s
         trainer(tmp_path / "b", steps=9).fit(second, datamodule=TinyData(stages()), ckpt_path=checkpoint)
 
 
+def test_a_run_in_which_it_moves_nothing_says_so(tmp_path: Path) -> None:
+    run = {"one": stage(1, trains=("*.norm.weight",)), "two": stage(1, trains=("patch_embedding",))}
+    with pytest.warns(UserWarning, match="no stage trains a projection: AdamW moves everything"):
+        trainer(tmp_path, steps=2, save_every=0).fit(module(run, optimizer="muon"), datamodule=TinyData(run))
+
+
 def test_a_word_for_no_optimiser_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.optimizer must be one of adamw, muon; found 'lion'"):
         module(stages(), optimizer="lion")
@@ -162,10 +168,10 @@ SHAPES = ((12, 8), (12, 8), (12, 8), (7, 5), (7, 5), (2, 9))
 """Of four ranks: three matrices, rows that do not divide (2, 2, 2, 1), and fewer rows than ranks (1, 1, 0, 0)."""
 
 
-def rank(folder: str, ranks: int, copies: int) -> None:
+def rank(folder: str, ranks: int, copies: int, at_once: int) -> None:
     """One of the ranks: its rows of O, of matrices that are sharded over some ranks and copied over others."""
     torch.set_num_threads(1)
-    muon._AT_ONCE = 1  # so that two ranks come twice for three matrices
+    muon._AT_ONCE = at_once
     number = int(os.environ["LOCAL_RANK"])
     dist.init_process_group("gloo", rank=number, world_size=ranks)
     mesh = init_device_mesh("cpu", (copies, ranks // copies), mesh_dim_names=("copy", "shard"))
@@ -200,9 +206,12 @@ def rank(folder: str, ranks: int, copies: int) -> None:
     dist.barrier()
 
 
-@pytest.mark.parametrize(("ranks", "copies"), [(2, 1), (4, 1), (4, 2)])
-def test_sharded_matrices_move_as_whole_ones(forks: Server, tmp_path: Path, ranks: int, copies: int) -> None:
-    status, output = forks.run("tests.training.test_muon:rank", str(tmp_path), ranks, copies, ranks=ranks)
+@pytest.mark.parametrize(("ranks", "copies", "at_once"), [(2, 1, muon._AT_ONCE), (2, 1, 1), (4, 1, 1), (4, 2, 1)])
+def test_sharded_matrices_move_as_whole_ones(
+    forks: Server, tmp_path: Path, ranks: int, copies: int, at_once: int
+) -> None:
+    """Several at a time for each rank, or one, for which two ranks come twice where there are three."""
+    status, output = forks.run("tests.training.test_muon:rank", str(tmp_path), ranks, copies, at_once, ranks=ranks)
     assert status == 0, output
     assert all(json.loads((tmp_path / f"{number}.json").read_text()) for number in range(ranks))
 
@@ -230,9 +239,3 @@ def test_it_keeps_one_moment_of_a_projection() -> None:
     assert both[0].snapshot - both[1].snapshot == 4 * projections
     assert both[0].peak - both[1].peak == 4 * projections
     assert 0.3 < projections / sum(sizes.values()) < 0.9
-
-
-def test_it_is_one_call_for_matrices_of_one_shape() -> None:
-    found = orthogonalised(torch.empty(12, 8), torch.stack([drawn(12, 8, seed=i) for i in range(3)]))
-    for i in range(3):
-        torch.testing.assert_close(found[i], newton_schulz(drawn(12, 8, seed=i)[None])[0], rtol=1e-5, atol=1e-6)
