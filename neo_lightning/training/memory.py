@@ -10,6 +10,7 @@ A step's memory is highest at one of these moments, and all of them are computed
     a layer's backward begins   activations up to it, what it recomputes, its temporaries, gradients behind it
     the last layer is through   all layers' gradients, the patch embedding's activations
     the root's are reduced      all gradients, those of embeddings and head twice
+    Muon moves matrices         all gradients, and what it makes of those that it moves together
 
 Left out: what an allocator loses to fragments (`devices.ROUNDING`); buffers of NCCL, the CUDA context and workspaces of
 kernels (`devices.RESERVE`). Compiled layers are counted as eager ones.
@@ -24,6 +25,7 @@ from neo_lightning.model.config import PATCH_CHANNELS, NeoConfig
 from neo_lightning.ops.interval_attention.tiled import KEPT_BIAS, ROWS
 from neo_lightning.ops.linear_cross_entropy import CHUNK
 from neo_lightning.training.layer_memory import FLOAT, Layout, RowCounts, layer_activations, layer_backward
+from neo_lightning.training.muon import floats_of_step
 from neo_lightning.training.optim import orthogonal
 from neo_lightning.training.term_memory import TermsOfRun
 
@@ -105,8 +107,8 @@ def step_memory(
     layer_weights = at_once * sharded
 
     always = masters + root_weights + carried
-    once = layout.optimizer == "muon"
-    moments = FLOAT * sum(size * (1 if once and orthogonal(name) else 2) for name, size in moving.items()) // ranks
+    turned = [size for name, size in moving.items() if layout.optimizer == "muon" and orthogonal(name)]
+    moments = FLOAT * (2 * sum(moving.values()) - sum(turned)) // ranks
     averages = FLOAT * sum(moving.values()) // ranks * layout.averaged
     always += moments + averages
     moments_of_step = [always + activations + loss]
@@ -126,6 +128,7 @@ def step_memory(
     reduced = made + (FLOAT * root_grad + max(c * root_grad, result)) * sharded
     ends = max(through, twice, reduced)
     moments_of_step.append(always + ends)
+    moments_of_step.append(always + gradients - carried + FLOAT * floats_of_step(filter(None, turned), ranks))
     return StepMemory(
         masters=masters,
         moments=moments,

@@ -18,7 +18,7 @@ from neo_lightning.checkpoint.shards import ShardReader
 from neo_lightning.model.neo import Neo
 from neo_lightning.training import muon
 from neo_lightning.training.memory import Layout, RowCounts, step_memory
-from neo_lightning.training.muon import DECAY, MOMENTUM, SIZE, Muon, newton_schulz
+from neo_lightning.training.muon import DECAY, MOMENTUM, SIZE, Muon, floats_of_step, newton_schulz
 from neo_lightning.training.optim import build_optimizer, orthogonal
 from tests.forks import Server
 
@@ -229,13 +229,22 @@ def test_a_training_on_two_ranks_is_that_of_one(forks: Server, tmp_path: Path) -
     assert found[2] == pytest.approx(found[1], rel=1e-4)
 
 
+def test_what_a_step_takes_for_itself_is_bounded() -> None:
+    """Small matrices together, of which a rank has its part; large ones one by one."""
+    assert floats_of_step([6] * 4, 1) == 7 * 6 * 4
+    assert floats_of_step([6] * 5, 2) == 7 * 6 * 3
+    assert floats_of_step([2**25] * 8 + [6], 8) == 7 * 2**25
+    assert floats_of_step([2**20] * 100, 1) == 7 * 2**24
+    assert floats_of_step([], 4) == 0
+
+
 def test_it_keeps_one_moment_of_a_projection() -> None:
     with torch.device("meta"):
         sizes = {name: p.numel() for name, p in Neo(CONFIG).named_parameters()}
-    row = RowCounts(tokens=24, visual=4, supervised=8, pairs=300)
+    row = RowCounts(tokens=2400, visual=4, supervised=8, pairs=300)
     both = [step_memory(CONFIG, sizes, lambda name: True, row, Layout(optimizer=kind)) for kind in ("adamw", "muon")]
     projections = sum(size for name, size in sizes.items() if orthogonal(name))
     assert both[0].moments - both[1].moments == 4 * projections
     assert both[0].snapshot - both[1].snapshot == 4 * projections
-    assert both[0].peak - both[1].peak == 4 * projections
+    assert both[0].peak - both[1].peak == 4 * projections, "the peak lies in the backward pass"
     assert 0.3 < projections / sum(sizes.values()) < 0.9
