@@ -208,6 +208,10 @@ def test_goodput_is_the_part_of_all_starts_in_which_kept_steps_trained(tmp_path:
     second, _ = start(4, tmp_path / "checkpoints" / "step-00000003")
     assert kept < second.trained_s < first.trained_s, "steps 3 to 8 of the first start count no more"
     assert len(json.loads((tmp_path / "starts.json").read_text())) == 2, "the same process is one start"
+    saver, third = CommitCheckpoint(every_n_steps=3), tmp_path / "checkpoints" / "step-00000003"
+    branch = fit(tmp_path / "branch", speed := Throughput(), saver=saver, steps=4, resume=third)
+    assert 0 < speed.trained_s < kept, "one step: those before were another run's"
+    assert 0 < branch.lightning_module.metrics["goodput"] < 1
 
 
 def test_a_stall_is_logged(tmp_path: Path) -> None:

@@ -108,7 +108,10 @@ class Throughput(Callback):
         self._every = max(1, getattr(trainer, "log_every_n_steps", 1))
         self._window = _Window()
         self._peak = peak_flops(pl_module.device)
-        self._wall = WallTime(Path(trainer.default_root_dir) / "starts.json")
+        starts = Path(trainer.default_root_dir) / "starts.json"
+        if not starts.is_file():  # a branch: the steps before were trained in the life of another run
+            self.trained_s = 0.0
+        self._wall = WallTime(starts)
         self._stalled = pl_module.save_stall_s
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
