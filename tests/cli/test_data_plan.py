@@ -79,8 +79,8 @@ def test_a_manifests_samples_are_counted(scenes: Path, capsys: pytest.CaptureFix
     assert main(["data", "stats", str(scenes / "manifest.yaml"), "--tokenizer", str(scenes / "tokenizer")]) == 0
     shown = capsys.readouterr().out
     assert "text (text): 60 samples" in shown
-    assert shown.count("tokens of text: mean") == 4
-    assert shown.count("image: megapixels") == 2
+    assert shown.count("tokens of text: mean") == 5
+    assert shown.count("image: megapixels") == 3
     assert shown.count("clip: seconds") == 1
 
 
