@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from neo_lightning.training.muon import Muon
+
 Kind = Literal["adamw", "muon"]
 PROJECTIONS = ("_proj.weight", "_proj_hw.weight")
 """How names of matrices between a layer's activations end. Not embeddings and head, whose rows are words, nor low-rank
@@ -65,7 +67,5 @@ def build_optimizer(
     """An optimiser whose learning rates the training step sets; of AdamW one fused kernel per group."""
     groups = parameter_groups(model, weight_decay, lr_scales, kind)
     if kind == "muon":
-        from .muon import Muon
-
         return Muon(groups, lr=lr, betas=betas, eps=eps)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)

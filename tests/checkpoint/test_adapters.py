@@ -77,9 +77,9 @@ def their_logits(theirs: Any, model: Neo) -> list[Tensor]:
 
 
 def assert_alike(ours: list[Tensor], theirs: list[Tensor]) -> None:
-    """To 1e-5 of the largest logit: weights that were merged are rounded otherwise than sums of two products."""
+    """To 4e-6 of the largest logit, twice what was seen: merged weights are rounded otherwise than two products."""
     for one, other in zip(ours, theirs, strict=True):
-        assert (one - other).abs().max() < 1e-5 * other.abs().max().clamp(min=1.0)
+        assert (one - other).abs().max() < 4e-6 * other.abs().max()
 
 
 @pytest.mark.parametrize("rslora", [False, True])
