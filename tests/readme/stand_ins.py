@@ -31,7 +31,7 @@ NOT_RUN = {
     r"make test\b|python -m pytest": "this very suite",
     r"pip install": "packages come from an index; the installed ones are used",
     r"python benchmarks/demo_seeds\.py": "trains the demo three times at full length",
-    r"lightning sweep depth": "four runs; tests/cli/test_sweep.py runs smaller ones, tests/recipes builds its arms",
+    r"lightning sweep depth": "five runs; tests/cli/test_sweep.py runs smaller ones, tests/recipes builds its arms",
 }
 """Pattern of a command -> why it is not run."""
 
