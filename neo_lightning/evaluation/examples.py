@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from torch import Tensor
+
 from .metrics import exact_match
 from .questions import Question
 
@@ -26,6 +28,8 @@ class Example:
     answer: str
     blanked_answer: str | None
     """The answer with every pixel black; None where that was not asked."""
+    attention: Tensor | None = None
+    """[layers, heads, N]: where each head looks before the answer begins (`model.attention_maps`), if asked."""
 
     @property
     def correct(self) -> bool:

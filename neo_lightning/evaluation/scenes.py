@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from ..answering import Engine, Ranks
 from ..answering.decoding import Decoding
 from ..data.index import sample_ids
 from ..data.manifest import expand_pattern
+from ..model.attention_maps import attention_maps
+from ..model.neo import Neo
 from ..model.prompt import Prompt
 from ..types import Sample
 from .context import Evaluation, EvaluationContext
@@ -30,6 +33,8 @@ from .questions import Question, batches, open_shards, question, question_type
 from .words import label, listing, percent
 
 CONTROL_MARGIN = 0.12
+MOST_UNITS = 8
+"""Images and frames of an example up to which the report shows where heads look."""
 CONTROL_RULE = f"With every pixel black, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
 
 
@@ -131,7 +136,8 @@ class SceneEvaluation(Evaluation):
             if exported:
                 again = self._answers(exported, [question(sample, exported) for sample in samples])
             tally.add(asked, said, [blanked.get(id(item)) for item in asked], again)
-        result = self._result(tally) | {"seconds": round(time.perf_counter() - started, 2)}
+        examples = _watched(context.model, tally.gallery.chosen())
+        result = self._result(tally) | {"examples": examples, "seconds": round(time.perf_counter() - started, 2)}
         if exported and (other := engine.answering.differences(exported.answering)):
             result["failures"].append(f"the exported model is not asked as the trained one: {', '.join(other)}")
         return result
@@ -200,7 +206,6 @@ class SceneEvaluation(Evaluation):
             "types": types,
             "goals": _goals(types),
             "export": export if tally.checked else None,
-            "examples": tally.gallery.chosen(),
             "failures": failures,
         }
 
@@ -229,6 +234,19 @@ class Tally:
             for item, before, after in zip(asked, said, again, strict=True):
                 if before != after:
                     self.different.append({"key": item.key, "before": before, "after": after})
+
+
+def _watched(model: Neo, examples: list[Example]) -> list[Example]:
+    """The examples, the first of each type with where the model's heads look."""
+    seen: set[str] = set()
+    found = []
+    for example in examples:
+        prompt = example.asked.prompt
+        if example.asked.kind not in seen and 0 < len(prompt.grids) <= MOST_UNITS:
+            seen.add(example.asked.kind)
+            example = replace(example, attention=attention_maps(model, prompt))
+        found.append(example)
+    return found
 
 
 def _rates(score: Score) -> dict[str, Any]:

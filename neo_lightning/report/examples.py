@@ -7,6 +7,7 @@ from typing import Any
 
 from neo_lightning.evaluation.examples import Example
 from neo_lightning.evaluation.questions import Question
+from neo_lightning.report.attention import heads
 from neo_lightning.report.pictures import film_strip, png, side_by_side, unpatchify
 
 FOLDER = "examples"
@@ -24,6 +25,11 @@ def save_examples(examples: list[Example], run_dir: Path) -> list[dict[str, Any]
             name = f"{FOLDER}/{number:02d}-{part}.png"
             (run_dir / name).write_bytes(png(image))
             names.append(name)
+        looking = None
+        if example.attention is not None:
+            looking = f"{FOLDER}/{number:02d}-heads.png"
+            units = unpatchify(asked.patches, asked.prompt.grids)
+            (run_dir / looking).write_bytes(png(heads(units, asked.prompt, example.attention)))
         records.append(
             {
                 "type": asked.kind,
@@ -35,6 +41,7 @@ def save_examples(examples: list[Example], run_dir: Path) -> list[dict[str, Any]
                 "correct": example.correct,
                 "blanked_answer": example.blanked_answer,
                 "pictures": names,
+                "heads": looking,
             }
         )
     return records

@@ -14,6 +14,7 @@ from typing import Any
 
 from neo_lightning.evaluation.metrics import EXACT_MATCH_LAYOUT
 from neo_lightning.evaluation.words import GROUPS, count, duration, label, listing, percent, points
+from neo_lightning.report.attention import MOST
 from neo_lightning.report.charts import Band, Line, accuracy_bar, line_chart
 from neo_lightning.report.frame import document
 from neo_lightning.report.style import CSS
@@ -33,7 +34,7 @@ def render(report: Report, folder: Path) -> str:
         _tiles(report),
     ]
     for result in scenes:
-        body += [_scores(result), _examples(result, folder)]
+        body += [_scores(result), _examples(result, folder), _heads(result, folder)]
     body += [_other(name, result) for name, result in others.items()]
     body += [_charts(report), _making(report)]
     title = f"{report['title']}: {report['headline']}"
@@ -211,11 +212,32 @@ def _examples(result: Report, folder: Path) -> str:
     return "".join(parts)
 
 
-def _card(example: Report, folder: Path) -> str:
-    images = "".join(
-        f'<img alt="" src="data:image/png;base64,{base64.b64encode((folder / name).read_bytes()).decode()}">'
-        for name in example["pictures"]
+def _heads(result: Report, folder: Path) -> str:
+    """Where heads look, of the examples that have it; reports of earlier versions have none."""
+    shown = [example for example in result["examples"] if example.get("heads")]
+    if not shown:
+        return ""
+    figures = "".join(
+        f'<figure class="heads">{_image(folder / example["heads"])}<figcaption class="said">'
+        f'<p class="task">{escape(label(example["type"]))}</p>'
+        f'<p class="question">{escape(example["question"])}</p>{_answer(example)}</figcaption></figure>'
+        for example in shown
     )
+    return (
+        "<h2>Where its heads look</h2>"
+        '<p class="soft">Of each head the attention behind which the answer begins: layer.head (the pre-buffer'
+        " first), how much of it lies on pictures, and orange where. The brightest place is a head's hardest look, "
+        f"however little that is. Of more than {MOST} heads those that look hardest at one place.</p>"
+        f'<details><summary>One question of each type</summary><div class="charts">{figures}</div></details>'
+    )
+
+
+def _image(file: Path) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">'
+
+
+def _card(example: Report, folder: Path) -> str:
+    images = "".join(_image(folder / name) for name in example["pictures"])
     wide = " wide" if example["modality"] == "video" else ""
     return (
         f'<figure class="card{wide}"><div class="shown">{images}</div><figcaption class="said">'

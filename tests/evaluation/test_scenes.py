@@ -47,8 +47,11 @@ def test_every_type_is_asked_and_reported(shards: Path, context: EvaluationConte
     pictured = [entry for entry in report["evaluations"]["scenes"]["examples"] if entry["pictures"]]
     assert len(pictured) == 24
     assert {example.asked.kind for example in result["examples"]} == set(TASKS)
+    pictured_types = [name for name, task in TASKS.items() if task.modality != "text"]
+    watched = [entry["type"] for entry in report["evaluations"]["scenes"]["examples"] if entry["heads"]]
+    assert sorted(watched) == sorted(pictured_types)  # one of each
     page = check_page((context.run_dir / "report.html").read_text())
-    assert page.images == 24
+    assert page.images == 24 + len(pictured_types)
 
 
 def test_right_answers_count_and_the_control_does_not_mix_in(shards: Path, context: EvaluationContext) -> None:
