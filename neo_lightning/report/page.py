@@ -228,7 +228,7 @@ def _heads(result: Report, folder: Path) -> str:
         '<p class="soft">Of each head the attention behind which the answer begins: layer.head (the pre-buffer'
         " first), how much of it lies on pictures, and orange where. The brightest place is a head's hardest look, "
         f"however little that is. Of more than {MOST} heads those that look hardest at one place.</p>"
-        f'<details><summary>One question of each type</summary><div class="charts">{figures}</div></details>'
+        f'<details><summary>One question of each type</summary><div class="sheets">{figures}</div></details>'
     )
 
 

@@ -38,7 +38,8 @@ svg .curve { fill: none; stroke-width: 1.9; stroke-linejoin: round; stroke-linec
 .said p { margin: 1px 0; line-height: 1.4; overflow-wrap: anywhere; }
 .said .question { font-weight: 600; }
 .said .right { color: var(--learned); font-weight: 600; } .said .wrong { color: var(--not); font-weight: 600; }
-.heads { margin: 0; background: #fff; border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
+.sheets { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; margin-top: 10px; }
+.heads { margin: 0; max-width: 100%; background: #fff; border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
 .heads img { display: block; max-width: 100%; padding: 8px; box-sizing: border-box; }
 .heads .said { background: var(--paper); }
 .plain td.said { padding: 6px 0; }
