@@ -33,8 +33,8 @@ from .questions import Question, batches, open_shards, question, question_type
 from .words import label, listing, percent
 
 CONTROL_MARGIN = 0.12
-MOST_UNITS = 8
-"""Images and frames of an example up to which the report shows where heads look."""
+MOST_UNITS, MOST_TOKENS = 8, 4096
+"""Images and frames, and tokens, of an example up to which the report shows where heads look."""
 CONTROL_RULE = f"With every pixel black, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
 
 
@@ -242,7 +242,7 @@ def _watched(model: Neo, examples: list[Example]) -> list[Example]:
     found = []
     for example in examples:
         prompt = example.asked.prompt
-        if example.asked.kind not in seen and 0 < len(prompt.grids) <= MOST_UNITS:
+        if example.asked.kind not in seen and 0 < len(prompt.grids) <= MOST_UNITS and len(prompt) <= MOST_TOKENS:
             seen.add(example.asked.kind)
             example = replace(example, attention=attention_maps(model, prompt))
         found.append(example)

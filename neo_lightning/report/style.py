@@ -39,7 +39,8 @@ svg .curve { fill: none; stroke-width: 1.9; stroke-linejoin: round; stroke-linec
 .said .question { font-weight: 600; }
 .said .right { color: var(--learned); font-weight: 600; } .said .wrong { color: var(--not); font-weight: 600; }
 .sheets { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; margin-top: 10px; }
-.heads { margin: 0; max-width: 100%; background: #fff; border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
+.heads { margin: 0; max-width: 100%; background: #fff; border: 1px solid var(--rule); border-radius: 10px;
+  overflow: hidden; }
 .heads img { display: block; max-width: 100%; padding: 8px; box-sizing: border-box; }
 .heads .said { background: var(--paper); }
 .plain td.said { padding: 6px 0; }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from neo_lightning.answering import Answering, Engine, load, write_folder
-from neo_lightning.evaluation import EvaluationContext, SceneEvaluation
+from neo_lightning.evaluation import EvaluationContext, SceneEvaluation, scenes
 from neo_lightning.evaluation.questions import Question
 from neo_lightning.report import write_report
 from neo_lightning.scenes import TASKS
@@ -63,6 +63,21 @@ def test_right_answers_count_and_the_control_does_not_mix_in(shards: Path, conte
     assert types["colour"]["control_met"] is False  # but not of 1 in 6
     assert types["number"]["verdict"] == types["copy"]["verdict"] == "learned"
     assert types["copy"]["control_met"] is None
+
+
+@pytest.mark.parametrize("limit", ["MOST_UNITS", "MOST_TOKENS"])
+def test_heads_of_long_prompts_are_left_out(
+    limit: str, shards: Path, context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many pictures a sheet would be too wide, of many tokens the maps too large to keep."""
+    evaluation = SceneEvaluation([f"{shards}/{name}-*.tar" for name in ("colour", "same_colour")], max_new_tokens=2)
+    found = [example for example in evaluation.run(context)["examples"] if example.attention is not None]
+    sizes = {e.asked.kind: (len(e.asked.prompt.grids), len(e.asked.prompt)) for e in found}
+    most = sizes["colour"][limit == "MOST_TOKENS"]
+    assert most < sizes["same_colour"][limit == "MOST_TOKENS"]
+    monkeypatch.setattr(scenes, limit, most)
+    examples = evaluation.run(context)["examples"]
+    assert {example.asked.kind for example in examples if example.attention is not None} == {"colour"}
 
 
 def test_limit_and_switched_off_control(shards: Path, context: EvaluationContext) -> None:
