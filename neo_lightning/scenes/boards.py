@@ -36,9 +36,7 @@ SHOWN = 5
 class Board:
     """Shapes of different colours in different cells."""
 
-    kinds: ClassVar[tuple[str, ...]] = (
-        *("cell", "where", "shape_of", "same_row", "same_column", "nearest", "in_row", "list_row", "list"),
-    )
+    kinds: ClassVar[tuple[str, ...]] = ("cell", "where", "shape_of", "same_row", "same_column", "nearest", "in_row")
     rows: int
     columns: int
     grey: int
@@ -75,10 +73,21 @@ class Board:
             draw.draw_shape(image, shape, colour, x, y, self.radius)
         return [image]
 
+    def turns(self, rng: np.random.Generator) -> list[Question]:
+        """A conversation about one thing of all shapes, or about what lies beside what.
+
+        Nothing in it answers the next question: after a list of all rows the rest could be read from the text.
+        """
+        order = [int(i) for i in rng.permutation(SHOWN)]
+        part = rng.random()
+        if part < 0.75:
+            kind = "cell" if part < 0.25 else "where" if part < 0.5 else "shape_of"
+            return [self._about(kind, i) for i in order]
+        kinds = ("same_row", "same_column", "nearest", "in_row")
+        return [self.ask(kinds[int(i)], rng) for i in rng.permutation(len(kinds))]
+
     def ask(self, kind: str, rng: np.random.Generator) -> Question:
         """Answers of yes and no, and counts, are even; `cell` asks for one that is not empty."""
-        i = int(rng.integers(SHOWN))
-        row, column = self.cells[i]
         if kind == "same_row":
             return self._same(kind, 0, rng)
         if kind == "same_column":
@@ -91,19 +100,17 @@ class Board:
             there = [number for number, count in enumerate(self._counts()) if count == wanted]
             asked = there[int(rng.integers(len(there)))]
             return Question(task=kind, text=f"How many are in row {asked + 1}?", answer=str(wanted))
+        return self._about(kind, int(rng.integers(SHOWN)))
+
+    def _about(self, kind: str, i: int) -> Question:
+        """One shape's colour, place or shape."""
+        row, column = self.cells[i]
         text, answer = {
             "cell": (f"What is at row {row + 1} column {column + 1}?", self.colours[i]),
             "where": (f"Where is {self.colours[i]}?", f"row {row + 1} column {column + 1}"),
             "shape_of": (f"What shape is {self.colours[i]}?", self.shapes[i]),
-            "list_row": (f"List row {row + 1}.", self._line(row)),
-            "list": ("List all rows.", " / ".join(self._line(row) for row in range(self.rows))),
         }[kind]
         return Question(task=kind, text=text, answer=answer)
-
-    def _line(self, row: int) -> str:
-        """What stands in a row, a dot being an empty cell."""
-        there = dict(zip(self.cells, self.colours, strict=True))
-        return " ".join(there.get((row, column), ".") for column in range(self.columns))
 
     def _counts(self) -> list[int]:
         """Shapes in each row."""

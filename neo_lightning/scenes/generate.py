@@ -177,7 +177,7 @@ def _train(kind: str, rng: np.random.Generator, side: bool) -> tuple[str, Layout
         return "", layout, _turns(layout, rng, layout.kinds)
     if kind == BOARD:
         layout = _draw(lambda: Board.sample(rng, new=False), side)
-        return "", layout, _turns(layout, rng, layout.kinds)
+        return "", layout, layout.turns(rng)
     if kind == "image":
         if part < 0.08:
             layout = _draw(lambda: Single.sample(rng), side)

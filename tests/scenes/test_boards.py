@@ -59,14 +59,19 @@ def test_every_answer_is_what_the_picture_shows() -> None:
                 assert sorted(far.values())[0] < sorted(far.values())[1]
             elif question.task == "in_row":
                 assert answer == str(sum(row == int(words[-1]) for row, _ in places.values()))
-            elif question.task == "list_row":
-                width = scene.images[0].width // CELL
-                row = int(words[-1])
-                assert answer.split() == [by_place.get((row, column), ".") for column in range(1, width + 1)]
-            elif question.task == "list":
-                rows = [line.split() for line in answer.split("/")]
-                assert {c: (r, row.index(c) + 1) for r, row in enumerate(rows, 1) for c in row if c != "."} == places
     assert set(asked) == set(Board.kinds)
+
+
+def test_no_answer_can_be_read_from_an_earlier_turn() -> None:
+    """A conversation names colours, places or shapes of all, each once; or asks one thing of each kind besides."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for scene in scenes("board"):
+        kinds = [question.task for question in scene.questions]
+        assert len({question.text for question in scene.questions}) == len(kinds)
+        found[tuple(sorted(kinds))] += 1
+    beside = ("in_row", "nearest", "same_column", "same_row")
+    assert set(found) == {(kind,) * 5 for kind in ("cell", "shape_of", "where")} | {beside}
+    assert min(found.values()) > 30  # of 200, a quarter each
 
 
 def test_sizes_that_are_held_out_are_in_no_other_board() -> None:
