@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +38,33 @@ def test_items_come_in_order_in_every_pass(workers: int) -> None:
         assert [item.shape for item in items] == [(i % 5, 3) for i in range(20)]
         assert all(torch.equal(item, torch.full((i % 5, 3), i * i + 1)) for i, item in enumerate(items))
     assert not multiprocessing.active_children()
+
+
+class Mine:
+    """Deadly to collect in any process but its own, as a process group is."""
+
+    def __init__(self) -> None:
+        self.itself, self.owner = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.owner:
+            os._exit(1)
+
+
+class Collecting(Squares):
+    def __getitem__(self, number: int) -> torch.Tensor:
+        gc.collect()
+        return super().__getitem__(number)
+
+
+def test_workers_leave_the_parents_garbage_alone() -> None:
+    gc.disable()  # else it may be gone before the fork
+    try:
+        Mine()
+        items = list(load(range(4), dataset=Collecting()))
+    finally:
+        gc.enable()
+    assert [int(item.sum()) for item in items] == [0, 3, 24, 81]
 
 
 def test_an_endless_pass_that_is_left_ends_its_processes() -> None:
