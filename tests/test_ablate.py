@@ -35,4 +35,4 @@ def test_a_record_is_of_the_shipped_sweep(name: str) -> None:
 
 
 def test_there_are_records() -> None:
-    assert len(RECORDS) >= 4
+    assert len(RECORDS) >= 8
