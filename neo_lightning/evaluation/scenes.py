@@ -33,9 +33,9 @@ from .questions import Question, batches, open_shards, question, question_type
 from .words import label, listing, percent
 
 CONTROL_MARGIN = 0.12
+CONTROL_RULE = f"With every pixel black, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
 MOST_UNITS, MOST_TOKENS = 8, 4096
 """Images and frames, and tokens, of an example up to which the report shows where heads look."""
-CONTROL_RULE = f"With every pixel black, exact match has to lie within {100 * CONTROL_MARGIN:.0f} points of chance."
 
 
 class SceneEvaluation(Evaluation):
