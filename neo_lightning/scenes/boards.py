@@ -76,7 +76,8 @@ class Board:
     def turns(self, rng: np.random.Generator) -> list[Question]:
         """A conversation about one thing of all shapes, or about what lies beside what.
 
-        Nothing in it answers the next question: after a list of all rows the rest could be read from the text.
+        No turn holds the answer to a later one, but that it is none of those named before: after a list of all rows the
+        rest could be read from the text.
         """
         order = [int(i) for i in rng.permutation(SHOWN)]
         part = rng.random()
